@@ -1,0 +1,22 @@
+//! The words of the house: types that every other floor speaks in.
+//!
+//! Everything here is pure. A value of these types was checked when it was made, so no later code
+//! lower-cases a host, trims a dot or re-parses a port.
+
+mod address;
+mod clock;
+mod denial;
+mod host;
+mod id;
+mod intent;
+mod labels;
+mod secret;
+
+pub use address::{AddressClass, classify};
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampFault};
+pub use denial::{CloseReason, Denial, DenialCode};
+pub use host::{Host, HostFault, HostName, Target, TargetFault};
+pub use id::{IdFault, PersonaId, RuleId};
+pub use intent::{ClientAddr, EgressIntent, Identity, Method, MethodFault, Scheme, Surface};
+pub use labels::Labels;
+pub use secret::{Secret, TokenHash};
