@@ -1,1 +1,3 @@
-//! proxy.
+//! The forward proxy.
+
+pub mod resolver;
