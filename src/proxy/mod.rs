@@ -1,3 +1,4 @@
 //! The forward proxy.
 
 pub mod resolver;
+pub mod tls;
