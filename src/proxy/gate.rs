@@ -197,7 +197,7 @@ impl Gateway {
                     .resolve(name)
                     .await
                     .map_err(|error| Denial::new(DenialCode::DnsFailed, format!("`{name}` has no address: {error}")))?;
-                answer.addresses().iter().filter_map(|addr| vet(*addr)).take(MAX_ADDRESSES).collect()
+                answer.addresses.iter().filter_map(|addr| vet(*addr)).take(MAX_ADDRESSES).collect()
             }
         };
         if vetted.is_empty() {

@@ -243,7 +243,7 @@ impl Flight {
         match &self.kind {
             FlightKind::Hello(hello) => TlsSeen {
                 sni: hello.sni.as_ref().map(|name| name.as_str().to_owned()),
-                version: Some(hello.version_text().to_owned()),
+                version: Some(hello.version.as_str().to_owned()),
                 ech: hello.ech,
             },
             _ => TlsSeen::default(),
