@@ -16,6 +16,7 @@
 //! It refuses to know about policy, personas or HTTP; it never logs and never retries.
 #![allow(unsafe_code)]
 
+pub mod inherit;
 pub mod limits;
 pub mod pipe;
 pub mod process;
