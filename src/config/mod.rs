@@ -3,6 +3,7 @@
 //! Every fault of a file is reported together, each with file, line, key and hint ([`Fault`]).
 
 mod fault;
+pub mod located;
 mod server;
 
 pub use fault::{Fault, Faults};
