@@ -4,9 +4,11 @@
 
 mod fault;
 pub mod located;
+mod persona;
 mod server;
 
 pub use fault::{Fault, Faults};
+pub use persona::{MAX_PERSONA_FILE, PersonaFile, PortForm, RuleForm, TlsForm, TokenForm};
 pub use server::{
     ControlConfig, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, ProxyConfig, ServerConfig, TlsListenerConfig,
 };
