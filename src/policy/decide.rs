@@ -64,12 +64,7 @@ struct Terms {
     would_deny: Option<Box<Denial>>,
 }
 
-fn judge(
-    persona: &Persona,
-    settings: &PolicySettings,
-    intent: &EgressIntent,
-    ask: &Ask<'_>,
-) -> Result<Terms, Denial> {
+fn judge(persona: &Persona, settings: &PolicySettings, intent: &EgressIntent, ask: &Ask<'_>) -> Result<Terms, Denial> {
     let denied = persona.deny.denies(ask);
     let opaque = match denied {
         Denied::Whole(rule) => return Err(denied_by(persona.deny.rule(rule), &intent.target)),
@@ -118,12 +113,7 @@ fn by_rule(persona: &Persona, index: u32, ask: &Ask<'_>, opaque: Opaque) -> Resu
     Ok(Terms { rule: Some(index), via: GrantedBy::Rule, scheme, tls, would_deny: None })
 }
 
-fn by_posture(
-    persona: &Persona,
-    settings: &PolicySettings,
-    ask: &Ask<'_>,
-    opaque: Opaque,
-) -> Result<Terms, Denial> {
+fn by_posture(persona: &Persona, settings: &PolicySettings, ask: &Ask<'_>, opaque: Opaque) -> Result<Terms, Denial> {
     if let Host::Addr(addr) = ask.host {
         let class = classify(*addr);
         if !class.is_public() {
@@ -173,9 +163,10 @@ fn near_miss(persona: &Persona, index: u32, miss: Miss, intent: &EgressIntent, d
     let rule = persona.allow.rule(index);
     let target = &intent.target;
     let (code, detail) = match miss {
-        Miss::Port => {
-            (DenialCode::PortNotAllowed, format!("port {} of `{}` is not allowed: {}", target.port, target.host, rule.ports))
-        }
+        Miss::Port => (
+            DenialCode::PortNotAllowed,
+            format!("port {} of `{}` is not allowed: {}", target.port, target.host, rule.ports),
+        ),
         Miss::Scheme => {
             if let Denied::Opaque(deny) = denied
                 && intent.surface == Surface::Tunnel

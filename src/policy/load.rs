@@ -41,7 +41,8 @@ pub fn load(dir: &Path, settings: &PolicySettings) -> Result<Snapshot, Faults> {
 /// The persona files in the order of their names.
 fn list(dir: &Path) -> Result<Vec<PathBuf>, Fault> {
     let unreadable = |error: std::io::Error| {
-        Fault::new(dir, None, "", format!("cannot be read: {error}")).hint("the folder of the persona files, `<config>/personas`")
+        Fault::new(dir, None, "", format!("cannot be read: {error}"))
+            .hint("the folder of the persona files, `<config>/personas`")
     };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {

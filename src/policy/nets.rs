@@ -1,8 +1,10 @@
 //! Which networks contain an address.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
+
+use crate::domain::embedded_v4s;
 
 /// Networks and the rules that name them. IPv4 and IPv6 never match each other here: `::/0` does not
 /// hold `::ffff:10.0.0.1`. Who wants that looks up every [form](every_form) of the address.
@@ -121,17 +123,15 @@ pub(super) fn canonical(addr: IpAddr) -> IpAddr {
 pub(super) fn every_form(addr: IpAddr) -> impl Iterator<Item = IpAddr> {
     let carried = match addr {
         IpAddr::V4(_) => None,
-        IpAddr::V6(addr) => Some(carried_v4s(addr)),
+        IpAddr::V6(addr) => Some(embedded_v4s(addr)),
     };
     std::iter::once(addr).chain(carried.into_iter().flatten().map(IpAddr::V4))
 }
 
-fn carried_v4s(addr: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
-    addr.to_ipv4_mapped().into_iter()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     fn index(nets: &[&str]) -> NetIndex {

@@ -1,6 +1,11 @@
 //! Which paths a rule names, and what a server may make of a path.
+//!
+//! [`normalise_path`] already refuses the worst spellings. What passes it can still be read in two ways
+//! (escapes inside escapes, path parameters, empty segments), so an allow must hold for both.
 
 use std::fmt;
+
+use crate::domain::normalise_path;
 
 /// One item of `paths`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +49,7 @@ impl PathPattern {
         if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(PathFault::BadCharacter);
         }
-        if !is_normal(path) {
+        if normalise_path(path).as_deref() != Ok(path) {
             return Err(PathFault::NotNormal);
         }
         let loose = loosen(path).unwrap_or_else(|| path.to_owned());
@@ -157,18 +162,6 @@ fn escape_at(bytes: &[u8], at: usize) -> Option<u8> {
     }
 }
 
-/// Whether a request's path in normal form (RFC 3986 section 6.2.2) can be this.
-fn is_normal(path: &str) -> bool {
-    let bytes = path.as_bytes();
-    let dots = path.split('/').any(|segment| segment == "." || segment == "..");
-    let escapes = memchr::memchr_iter(b'%', bytes).all(|at| {
-        let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-        let upper = bytes.get(at + 1..at + 3).is_some_and(|digits| !digits.iter().any(u8::is_ascii_lowercase));
-        upper && escape_at(bytes, at).is_some_and(|byte| !unreserved(byte))
-    });
-    !dots && escapes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,8 +186,7 @@ mod tests {
             ("/api", "/api/", false),
             ("/API", "/api", false),
             ("/*", "/", true),
-            ("/@types%2Fnode", "/@types%2Fnode", true),
-            ("/*", "/@types%2Fnode", true),
+            ("/*", "/a%2Fb", true),
             ("/a%20b/*", "/a%20b/c", true),
             ("/proxy/*", "/proxy/https://x", true),
             ("/api/*", "/api/..%2Fadmin", false),

@@ -47,11 +47,11 @@ impl PatternFault {
     pub fn hint(&self, text: &str) -> String {
         match self {
             Self::LoneStar => "name the hosts; `posture = \"public\"` is the way to allow every public host".to_owned(),
-            Self::MisplacedStar => "`*.example.org` is every name below `example.org`; list other names one by one".to_owned(),
-            Self::PublicSuffix(_) => "name the registered domain, such as `*.example.com`".to_owned(),
-            Self::Host(_) if text.contains("://") || text.contains('/') => {
-                "a host only: no scheme, no path".to_owned()
+            Self::MisplacedStar => {
+                "`*.example.org` is every name below `example.org`; list other names one by one".to_owned()
             }
+            Self::PublicSuffix(_) => "name the registered domain, such as `*.example.com`".to_owned(),
+            Self::Host(_) if text.contains("://") || text.contains('/') => "a host only: no scheme, no path".to_owned(),
             Self::Host(_) if text.starts_with('.') => format!("`*{text}` is every name below it"),
             Self::Host(_) if text.contains(':') => "a host only: ports go into `ports`".to_owned(),
             Self::Host(_) => "a DNS name, `*.` and a DNS name, or an address".to_owned(),

@@ -54,7 +54,8 @@ impl PortSet {
 
     /// Each range as it would be written in `ports`.
     pub(super) fn texts(&self) -> Vec<String> {
-        let text = |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
+        let text =
+            |(first, last): &(u16, u16)| if first == last { first.to_string() } else { format!("{first}-{last}") };
         self.0.iter().map(text).collect()
     }
 }

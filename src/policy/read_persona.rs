@@ -120,7 +120,11 @@ fn certificate(document: &Document, found: &Found<String>) -> Option<String> {
     let scheme = uri.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty());
     if !scheme || uri.len() > MAX_URI || !uri.bytes().all(|byte| byte.is_ascii_graphic()) {
         let message = format!("`{}` is not a URI", bounded(uri));
-        document.fault_with_hint(&found.place, message, "the URI in the certificate's subjectAltName, such as `spiffe://host/agent`");
+        document.fault_with_hint(
+            &found.place,
+            message,
+            "the URI in the certificate's subjectAltName, such as `spiffe://host/agent`",
+        );
         return None;
     }
     Some(uri.to_owned())

@@ -125,7 +125,9 @@ impl Reader<'_> {
     fn host(&self, found: &Found<String>, cidrs: &[IpNet]) -> Option<HostPattern> {
         let text = found.value.as_str();
         let pattern = HostPattern::parse(text, self.purpose)
-            .map_err(|fault| self.fault(&found.place, format!("`{}`: {fault}", bounded(text)), fault.hint(&bounded(text))))
+            .map_err(|fault| {
+                self.fault(&found.place, format!("`{}`: {fault}", bounded(text)), fault.hint(&bounded(text)))
+            })
             .ok()?;
         if let HostPattern::Literal(addr) = pattern
             && self.purpose == Purpose::Allow
@@ -226,7 +228,11 @@ impl Reader<'_> {
     fn method(&self, found: &Found<String>) -> Option<Method> {
         let text = found.value.as_str();
         if text == "CONNECT" {
-            self.fault(&found.place, "`CONNECT` opens a tunnel; it is not a method of a request", "`schemes` names tunnels");
+            self.fault(
+                &found.place,
+                "`CONNECT` opens a tunnel; it is not a method of a request",
+                "`schemes` names tunnels",
+            );
             return None;
         }
         if text.bytes().any(|byte| byte.is_ascii_lowercase()) {

@@ -125,7 +125,11 @@ impl RuleSet {
             if naming == Naming::Exact && !exact {
                 return;
             }
-            for index in rules.iter().copied().take_while(|index| hit.is_none_or(|(best, _)| *index < best)) {
+            for index in rules.iter().copied() {
+                // Lists are in file order: nothing behind this can come before the best so far.
+                if hit.is_some_and(|(best, _)| best <= index) {
+                    return;
+                }
                 match self.rule(index).allows(ask, opaque) {
                     Ok(()) => hit = Some((index, exact)),
                     Err(miss) if near.is_none_or(|(best, at)| miss > best || miss == best && index < at) => {

@@ -53,12 +53,10 @@ pub struct TlsDemand {
 
 impl TlsDemand {
     /// Nothing doubtful passes.
-    pub const STRICT: Self =
-        Self { missing_sni: TlsAnswer::Deny, ech: TlsAnswer::Deny, not_tls: TlsAnswer::Deny };
+    pub const STRICT: Self = Self { missing_sni: TlsAnswer::Deny, ech: TlsAnswer::Deny, not_tls: TlsAnswer::Deny };
 
     /// Everything passes: for tunnels that are not looked at, and for report mode.
-    pub const NONE: Self =
-        Self { missing_sni: TlsAnswer::Allow, ech: TlsAnswer::Allow, not_tls: TlsAnswer::Allow };
+    pub const NONE: Self = Self { missing_sni: TlsAnswer::Allow, ech: TlsAnswer::Allow, not_tls: TlsAnswer::Allow };
 }
 
 /// What a persona or a rule says about doubtful TLS; what it does not say is left to the next.
