@@ -17,7 +17,6 @@ mod env;
 mod fault;
 mod load;
 pub mod located;
-pub mod located;
 mod persona;
 mod server;
 mod server_file;

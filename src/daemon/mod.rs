@@ -18,4 +18,4 @@ mod service;
 mod start;
 mod watch;
 
-pub use start::run;
+pub use start::{check, run};

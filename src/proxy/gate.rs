@@ -286,7 +286,8 @@ impl<'a> About<'a> {
         }
     }
 
-    fn record(&self, host: Option<&'a str>) -> Record<'a> {
+    /// The beginnings of a denial's record.
+    pub(super) fn record(&self, host: Option<&'a str>) -> Record<'a> {
         let mut record = Record::new(Kind::Deny);
         record.persona = self.persona;
         record.client = Some(self.client);
@@ -315,10 +316,12 @@ fn opening<'a>(intent: &'a EgressIntent, grant: &'a Grant, host: &'a str, addres
     record.method = intent.method.as_ref().map(crate::domain::Method::as_str);
     record.path = intent.path.as_deref();
     record.address = Some(address);
-    record.via = Some(match grant.via() {
-        GrantedBy::Rule => Via::Policy,
-        GrantedBy::Public => Via::Public,
-    });
+    record.via = match grant.via() {
+        GrantedBy::Rule => Some(Via::Policy),
+        GrantedBy::Public => Some(Via::Public),
+        // Nothing grants it: report mode lets it pass, and the outcome says so.
+        GrantedBy::Report => None,
+    };
     record.rule = grant.rule();
     record.labels = (!intent.labels.is_empty()).then_some(&intent.labels);
     record.outcome = Some(match grant.would_deny() {

@@ -23,7 +23,7 @@ use super::refusal::Refusal;
 use super::relay::relay;
 use crate::domain::{CloseReason, DenialCode, Host, Scheme};
 use crate::ledger::{Kind, Outcome, Record, TlsSeen};
-use crate::policy::{OnFault, TlsDemand};
+use crate::policy::{TlsAnswer, TlsDemand};
 
 /// A TLS alert record: fatal, access_denied (RFC 8446 section 6.2).
 const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
@@ -278,10 +278,10 @@ async fn first_flight(client: &mut ClientStream, mut bytes: Vec<u8>, max: usize)
 
 /// Why the first flight does not fit the grant, if it does not.
 fn objection(kind: &FlightKind, host: &Host, demand: TlsDemand) -> Option<DenialCode> {
-    let unless = |allowed: OnFault, code| (allowed == OnFault::Deny).then_some(code);
+    let unless = |allowed: TlsAnswer, code| (allowed == TlsAnswer::Deny).then_some(code);
     match kind {
         FlightKind::Hello(hello) => {
-            if hello.ech && demand.ech == OnFault::Deny {
+            if hello.ech && demand.ech == TlsAnswer::Deny {
                 return Some(DenialCode::Ech);
             }
             match (&hello.sni, host) {

@@ -156,7 +156,7 @@ impl Shop {
             Ok(listening) => listening,
             Err(fault) => return fault,
         };
-        let mut spare = Spare::new();
+        let mut spare = open_spare();
         loop {
             match listening.accept().await {
                 Ok(incoming) => self.welcome(&listening, incoming),
@@ -166,11 +166,11 @@ impl Shop {
                     AcceptFault::Exhausted => {
                         warn!("no descriptor is left: a client is turned away");
                         self.gateway.metrics.shed.fetch_add(1, Ordering::Relaxed);
-                        spare.0 = None;
+                        drop(spare.take());
                         if let Ok(Ok(incoming)) = timeout(ACCEPT_PAUSE, listening.accept()).await {
                             incoming.turn_away();
                         }
-                        spare = Spare::new();
+                        spare = open_spare();
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
@@ -225,7 +225,7 @@ impl Shop {
         let (gateway, pool) = (Arc::clone(&self.gateway), Arc::clone(&self.pool));
         self.tasks.spawn(async move {
             let served = Box::pin(async move {
-                let handshake = timeout(gateway.limits.head_time, acceptor.accept(stream)).await;
+                let handshake = timeout(gateway.limits.head_time, acceptor.acceptor().accept(stream)).await;
                 let stream = match handshake {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(fault)) => {
@@ -283,12 +283,8 @@ fn weigh(fault: &io::Error) -> AcceptFault {
 }
 
 /// A descriptor in reserve: when all others are taken, it makes room to accept one client and say so.
-struct Spare(Option<File>);
-
-impl Spare {
-    fn new() -> Self {
-        Self(File::open("/dev/null").ok())
-    }
+fn open_spare() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 #[cfg(test)]
