@@ -12,9 +12,12 @@ use crate::domain::HostName;
 use super::cache::Entry;
 use super::{Answer, AnswerSource, Inner, ResolveError};
 
-/// Look-ups under way. 1024: each holds two UDP sockets, so this bounds what resolution takes of the
-/// descriptor limit.
-const MAX_FLIGHTS: usize = 1024;
+/// Look-ups under way. 512: with two types, two servers and three tries each holds up to twelve UDP
+/// sockets while a server is silent, so this bounds what resolution takes of the descriptor limit.
+const MAX_FLIGHTS: usize = 512;
+/// Look-ups under way below one registrable domain. 64: a persona that may reach `*.slow.example` must
+/// not, with names that never answer, keep everybody else's from being looked up.
+pub(super) const MAX_FLIGHTS_PER_SITE: usize = 64;
 /// How much longer than a look-up those who wait for it wait. 1 s: an executor that is further behind is stuck.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -23,7 +26,9 @@ type Board = watch::Receiver<Option<Entry>>;
 /// The look-ups under way, by name.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
-    by_name: HashMap<HostName, (u64, Board)>,
+    by_name: HashMap<HostName, Board>,
+    /// How many there are below each registrable domain; never 0.
+    by_site: HashMap<String, usize>,
     /// Counts the calls of [`Flights::forget`]. What started in an earlier era lands nowhere.
     era: u64,
 }
@@ -36,8 +41,38 @@ impl Flights {
     /// Lets those who ask from now on wait for a new look-up; the old ones go on for those who wait.
     pub(super) fn forget(&mut self) {
         self.by_name.clear();
+        self.by_site.clear();
         self.era += 1;
     }
+
+    /// Notes a look-up of `name`, of which there is none; tells its era.
+    fn begin(&mut self, name: &HostName, board: Board) -> Result<u64, ResolveError> {
+        let at_site = self.by_site.get(site(name)).copied().unwrap_or(0);
+        if self.by_name.len() >= MAX_FLIGHTS || at_site >= MAX_FLIGHTS_PER_SITE {
+            return Err(ResolveError::Busy);
+        }
+        self.by_site.insert(site(name).to_owned(), at_site + 1);
+        self.by_name.insert(name.clone(), board);
+        Ok(self.era)
+    }
+
+    /// Takes the look-up of `name` that began in `era` off, once.
+    fn end(&mut self, name: &HostName, era: u64) {
+        if era != self.era || self.by_name.remove(name).is_none() {
+            return;
+        }
+        match self.by_site.get_mut(site(name)) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => {
+                self.by_site.remove(site(name));
+            }
+        }
+    }
+}
+
+/// The registrable domain (public suffix and one label), or the name itself if it has none.
+fn site(name: &HostName) -> &str {
+    psl::domain_str(name.as_str()).unwrap_or(name.as_str())
 }
 
 /// Waits for the look-up of `name` that is under way, or begins it.
@@ -72,17 +107,13 @@ fn board(inner: &Arc<Inner>, name: &HostName) -> Result<Boarding, ResolveError> 
     if let Some(entry) = state.cache.find(name, Instant::now()) {
         return Ok(Boarding::Landed(entry));
     }
-    if let Some((_, board)) = state.flights.by_name.get(name) {
+    if let Some(board) = state.flights.by_name.get(name) {
         inner.counters.coalesced.fetch_add(1, Ordering::Relaxed);
         return Ok(Boarding::Joined(board.clone()));
     }
-    if state.flights.len() >= MAX_FLIGHTS {
-        return Err(ResolveError::Busy);
-    }
     let (announce, board) = watch::channel(None);
-    let era = state.flights.era;
-    state.flights.by_name.insert(name.clone(), (era, board.clone()));
-    Ok(Boarding::First(board, Landing { inner: inner.clone(), name: name.clone(), era, announce }))
+    let era = state.flights.begin(name, board.clone())?;
+    Ok(Boarding::First(board, Landing { inner: inner.clone(), name: name.clone(), era, announce, landed: false }))
 }
 
 async fn fly(landing: Landing) {
@@ -97,32 +128,28 @@ struct Landing {
     name: HostName,
     era: u64,
     announce: watch::Sender<Option<Entry>>,
+    landed: bool,
 }
 
 impl Landing {
-    fn land(self, entry: Entry) {
+    fn land(mut self, entry: Entry) {
         {
             let mut state = self.inner.state();
             // A cleared cache must not be filled with what was asked before it was cleared.
             if state.flights.era == self.era {
                 state.cache.insert(self.name.clone(), entry.clone());
-                state.flights.by_name.remove(&self.name);
             }
+            state.flights.end(&self.name, self.era);
         }
+        self.landed = true;
         self.announce.send_replace(Some(entry));
     }
 }
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        let mut state = self.inner.state();
-        if state
-            .flights
-            .by_name
-            .get(&self.name)
-            .is_some_and(|(era, board)| *era == self.era && board.same_channel(&self.announce.subscribe()))
-        {
-            state.flights.by_name.remove(&self.name);
+        if !self.landed {
+            self.inner.state().flights.end(&self.name, self.era);
         }
     }
 }

@@ -218,7 +218,8 @@ impl Resolver {
     /// The addresses of `name`.
     ///
     /// What is known is answered without yielding. Otherwise one look-up per name is under way at any
-    /// time, and all who ask wait for it. Dropping the future is harmless.
+    /// time, and all who ask wait for it; their executors need their time driver. Dropping the future is
+    /// harmless.
     ///
     /// # Errors
     /// [`ResolveError`]; remembered for 1 to 10 s, so that a storm of retries is not a storm of queries.

@@ -358,11 +358,11 @@ async fn special_names_never_reach_a_server() {
 async fn a_name_is_asked_as_it_is_and_never_with_a_search_domain() {
     let ground = Ground::new();
     let long = format!("{}.{}.{}.example", "a".repeat(63), "b".repeat(63), "c".repeat(63));
-    for host in ["intranet", "xn--bcher-kva.example", long.as_str()] {
+    for host in ["intranet", "under_score.example", "xn--bcher-kva.example", long.as_str()] {
         assert_eq!(ground.resolve(host).await, Err(ResolveError::NoSuchName));
         assert_eq!(ground.server.queries(host), 2, "{host}");
     }
-    assert_eq!(ground.server.asked().len(), 6, "{:?}", ground.server.asked());
+    assert_eq!(ground.server.asked().len(), 8, "{:?}", ground.server.asked());
 }
 
 #[tokio::test]
@@ -421,6 +421,42 @@ async fn a_stopped_executor_is_an_error_and_not_a_wait() {
     ground.executor.take().expect("executor").shutdown_background();
     assert_eq!(waiting.await, Err(ResolveError::Stopped));
     assert_eq!(ground.resolve("late.example").await, Err(ResolveError::Stopped));
+    assert_eq!(ground.resolver.stats().in_flight, 0);
+}
+
+#[tokio::test]
+async fn one_site_with_silent_names_does_not_starve_the_others() {
+    let ground = Ground::new();
+    let mute = |n: usize| format!("n{n}.slow.example");
+    let flood: Vec<_> = (0..flight::MAX_FLIGHTS_PER_SITE)
+        .map(|n| {
+            for kind in [Kind::A, Kind::Aaaa] {
+                ground.server.script(&mute(n), kind, [Reply::silence()]);
+            }
+            let resolver = ground.resolver.clone();
+            tokio::spawn(async move { resolver.resolve(&name(&mute(n))).await })
+        })
+        .collect();
+    while ground.resolver.stats().in_flight < flight::MAX_FLIGHTS_PER_SITE {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ground.resolve("one-more.slow.example").await, Err(ResolveError::Busy));
+    ground.server.host("www.other.example", &["192.0.2.1"]);
+    assert_eq!(ground.addresses("www.other.example").await, [addr("192.0.2.1")]);
+    // To be busy is not remembered, and room comes back.
+    ground.resolver.clear();
+    ground.server.host("one-more.slow.example", &["192.0.2.2"]);
+    assert_eq!(ground.addresses("one-more.slow.example").await, [addr("192.0.2.2")]);
+    flood.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_site_s_room_comes_back_when_its_look_ups_end() {
+    let ground = Ground::new();
+    for n in 0..3 * flight::MAX_FLIGHTS_PER_SITE {
+        let error = ground.resolve(&format!("n{n}.site.example")).await.expect_err("nobody scripted it");
+        assert_eq!(error, ResolveError::NoSuchName);
+    }
     assert_eq!(ground.resolver.stats().in_flight, 0);
 }
 

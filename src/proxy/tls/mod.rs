@@ -21,7 +21,8 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio_rustls::TlsAcceptor;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{Accept, TlsAcceptor};
 
 use crate::config::TlsListenerConfig;
 use crate::domain::{Clock, SystemClock, Timestamp};
@@ -181,8 +182,12 @@ impl ReloadableAcceptor {
         self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    /// The acceptor for the next handshake. Take it anew for each connection.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        TlsAcceptor::from(self.in_use.load_full())
+    /// The handshake with the client behind `stream`, with the files in use now. It takes as long as the
+    /// client lets it: put a time limit around it.
+    ///
+    /// The future's error is the handshake's: the client refused the certificate, showed one that does not
+    /// verify, or spoke no TLS.
+    pub fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> Accept<S> {
+        TlsAcceptor::from(self.in_use.load_full()).accept(stream)
     }
 }

@@ -121,7 +121,7 @@ struct Seen {
 
 async fn handshake(acceptor: &ReloadableAcceptor, client: ClientConfig) -> Result<Seen, std::io::Error> {
     let (near, far) = tokio::io::duplex(64 << 10);
-    let acceptor = acceptor.acceptor();
+    let accept = acceptor.accept(far);
     let connector = tokio_rustls::TlsConnector::from(Arc::new(client));
     let client = async move {
         let name = ServerName::try_from("proxy.example").expect("name");
@@ -132,7 +132,7 @@ async fn handshake(acceptor: &ReloadableAcceptor, client: ClientConfig) -> Resul
         Ok::<_, std::io::Error>(leaf.into_owned())
     };
     let server = async move {
-        let mut stream = acceptor.accept(far).await?;
+        let mut stream = accept.await?;
         stream.read_u8().await?;
         stream.write_all(b"!").await?;
         stream.flush().await?;
