@@ -79,7 +79,7 @@ pub(super) fn parse(message: &[u8]) -> Result<ClientHello, Fault> {
         return Err("a session id longer than 32 bytes");
     }
     let ciphers = reader.vec16("a list of cipher suites that is cut")?;
-    if ciphers.is_empty() || ciphers.len() % 2 != 0 {
+    if ciphers.is_empty() || !ciphers.len().is_multiple_of(2) {
         return Err("a list of cipher suites that is empty or odd");
     }
     if !reader.vec8("a list of compression methods that is cut")?.contains(&0) {
@@ -177,7 +177,7 @@ fn parse_versions(body: &[u8]) -> Result<TlsVersion, Fault> {
     let mut outer = Reader::new(body);
     let list = Reader::new(outer.vec8("a list of versions that is cut")?).rest();
     outer.end("bytes behind the list of versions")?;
-    if list.len() % 2 != 0 {
+    if !list.len().is_multiple_of(2) {
         return Err("a list of versions of odd length");
     }
     list.chunks_exact(2)
