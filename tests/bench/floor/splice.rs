@@ -5,11 +5,14 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, SpliceFFlags, splice};
+use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
+/// The most that an unprivileged process may ask for (`fs.pipe-max-size`); at the default of 64 KiB a gigabyte costs
+/// up to twice as much.
+const PIPE_BYTES: i32 = 1 << 20;
 /// Asked for per call; the pipe bounds what moves.
-const CHUNK_BYTES: usize = 1 << 20;
+const CHUNK_BYTES: usize = PIPE_BYTES as usize;
 
 struct Pipe {
     read: OwnedFd,
@@ -26,6 +29,7 @@ impl Pipes {
             Some(pipe) => Ok(pipe),
             None => {
                 let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+                fcntl(&write, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES))?;
                 Ok(Pipe { read, write })
             }
         }

@@ -181,7 +181,9 @@ fn stop(child: &mut Child) {
 
 fn last_words(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!(": {line}")).unwrap_or_default()
+    let telling = text.lines().find(|line| line.contains("FATAL") || line.contains("ERROR"));
+    let last = || text.lines().rev().find(|line| !line.trim().is_empty());
+    telling.or_else(last).map(|line| format!(": {line}")).unwrap_or_default()
 }
 
 /// This binary again, in one of its hidden roles.

@@ -11,6 +11,8 @@ use super::{Launch, ORIGIN_HOST, OTHER_RULES, PERSONA, TLS_HOST, TOKEN};
 
 /// Where Debian's `squid` and `squid-openssl` put it.
 const BINARY: &str = "/usr/sbin/squid";
+/// Squid refuses to stay root; this user comes with Debian's base system and owns its folder then.
+const USER: &str = "proxy";
 
 pub(super) fn launch(dir: &Path) -> anyhow::Result<Launch> {
     anyhow::ensure!(Path::new(BINARY).exists(), "not installed ({BINARY} is not there; `apt-get install squid`)");
@@ -21,19 +23,28 @@ pub(super) fn launch(dir: &Path) -> anyhow::Result<Launch> {
         writeln!(names, "service-{index}.example.com")?;
     }
     std::fs::write(dir.join("allow.txt"), names)?;
+    let mut passwords = std::env::current_exe()?;
+    let as_root = nix::unistd::geteuid().is_root();
+    if as_root {
+        let copy = dir.join("passwords");
+        std::fs::copy(&passwords, &copy)?;
+        passwords = copy;
+        let user = nix::unistd::User::from_name(USER)?.with_context(|| format!("there is no user `{USER}`"))?;
+        nix::unistd::chown(dir, Some(user.uid), Some(user.gid))?;
+    }
     let file = dir.join("squid.conf");
-    std::fs::write(&file, settings(dir, port, &std::env::current_exe()?)?)?;
+    std::fs::write(&file, settings(dir, port, &passwords, as_root))?;
 
     let mut command = Command::new(BINARY);
-    command.current_dir(dir).arg("-N").arg("-f").arg(file);
+    // The service's name keeps its shared memory apart from that of another squid on this machine.
+    command.current_dir(dir).args(["-N", "-d", "1", "-n", &format!("bench{port}"), "-f"]).arg(file);
     Ok(Launch { command, port: Some(port), credentials: Some(super::basic_credentials()) })
 }
 
-fn settings(dir: &Path, port: u16, passwords: &Path) -> anyhow::Result<String> {
+fn settings(dir: &Path, port: u16, passwords: &Path, as_root: bool) -> String {
     let path = |name: &str| -> PathBuf { dir.join(name) };
-    // As root squid would change to a user who cannot read our folder.
-    let user = if nix::unistd::geteuid().is_root() { "cache_effective_user root\n" } else { "" };
-    Ok(format!(
+    let user = if as_root { format!("cache_effective_user {USER}\n") } else { String::new() };
+    format!(
         "http_port 127.0.0.1:{port}\n{user}\
          pid_filename {pid}\naccess_log stdio:{access} squid\ncache_log {cache}\ncoredump_dir {dir}\n\
          cache deny all\ncache_mem 8 MB\nhosts_file {hosts}\nvisible_hostname bench\nmax_filedescriptors 16384\n\
@@ -49,7 +60,7 @@ fn settings(dir: &Path, port: u16, passwords: &Path) -> anyhow::Result<String> {
         hosts = path("hosts").display(),
         passwords = passwords.display(),
         allow = path("allow.txt").display(),
-    ))
+    )
 }
 
 /// Answers squid's questions `user password` on standard input; squid remembers the answer.
