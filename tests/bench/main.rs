@@ -77,7 +77,7 @@ fn main() -> anyhow::Result<()> {
     if options.check_passwords {
         return subject::check_passwords();
     }
-    let (rounds, sample_ms) = if options.quick { (2, 400) } else { (5, 1000) };
+    let (rounds, sample_ms) = if options.quick { (2, 400) } else { (7, 1000) };
     let plan = Plan {
         rounds: options.rounds.unwrap_or(rounds),
         sample: Duration::from_millis(options.sample_ms.unwrap_or(sample_ms)),

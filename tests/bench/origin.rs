@@ -47,7 +47,7 @@ impl Drop for Origin {
     }
 }
 
-async fn serve(mut stream: TcpStream) -> anyhow::Result<()> {
+async fn serve(stream: TcpStream) -> anyhow::Result<()> {
     let mut first = [0; 1];
     stream.peek(&mut first).await?;
     match first[0] {

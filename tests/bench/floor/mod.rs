@@ -165,6 +165,10 @@ impl Floor {
             (Stage::Head, Side::Client) if flags.contains(EpollFlags::EPOLLIN) => self.head(conn, index),
             // The kept upstream went away between requests.
             (Stage::Head, Side::Upstream) if flags.contains(EpollFlags::EPOLLRDHUP) => Ok(Next::Close),
+            (Stage::Dialing { early, .. }, Side::Client) => {
+                *early = true;
+                Ok(Next::Keep)
+            }
             (Stage::Dialing { .. }, Side::Upstream) => self.dialled(conn, index, flags),
             (Stage::Answer { .. }, Side::Upstream) if flags.contains(EpollFlags::EPOLLIN) => self.answer(conn),
             _ => Ok(Next::Keep),
@@ -204,7 +208,7 @@ impl Floor {
         }
         self.epoll.add(&socket, interest(index, Side::Upstream))?;
         conn.upstream = Some(Upstream { stream: socket.into(), port });
-        conn.stage = Stage::Dialing { first };
+        conn.stage = Stage::Dialing { first, early: false };
         Ok(Next::Keep)
     }
 
@@ -212,7 +216,7 @@ impl Floor {
         if flags.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
             return Ok(Next::Close);
         }
-        let (Stage::Dialing { first }, Some(upstream)) = (&mut conn.stage, &mut conn.upstream) else {
+        let (Stage::Dialing { first, early }, Some(upstream)) = (&mut conn.stage, &mut conn.upstream) else {
             return Ok(Next::Close);
         };
         if let Some(request) = first.take() {
@@ -220,14 +224,17 @@ impl Floor {
             conn.stage = Stage::Answer { left: None };
             return Ok(Next::Keep);
         }
+        let early = *early;
         conn.client.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
         conn.stage = Stage::Tunnel;
-        // A server may have spoken first. A client that did not wait for the answer is not served by the floor.
-        if flags.contains(EpollFlags::EPOLLIN) {
-            self.relay(conn, index, Side::Upstream, flags)
-        } else {
-            Ok(Next::Keep)
+        let mut next = Next::Keep;
+        if early {
+            next = self.relay(conn, index, Side::Client, EpollFlags::EPOLLIN)?;
         }
+        if flags.contains(EpollFlags::EPOLLIN) {
+            next = self.relay(conn, index, Side::Upstream, flags)?;
+        }
+        Ok(next)
     }
 
     fn relay(&mut self, conn: &mut Conn, index: usize, side: Side, flags: EpollFlags) -> io::Result<Next> {
