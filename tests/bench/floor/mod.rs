@@ -84,8 +84,10 @@ enum Stage {
     /// Waits for a request head.
     Head,
     /// Waits for the upstream; then sends it `first`, or for a tunnel answers the client.
+    /// `early`: the client said something meanwhile, which epoll will not report again.
     Dialing {
         first: Option<Box<[u8]>>,
+        early: bool,
     },
     Tunnel,
     /// Copies an answer; `left` body bytes, unknown until its head came.
