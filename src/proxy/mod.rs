@@ -1,1 +1,5 @@
 //! proxy.
+
+mod handle;
+
+pub use handle::{Handle, Metrics, PersonaCounts, Status, Totals, TunnelView};

@@ -1,0 +1,37 @@
+//! One file per group of commands. Each asks the daemon or reads files, and shows the answer.
+
+mod context;
+mod events;
+mod gate;
+mod generate;
+mod ledger;
+mod persona;
+mod policy;
+mod status;
+
+use super::args::{Cli, Command};
+use super::{Failure, Outcome, Screen};
+use crate::config::Environment;
+use context::Context;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// The failure to show, with the exit status.
+pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let context = Context::new(&cli.global, env)?;
+    let outcome = match cli.command {
+        Command::Status => status::status(&context, screen).await,
+        Command::Health => status::health(&context, screen).await,
+        Command::Ledger(command) => ledger::run(command, &context, screen).await,
+        Command::Egress(command) => gate::run(command, &context, screen).await,
+        Command::Persona(command) => persona::run(command, &context, screen).await,
+        Command::Policy(command) => policy::run(&command, &context, screen),
+        Command::Reload => policy::reload(&context, screen).await,
+        Command::Events(args) => events::run(&args, &context, screen).await,
+        Command::Completions { shell } => generate::completions(shell, screen),
+        Command::Man { dir } => generate::man(dir.as_deref(), screen),
+    }?;
+    screen.flush()?;
+    Ok(outcome)
+}
