@@ -1,11 +1,30 @@
 //! Raw forms: what files and the environment say, before it means anything.
 //!
 //! Every fault of a file is reported together, each with file, line, key and hint ([`Fault`]).
+//!
+//! ```text
+//! command line ─┐
+//! environment ──┼─ load ─ merge ─ check ─→ ServerConfig + warnings     or every fault at once
+//! file ─────────┤
+//! defaults ─────┘
+//! ```
+//!
+//! The process environment is read in [`Environment::capture`] and nowhere else. What is unknown or out
+//! of bounds is refused; nothing is clamped or repaired.
 
+mod checks;
+mod env;
 mod fault;
+mod load;
+pub mod located;
 mod server;
+mod server_file;
 
+pub use env::Environment;
 pub use fault::{Fault, Faults};
+pub use load::{Loaded, Overrides, load};
 pub use server::{
-    ControlConfig, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, ProxyConfig, ServerConfig, TlsListenerConfig,
+    ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, ProxyConfig, ServerConfig,
+    TlsListenerConfig,
 };
+pub use server_file::reference;

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::PersonaId;
+
 /// Everything the daemon can be told, after defaults, file and environment were merged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServerConfig {
@@ -24,6 +26,22 @@ pub struct ServerConfig {
     pub control: ControlConfig,
     /// Where the daemon's own log goes.
     pub log: LogConfig,
+    /// The persona that `ARW_NET_POSTURE` and `ARW_NET_ALLOWLIST` describe.
+    pub default_persona: Option<DefaultPersona>,
+}
+
+/// A persona that the environment defines, or whose file it overrides. What posture and patterns
+/// mean is the policy's to say; here they are as typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultPersona {
+    /// `ARW_PERSONA_ID`; `default` without it.
+    pub id: PersonaId,
+    /// `ARW_NET_POSTURE`, aliases not yet resolved; `None` leaves it to the persona's file, and
+    /// without one to the policy's own default (`allowlist`).
+    pub posture: Option<String>,
+    /// The host patterns of `ARW_NET_ALLOWLIST`, none empty. No pattern means that the variable is
+    /// not set; it never means that everything is allowed.
+    pub allow: Vec<String>,
 }
 
 /// The forward proxy's listeners.
@@ -162,6 +180,8 @@ pub struct LogConfig {
     pub json: bool,
     /// Also to journald when its socket exists.
     pub journald: bool,
+    /// Also as JSON lines to `arw-server.log` in this folder (`ARW_LOGS_DIR`).
+    pub dir: Option<PathBuf>,
 }
 
 impl ServerConfig {
@@ -197,7 +217,8 @@ impl ServerConfig {
                 unix_socket: state_dir.join("control.sock"),
                 admin_token_sha256: None,
             },
-            log: LogConfig { filter: "info".to_owned(), json: false, journald: true },
+            log: LogConfig { filter: "info".to_owned(), json: false, journald: true, dir: None },
+            default_persona: None,
             state_dir,
             config_dir,
         }
