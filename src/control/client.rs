@@ -172,11 +172,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::fetch`].
-    pub async fn send<B: Serialize + Sync, T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &B,
-    ) -> Result<T, ClientError> {
+    pub async fn send<B: Serialize + Sync, T: DeserializeOwned>(&self, path: &str, body: &B) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(ClientError::Answer)?;
         let answer = self.exchange(Method::POST, path, Some(body)).await?;
         serde_json::from_slice(&answer).map_err(ClientError::Answer)
@@ -205,7 +201,11 @@ impl Client {
         let request = self.request(method, path, body)?;
         let answer = async {
             let response = self.dispatch(request).await?;
-            if response.status().is_success() { collect(response.into_body()).await } else { Err(refusal(response).await) }
+            if response.status().is_success() {
+                collect(response.into_body()).await
+            } else {
+                Err(refusal(response).await)
+            }
         };
         tokio::time::timeout(ANSWER_TIME, answer).await.map_err(|_| ClientError::Timeout(ANSWER_TIME))?
     }
@@ -244,6 +244,11 @@ impl Client {
             Base::Tcp(authority) => {
                 let stream = tokio::time::timeout(CONNECT_TIME, TcpStream::connect(authority.as_str())).await;
                 let stream = stream.map_err(late)?.map_err(not_running)?;
+                // `localhost` went through the resolver; the token must not go where that may point.
+                let peer = stream.peer_addr().map_err(not_running)?;
+                if !peer.ip().to_canonical().is_loopback() {
+                    return Err(not_running(io::Error::other(format!("{peer} is not on this machine"))));
+                }
                 roundtrip(stream, request).await
             }
         }
@@ -380,12 +385,15 @@ mod tests {
         assert_eq!(Base::parse(DEFAULT_TCP), tcp("127.0.0.1:8091"));
         assert_eq!(Base::parse("http://localhost/"), tcp("localhost:80"));
         assert_eq!(Base::parse("http://[::1]:9"), tcp("[::1]:9"));
-        for bad in ["http://evil.example:8091", "http://10.0.0.1", "http://0.0.0.0:8091", "http://127.0.0.1.evil.example"]
+        for bad in
+            ["http://evil.example:8091", "http://10.0.0.1", "http://0.0.0.0:8091", "http://127.0.0.1.evil.example"]
         {
             assert_eq!(Base::parse(bad), Err(BaseFault::Remote(bad.to_owned())));
         }
         assert!(matches!(Base::parse("https://127.0.0.1"), Err(BaseFault::Tls(_))));
-        for bad in ["", "127.0.0.1:8091", "unix:relative", "ftp://127.0.0.1", "http://u@127.0.0.1", "http://127.0.0.1/x"] {
+        for bad in
+            ["", "127.0.0.1:8091", "unix:relative", "ftp://127.0.0.1", "http://u@127.0.0.1", "http://127.0.0.1/x"]
+        {
             assert!(matches!(Base::parse(bad), Err(BaseFault::Form(_))), "{bad}");
         }
     }

@@ -8,8 +8,13 @@ use super::routes::{Access, Answer, Form, Param, Place, Route, table};
 use super::wire::schemas;
 
 /// Problems that every route may answer with.
-const EVERYWHERE: &[ProblemCode] =
-    &[ProblemCode::BadRequest, ProblemCode::WrongHost, ProblemCode::CrossOrigin, ProblemCode::Internal, ProblemCode::TimedOut];
+const EVERYWHERE: &[ProblemCode] = &[
+    ProblemCode::BadRequest,
+    ProblemCode::WrongHost,
+    ProblemCode::CrossOrigin,
+    ProblemCode::Internal,
+    ProblemCode::TimedOut,
+];
 
 /// Problems of every route that needs an admin.
 const GATED: &[ProblemCode] = &[

@@ -106,22 +106,12 @@ pub struct Problem {
     pub reasons: Vec<String>,
     /// Faults of files, for [`ProblemCode::PolicyFaults`].
     pub faults: Vec<Fault>,
-    /// Methods, for [`ProblemCode::MethodNotAllowed`]; becomes `Allow`.
-    pub allow: Option<String>,
 }
 
 impl Problem {
     /// A refusal without advice.
     pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            hint: None,
-            retry_after: None,
-            reasons: Vec::new(),
-            faults: Vec::new(),
-            allow: None,
-        }
+        Self { code, detail: detail.into(), hint: None, retry_after: None, reasons: Vec::new(), faults: Vec::new() }
     }
 
     /// The same refusal with advice.
@@ -212,9 +202,6 @@ impl IntoResponse for Problem {
         }
         if self.code.status() == 401 {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"arw control\""));
-        }
-        if let Some(allow) = self.allow.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
-            headers.insert(header::ALLOW, allow);
         }
         response
     }

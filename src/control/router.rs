@@ -20,8 +20,6 @@ use crate::domain::ClientAddr;
 
 /// Bytes of a body. 64 KiB: the longest is a preview of one URL.
 pub(crate) const MAX_BODY: usize = 64 << 10;
-/// Time for a request, its body included, until its answer begins. 20 s: a page from sealed segments.
-const REQUEST_TIME: Duration = Duration::from_secs(20);
 
 /// All routes of the table behind the gate.
 pub(crate) fn build(app: Arc<App>) -> Router {
@@ -35,14 +33,15 @@ pub(crate) fn build(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// One answer within its time.
-pub(crate) async fn answer(router: Router, request: Request) -> Response {
+/// One answer, begun within `limit`.
+pub(crate) async fn answer(router: Router, request: Request, limit: Duration) -> Response {
     let handled = TowerToHyperService::new(router).call(request);
-    let response = match tokio::time::timeout(REQUEST_TIME, handled).await {
+    let response = match tokio::time::timeout(limit, handled).await {
         Ok(Ok(response)) => response,
         Ok(Err(never)) => match never {},
-        Err(_) => Problem::new(ProblemCode::TimedOut, format!("no answer within {} s", REQUEST_TIME.as_secs()))
-            .into_response(),
+        Err(_) => {
+            Problem::new(ProblemCode::TimedOut, format!("no answer within {} s", limit.as_secs())).into_response()
+        }
     };
     harden(response)
 }
@@ -66,7 +65,12 @@ async fn gate(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -
     match admit(&app, &request) {
         Ok(()) => next.run(request).await,
         Err(problem) => {
-            tracing::info!(code = problem.code.code(), "control request refused");
+            // A wrong token is worth a line, and the throttle bounds how many there can be.
+            if problem.code == ProblemCode::AdminTokenWrong {
+                tracing::warn!("a wrong admin token was presented to the control API");
+            } else {
+                tracing::debug!(code = problem.code.code(), "control request refused");
+            }
             problem.into_response()
         }
     }

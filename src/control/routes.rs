@@ -184,9 +184,14 @@ fn state_routes() -> Vec<Route> {
             &[ProblemCode::BadQuery, ProblemCode::LedgerUnavailable],
             || get(egress::lines),
         ),
-        admin("/state/egress/status", "Gateway, ledger and tunnels in short.", &[], Answer::Json("EgressStatus"), &[], || {
-            get(egress::status)
-        }),
+        admin(
+            "/state/egress/status",
+            "Gateway, ledger and tunnels in short.",
+            &[],
+            Answer::Json("EgressStatus"),
+            &[],
+            || get(egress::status),
+        ),
         admin(
             "/state/tunnels",
             "Open tunnels.",
@@ -195,10 +200,17 @@ fn state_routes() -> Vec<Route> {
             &[ProblemCode::BadQuery],
             || get(egress::tunnels),
         ),
-        admin("/state/personas", "The personas in force.", &[], Answer::Json("Personas"), &[], || get(policy::personas)),
-        admin("/egress/settings", "The settings in force, without secrets.", &[], Answer::Json("Settings"), &[], || {
-            get(egress::settings)
+        admin("/state/personas", "The personas in force.", &[], Answer::Json("Personas"), &[], || {
+            get(policy::personas)
         }),
+        admin(
+            "/egress/settings",
+            "The settings in force, without secrets.",
+            &[],
+            Answer::Json("Settings"),
+            &[],
+            || get(egress::settings),
+        ),
         admin(
             "/ledger/checkpoint",
             "The newest signed tree head, as a C2SP tlog-checkpoint.",

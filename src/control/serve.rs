@@ -26,22 +26,42 @@ use super::state::{App, ControlState};
 use crate::config::ControlConfig;
 use crate::domain::{ClientAddr, TokenHash};
 
-/// TCP connections at once. 64: dashboards and scrapers; each costs two small buffers.
-const TCP_CONNECTIONS: usize = 64;
-/// Unix connections at once, counted apart so that nobody on TCP can lock the operator out.
-const UNIX_CONNECTIONS: usize = 32;
-/// Time for a request head to arrive whole, and for an idle connection to send its next. 10 s.
-const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Bytes of a request head. 16 KiB: cookies of other services on localhost come along.
 const HEAD_BYTES: usize = 16 << 10;
 /// Header fields of a request. 64.
 const HEAD_FIELDS: usize = 64;
-/// Time in which a client must read something of an answer. 30 s.
-const WRITE_STALL: Duration = Duration::from_secs(30);
-/// Time that requests in flight get at shutdown. 3 s: the slowest bounded read of the ledger.
-const DRAIN: Duration = Duration::from_secs(3);
 /// Pause after a failed accept (out of descriptors). 100 ms: no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The bounds of the API's connections. Tests make them small; nobody else changes them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// TCP connections at once. 64: dashboards and scrapers; each costs two small buffers.
+    pub(super) tcp_connections: usize,
+    /// Unix connections at once, counted apart so that nobody on TCP can lock the operator out. 32.
+    pub(super) unix_connections: usize,
+    /// Time for a request head to arrive whole, and for an idle connection to send its next. 10 s.
+    pub(super) head_time: Duration,
+    /// Time for a request, its body included, until its answer begins. 20 s: a page from sealed segments.
+    pub(super) request_time: Duration,
+    /// Time in which a client must read something of an answer. 30 s.
+    pub(super) write_stall: Duration,
+    /// Time that requests in flight get at shutdown. 3 s: the slowest usual read of the ledger.
+    pub(super) drain: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            tcp_connections: 64,
+            unix_connections: 32,
+            head_time: Duration::from_secs(10),
+            request_time: Duration::from_secs(20),
+            write_stall: Duration::from_secs(30),
+            drain: Duration::from_secs(3),
+        }
+    }
+}
 
 /// The API at work.
 #[derive(Debug)]
@@ -88,6 +108,16 @@ pub fn serve_on(
     state: ControlState,
     shutdown: CancellationToken,
 ) -> Result<Running, ControlError> {
+    serve_within(Bounds::default(), config, prepared, state, shutdown)
+}
+
+pub(super) fn serve_within(
+    bounds: Bounds,
+    config: &ControlConfig,
+    prepared: Prepared,
+    state: ControlState,
+    shutdown: CancellationToken,
+) -> Result<Running, ControlError> {
     let token = match &config.admin_token_sha256 {
         Some(hex) => Some(TokenHash::from_hex(hex).ok_or(ControlError::BadTokenHash)?),
         None => None,
@@ -98,21 +128,29 @@ pub fn serve_on(
     let app = Arc::new(App::new(state, auth, shutdown.clone()));
     let tcp = listening.tcp_addr;
     tracing::info!(%tcp, socket = %config.unix_socket.display(), token = token.is_some(), "control API listening");
-    let task = tokio::spawn(run(listening, router::build(app), shutdown));
+    let task = tokio::spawn(run(listening, Door { router: router::build(app), bounds, shutdown }));
     Ok(Running { tcp, task })
 }
 
-async fn run(listening: Listening, router: Router, shutdown: CancellationToken) {
-    let Listening { tcp, unix, file, .. } = listening;
-    tokio::join!(accept_tcp(tcp, router.clone(), shutdown.clone()), accept_unix(unix, router, file, shutdown));
+/// What every connection starts from.
+#[derive(Debug, Clone)]
+struct Door {
+    router: Router,
+    bounds: Bounds,
+    shutdown: CancellationToken,
 }
 
-async fn accept_tcp(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let mut connections = Connections::new(TCP_CONNECTIONS, router, shutdown);
+async fn run(listening: Listening, door: Door) {
+    let Listening { tcp, unix, file, .. } = listening;
+    tokio::join!(accept_tcp(tcp, door.clone()), accept_unix(unix, file, door));
+}
+
+async fn accept_tcp(listener: TcpListener, door: Door) {
+    let mut connections = Connections::new(door.bounds.tcp_connections, door);
     while let Some(permit) = connections.slot().await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = connections.shutdown.cancelled() => break,
+            () = connections.door.shutdown.cancelled() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -127,17 +165,12 @@ async fn accept_tcp(listener: TcpListener, router: Router, shutdown: Cancellatio
     connections.drain().await;
 }
 
-async fn accept_unix(
-    listener: UnixListener,
-    router: Router,
-    file: Option<SocketFile>,
-    shutdown: CancellationToken,
-) {
-    let mut connections = Connections::new(UNIX_CONNECTIONS, router, shutdown);
+async fn accept_unix(listener: UnixListener, file: Option<SocketFile>, door: Door) {
+    let mut connections = Connections::new(door.bounds.unix_connections, door);
     while let Some(permit) = connections.slot().await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = connections.shutdown.cancelled() => break,
+            () = connections.door.shutdown.cancelled() => break,
         };
         // Credentials are those at connect time (unix(7), SO_PEERCRED). A peer without any is nobody.
         let identified =
@@ -158,15 +191,14 @@ async fn accept_unix(
 struct Connections {
     slots: Arc<Semaphore>,
     tasks: JoinSet<()>,
-    router: Router,
-    shutdown: CancellationToken,
+    door: Door,
 }
 
 type Permit = tokio::sync::OwnedSemaphorePermit;
 
 impl Connections {
-    fn new(bound: usize, router: Router, shutdown: CancellationToken) -> Self {
-        Self { slots: Arc::new(Semaphore::new(bound)), tasks: JoinSet::new(), router, shutdown }
+    fn new(bound: usize, door: Door) -> Self {
+        Self { slots: Arc::new(Semaphore::new(bound)), tasks: JoinSet::new(), door }
     }
 
     /// Waits for a free slot; `None` at shutdown.
@@ -174,7 +206,7 @@ impl Connections {
         while self.tasks.try_join_next().is_some() {}
         tokio::select! {
             permit = Arc::clone(&self.slots).acquire_owned() => permit.ok(),
-            () = self.shutdown.cancelled() => None,
+            () = self.door.shutdown.cancelled() => None,
         }
     }
 
@@ -182,7 +214,7 @@ impl Connections {
         tracing::warn!(%error, "the control API could not accept a connection");
         tokio::select! {
             () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-            () = self.shutdown.cancelled() => {}
+            () = self.door.shutdown.cancelled() => {}
         }
     }
 
@@ -190,37 +222,39 @@ impl Connections {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let router = self.router.clone();
-        let shutdown = self.shutdown.clone();
+        let door = self.door.clone();
         self.tasks.spawn(async move {
-            serve_connection(stream, peer, router, shutdown).await;
+            serve_connection(stream, peer, door).await;
             drop(permit);
         });
     }
 
     async fn drain(mut self) {
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(DRAIN, all).await.is_err() {
+        if tokio::time::timeout(self.door.bounds.drain, all).await.is_err() {
             self.tasks.shutdown().await;
         }
     }
 }
 
-async fn serve_connection<S>(stream: S, peer: ClientAddr, router: Router, shutdown: CancellationToken)
+async fn serve_connection<S>(stream: S, peer: ClientAddr, door: Door)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let Door { router, bounds, shutdown } = door;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let router = router.clone();
-        async move { Ok::<_, std::convert::Infallible>(router::answer(router, request.map(Body::new)).await) }
+        async move {
+            Ok::<_, std::convert::Infallible>(router::answer(router, request.map(Body::new), bounds.request_time).await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIME)
+        .header_read_timeout(bounds.head_time)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEAD_FIELDS)
-        .serve_connection(TokioIo::new(StallGuard::new(stream, WRITE_STALL)), service);
+        .serve_connection(TokioIo::new(StallGuard::new(stream, bounds.write_stall)), service);
     tokio::pin!(connection);
     let outcome = tokio::select! {
         outcome = connection.as_mut() => outcome,

@@ -70,7 +70,8 @@ impl FailureThrottle {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let key = network_of(peer);
         let of_peer = buckets.peers.get(&key).copied().unwrap_or(Bucket { whole_at: now });
-        let wait = of_peer.wait(now, PEER_BURST, PEER_REFILL).max(buckets.global.wait(now, GLOBAL_BURST, GLOBAL_REFILL));
+        let wait =
+            of_peer.wait(now, PEER_BURST, PEER_REFILL).max(buckets.global.wait(now, GLOBAL_BURST, GLOBAL_REFILL));
         if !wait.is_zero() {
             return Attempt::Throttled(wait);
         }

@@ -208,8 +208,7 @@ pub(super) fn schemas() -> Value {
     let list = |items: Value| json!({ "type": "array", "items": items });
     let maybe = |kind: &str| json!({ "type": [kind, "null"] });
     let object = |properties: Value| {
-        let required: Vec<String> =
-            properties.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect();
+        let required: Vec<String> = properties.as_object().into_iter().flat_map(|map| map.keys().cloned()).collect();
         json!({ "type": "object", "properties": properties, "required": required })
     };
     let reference = |name: &str| json!({ "$ref": format!("#/components/schemas/{name}") });

@@ -127,9 +127,9 @@ impl From<ClientError> for Failure {
                 };
                 Self::new(error.to_string()).why(source).advice(advice)
             }
-            ClientError::Forbidden { source, .. } => Self::new(error.to_string())
-                .why(source)
-                .advice("run as root or as the daemon's user, or use `--base http://127.0.0.1:8091` with the admin token"),
+            ClientError::Forbidden { source, .. } => Self::new(error.to_string()).why(source).advice(
+                "run as root or as the daemon's user, or use `--base http://127.0.0.1:8091` with the admin token",
+            ),
             ClientError::Refused(problem) => {
                 let mut failure = Self::new(format!("the daemon refused ({})", problem.code)).why(&problem.detail);
                 failure.advice = problem.hint.clone();

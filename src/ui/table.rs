@@ -19,7 +19,7 @@ impl Table {
     /// An empty table. A heading that starts with `>` aligns its column to the right.
     pub fn new(headings: &[&str]) -> Self {
         let mut inner = comfy_table::Table::new();
-        inner.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        inner.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         inner.set_header(headings.iter().map(|heading| heading.trim_start_matches('>')));
         for (index, heading) in headings.iter().enumerate() {
             let Some(column) = inner.column_mut(index) else { continue };

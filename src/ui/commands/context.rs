@@ -42,7 +42,8 @@ impl Context {
         let dir = match dir {
             Some(dir) => dir,
             None => {
-                let settings = self.settings().map_err(|failure| failure.advice("name the ledger's folder with --dir"))?;
+                let settings =
+                    self.settings().map_err(|failure| failure.advice("name the ledger's folder with --dir"))?;
                 settings.ledger.dir.clone()
             }
         };
@@ -55,7 +56,8 @@ impl Context {
         match dir {
             Some(dir) => Ok(dir.to_owned()),
             None => {
-                let settings = self.settings().map_err(|failure| failure.advice("name the folder after `policy check`"))?;
+                let settings =
+                    self.settings().map_err(|failure| failure.advice("name the folder after `policy check`"))?;
                 Ok(settings.config_dir.clone())
             }
         }

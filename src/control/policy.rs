@@ -1,0 +1,3 @@
+//! stub
+pub(super) async fn personas() {}
+pub(super) async fn reload() {}
