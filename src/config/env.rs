@@ -79,8 +79,9 @@ pub(super) static VARIABLES: &[Variable] = &[
     var("SMOKE_TIMEOUT_SECS", SMOKE, "seconds", "600", "time for the whole smoke test"),
 ];
 
-/// Names that others define and that are read as well: where folders lie.
-const FOREIGN: [&str; 4] = ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY"];
+/// Names that others define and that are read as well: where folders lie, and how a terminal is to look.
+const FOREIGN: [&str; 6] =
+    ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY", "NO_COLOR", "TERM"];
 
 const fn var(
     name: &'static str,

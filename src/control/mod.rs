@@ -25,6 +25,8 @@ mod listen;
 mod openapi;
 mod origin;
 mod policy;
+mod preview;
+mod settings;
 mod problem;
 mod public;
 mod router;

@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::problem::ProblemCode;
 use super::state::App;
-use super::{egress, ledger, policy, public, stream};
+use super::{egress, ledger, policy, preview, public, settings, stream};
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,7 +209,7 @@ fn state_routes() -> Vec<Route> {
             &[],
             Answer::Json("Settings"),
             &[],
-            || get(egress::settings),
+            || get(settings::settings),
         ),
         admin(
             "/ledger/checkpoint",
@@ -246,7 +246,7 @@ fn action_routes() -> Vec<Route> {
                 ProblemCode::NoSuchPersona,
                 ProblemCode::LedgerUnavailable,
             ],
-            handler: || post(egress::preview),
+            handler: || post(preview::preview),
         },
         Route {
             method: Method::POST,

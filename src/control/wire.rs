@@ -1,7 +1,5 @@
 //! What goes over the wire. Apart from the domain types on purpose: a field here is a promise to clients.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +7,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::problem::ProblemCode;
-use crate::domain::{DenialCode, PersonaId, RuleId, Scheme};
+use crate::domain::{DenialCode, PersonaId, RuleId, Scheme, Timestamp};
 use crate::ledger::{Outcome, Via};
 use crate::proxy::{Status, TunnelView};
 
@@ -54,18 +52,40 @@ pub struct EgressStatus {
 /// The ledger in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerStatus {
-    /// Whether records are written; when false, anything that leaves leaves no trace.
+    /// Whether records are written; when false, what leaves leaves no trace.
     pub enabled: bool,
-    /// Whether it can be written now.
+    /// Whether it can be written now; when false, nothing leaves.
     pub available: bool,
-    /// Why not.
-    pub reason: Option<String>,
+    /// Why not: the stable code.
+    pub cause: Option<String>,
+    /// Why not, in the system's words.
+    pub detail: Option<String>,
+    /// Since when not.
+    pub since: Option<Timestamp>,
     /// Its folder.
     pub dir: PathBuf,
-    /// Lines in the log.
-    pub size: u64,
-    /// Lines that are known to be on the disk.
-    pub synced: u64,
+    /// The log's name in checkpoints.
+    pub origin: String,
+    /// The key that checks its checkpoints.
+    pub public_key: Option<String>,
+    /// `batch` or `strict`.
+    pub durability: String,
+    /// Sequence number of the last line.
+    pub last_seq: u64,
+    /// Lines that no sync covers yet.
+    pub unsynced_lines: u64,
+    /// Lines that the newest checkpoint covers.
+    pub signed_size: Option<u64>,
+    /// When it was signed.
+    pub signed_at: Option<Timestamp>,
+    /// Why the newest checkpoint could not be kept.
+    pub checkpoint_error: Option<String>,
+    /// Segment files.
+    pub segments: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Records refused since the start, each of them something that did not leave.
+    pub refused_total: u64,
 }
 
 /// The policy in short.
@@ -98,10 +118,19 @@ pub struct Personas {
 pub struct PersonaView {
     /// Its name.
     pub id: PersonaId,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
     /// `off`, `allowlist` or `public`.
     pub posture: String,
     /// `enforce`, `report` or `open`.
     pub mode: String,
+    /// Its tokens, by name only.
+    pub tokens: Vec<TokenView>,
+    /// Users whose Unix socket connections are this persona.
+    pub uids: Vec<u32>,
+    /// URIs of its client certificates.
+    pub certificates: Vec<String>,
     /// Rules that allow.
     pub allow_rules: u64,
     /// Rules that deny.
@@ -110,6 +139,16 @@ pub struct PersonaView {
     pub connections: u64,
     /// Tunnels now.
     pub tunnels: u64,
+}
+
+/// A token, by the operator's name for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    /// Its name.
+    pub name: String,
+    /// When it stops to work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// `POST /egress/preview`: a `url`, or `host`, `port` and `scheme`.
@@ -192,13 +231,8 @@ pub struct Proof {
     pub proof: String,
 }
 
-/// `GET /egress/settings`: sections of settings by name, values as the configuration file writes them.
-pub type Settings = BTreeMap<String, Value>;
-
-/// Where the gateway listens, for [`Settings`].
-pub(super) fn addresses(addrs: &[SocketAddr]) -> Value {
-    addrs.iter().map(|addr| Value::from(addr.to_string())).collect()
-}
+/// `GET /egress/settings`: sections by name; times in milliseconds, sizes in bytes, as the names say.
+pub type Settings = Value;
 
 /// JSON Schemas (2020-12) of all of the above, by the names that the table of routes uses.
 pub(super) fn schemas() -> Value {
@@ -244,8 +278,12 @@ pub(super) fn schemas() -> Value {
             "version": text(),
             "gateway": { "anyOf": [reference("Gateway"), { "type": "null" }] },
             "ledger": object(json!({
-                "enabled": flag(), "available": flag(), "reason": maybe("string"), "dir": text(),
-                "size": count(), "synced": count(),
+                "enabled": flag(), "available": flag(), "cause": maybe("string"), "detail": maybe("string"),
+                "since": maybe("string"), "dir": text(), "origin": text(), "public_key": maybe("string"),
+                "durability": { "type": "string", "enum": ["batch", "strict"] },
+                "last_seq": count(), "unsynced_lines": count(), "signed_size": maybe("integer"),
+                "signed_at": maybe("string"), "checkpoint_error": maybe("string"),
+                "segments": count(), "bytes": count(), "refused_total": count(),
             })),
             "policy": object(json!({ "generation": count(), "personas": count() })),
         })),
@@ -257,6 +295,8 @@ pub(super) fn schemas() -> Value {
                 "id": text(),
                 "posture": { "type": "string", "enum": ["off", "allowlist", "public"] },
                 "mode": { "type": "string", "enum": ["enforce", "report", "open"] },
+                "tokens": list(object(json!({ "name": text() }))),
+                "uids": list(count()), "certificates": list(text()),
                 "allow_rules": count(), "deny_rules": count(), "connections": count(), "tunnels": count(),
             }))),
         })),

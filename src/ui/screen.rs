@@ -2,6 +2,8 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use crate::config::Environment;
+
 /// A meaning that has a colour on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Paint {
@@ -43,10 +45,11 @@ pub struct Screen {
 impl Screen {
     /// Standard output: coloured only on a terminal, and not when `NO_COLOR` is set and not empty
     /// (no-color.org) or `TERM` is `dumb`.
-    pub fn stdout(json: bool) -> Self {
+    pub fn stdout(json: bool, env: &Environment) -> Self {
         let out = io::stdout();
-        let silenced = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let dumb = matches!(env.text("TERM"), Ok(Some("dumb")));
+        // Set to anything at all, unreadable things too, it silences.
+        let silenced = dumb || !matches!(env.text("NO_COLOR"), Ok(None));
         let colour = out.is_terminal() && !silenced;
         // Progress goes to standard error, so it is that which must be a terminal.
         let interactive = io::stderr().is_terminal();

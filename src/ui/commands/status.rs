@@ -56,16 +56,17 @@ fn show_status(status: &EgressStatus, tunnels: &[TunnelView], screen: &mut Scree
         (false, _) => (Paint::Bad, "OFF: what leaves is not recorded".to_owned()),
         (true, true) => (Paint::Good, "writable".to_owned()),
         (true, false) => {
-            let reason = ledger.reason.as_deref().unwrap_or("no reason given");
+            let reason = ledger.detail.as_deref().or(ledger.cause.as_deref()).unwrap_or("no reason given");
             (Paint::Bad, format!("UNAVAILABLE, nothing leaves: {}", crate::ui::text::safe(reason)))
         }
     };
     let line = format!(
-        "{}{}  {} lines, {} on disk  {}",
+        "{}{}  {} lines, {} signed, {}  {}",
         heading(screen, "ledger"),
         screen.paint(paint, &word),
-        count(ledger.size),
-        count(ledger.synced),
+        count(ledger.last_seq),
+        count(ledger.signed_size.unwrap_or(0)),
+        size(ledger.bytes),
         ledger.dir.display()
     );
     screen.line(&line)?;
@@ -174,10 +175,21 @@ mod tests {
             ledger: LedgerStatus {
                 enabled: true,
                 available: true,
-                reason: None,
+                cause: None,
+                detail: None,
+                since: None,
                 dir: "/var/lib/arw/ledger".into(),
-                size: 2_473,
-                synced: 2_470,
+                origin: "arw.local/egress".to_owned(),
+                public_key: None,
+                durability: "batch".to_owned(),
+                last_seq: 2_473,
+                unsynced_lines: 3,
+                signed_size: Some(2_400),
+                signed_at: None,
+                checkpoint_error: None,
+                segments: 1,
+                bytes: 1 << 20,
+                refused_total: 0,
             },
             policy: PolicyStatus { generation: 2, personas: 1 },
         }
@@ -205,7 +217,7 @@ mod tests {
             "\
 gateway   open  127.0.0.1:9080  3 connections, 1 tunnels
           1 234 allowed, 5 denied, 2.0 KiB up, 3.0 MiB down since the start
-ledger    writable  2 473 lines, 2 470 on disk  /var/lib/arw/ledger
+ledger    writable  2 473 lines, 2 400 signed, 1.0 MiB  /var/lib/arw/ledger
 policy    generation 2, 1 personas
 daemon    0.1.0
 
@@ -227,7 +239,7 @@ SEQ  PERSONA  TARGET                       SINCE                    UP     DOWN
         status.ledger = LedgerStatus {
             enabled: true,
             available: false,
-            reason: Some("disk full\x1b[2J".to_owned()),
+            detail: Some("disk full\x1b[2J".to_owned()),
             ..status.ledger
         };
         let text = capture(|screen| show_status(&status, &[], screen).expect("shown"));
