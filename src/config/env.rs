@@ -79,9 +79,9 @@ pub(super) static VARIABLES: &[Variable] = &[
     var("SMOKE_TIMEOUT_SECS", SMOKE, "seconds", "600", "time for the whole smoke test"),
 ];
 
-/// Names that others define and that are read as well: where folders lie, and how a terminal is to look.
-const FOREIGN: [&str; 6] =
-    ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY", "NO_COLOR", "TERM"];
+/// Names that others define and that are read as well: where folders lie, how output is to look.
+const FOREIGN: [&str; 7] =
+    ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY", "JOURNAL_STREAM", "NO_COLOR", "TERM"];
 
 const fn var(
     name: &'static str,

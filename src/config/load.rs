@@ -53,10 +53,10 @@ pub fn load(args: &Overrides, env: &Environment) -> Result<Loaded, Faults> {
 
     let mut draft = Draft::new();
     let places = Places::find(args, env, &mut faults);
-    if let Some(file) = &places.file {
-        if let Some(text) = gather(read_file(file, MAX_FILE_BYTES), &mut faults) {
-            server_file::apply(&mut draft, file, &text, &mut faults);
-        }
+    if let Some(file) = &places.file
+        && let Some(text) = gather(read_file(file, MAX_FILE_BYTES), &mut faults)
+    {
+        server_file::apply(&mut draft, file, &text, &mut faults);
     }
     apply_environment(&mut draft, env, &mut faults, &mut warnings);
     apply_arguments(&mut draft, args, env, &mut faults);
@@ -92,6 +92,10 @@ impl Places {
         let config_dir = given(&args.config_dir, "ARW_CONFIG_DIR", faults)
             .or_else(|| usual_config_dir(env))
             .or_else(|| state_dir.map(|state| state.join("config")));
+        let unseen = args.config_file.as_ref().filter(|file| env.absolute(file).is_err());
+        faults.extend(
+            unseen.map(|file| Fault::new(file, None, "", "the path is relative and the current folder is unknown")),
+        );
         let named = given(&args.config_file, "ARW_CONFIG", faults);
         let file = named.or_else(|| {
             let file = config_dir.as_ref()?.join(FILE_NAME);
