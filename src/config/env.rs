@@ -80,8 +80,8 @@ pub(super) static VARIABLES: &[Variable] = &[
 ];
 
 /// Names that others define and that are read as well: where folders lie, how output is to look.
-const FOREIGN: [&str; 6] =
-    ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY", "JOURNAL_STREAM", "NO_COLOR"];
+const FOREIGN: [&str; 7] =
+    ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY", "JOURNAL_STREAM", "NO_COLOR", "TERM"];
 
 const fn var(
     name: &'static str,

@@ -1,0 +1,112 @@
+//! The gateway and its record, read only.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+
+use super::extract::Strict;
+use super::problem::{Problem, ProblemCode};
+use super::routes::{DEFAULT_LINES, MAX_LINES, MAX_TUNNELS};
+use super::state::App;
+use super::wire::{EgressPage, EgressStatus, LedgerStatus, PolicyStatus, Tunnels};
+use crate::domain::PersonaId;
+use crate::ledger::{self, Filter, Outcome};
+
+/// Tunnels without `limit`. 1000: a table that a person can still scroll through.
+const DEFAULT_TUNNELS: u64 = 1_000;
+
+pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Json<EgressStatus>, Problem> {
+    // The status counts the segment files.
+    let ledger = app.state.ledger.clone();
+    let ledger = blocking(move || ledger.status()).await?;
+    let policy = app.state.policy.load();
+    Ok(Json(EgressStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        gateway: app.state.gateway.as_ref().map(crate::proxy::Handle::status),
+        ledger: ledger.into(),
+        policy: PolicyStatus { generation: policy.generation(), personas: policy.personas().len() as u64 },
+    }))
+}
+
+impl From<ledger::LedgerStatus> for LedgerStatus {
+    fn from(status: ledger::LedgerStatus) -> Self {
+        Self {
+            enabled: status.enabled,
+            available: status.available,
+            cause: status.cause.map(|cause| cause.code().to_owned()),
+            detail: status.cause_detail,
+            since: status.since,
+            dir: status.dir,
+            origin: status.origin,
+            public_key: status.public_key,
+            durability: status.durability.to_owned(),
+            last_seq: status.last_seq,
+            unsynced_lines: status.unsynced_lines,
+            signed_size: status.signed_size,
+            signed_at: status.signed_at,
+            checkpoint_error: status.checkpoint_error,
+            segments: status.segments,
+            bytes: status.bytes,
+            refused_total: status.refused_total,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TunnelsQuery {
+    limit: Option<u64>,
+}
+
+pub(super) async fn tunnels(
+    State(app): State<Arc<App>>,
+    Strict(query): Strict<TunnelsQuery>,
+) -> Result<Json<Tunnels>, Problem> {
+    let limit = bounded("limit", query.limit.unwrap_or(DEFAULT_TUNNELS), 1, MAX_TUNNELS)?;
+    let tunnels = app.state.gateway.as_ref().map(|gateway| gateway.tunnels(limit)).unwrap_or_default();
+    Ok(Json(Tunnels { tunnels }))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LinesQuery {
+    limit: Option<u64>,
+    persona: Option<PersonaId>,
+    host: Option<String>,
+    decision: Option<Outcome>,
+    after: Option<u64>,
+}
+
+pub(super) async fn lines(
+    State(app): State<Arc<App>>,
+    Strict(query): Strict<LinesQuery>,
+) -> Result<Json<EgressPage>, Problem> {
+    let limit = bounded("limit", query.limit.unwrap_or(DEFAULT_LINES), 1, MAX_LINES)?;
+    let ledger = app.state.ledger.clone();
+    blocking(move || page(&ledger, query, limit)).await?.map(Json)
+}
+
+/// `value`, if it lies within its bounds.
+pub(super) fn bounded(name: &str, value: u64, from: u64, to: u64) -> Result<usize, Problem> {
+    if (from..=to).contains(&value) {
+        return Ok(usize::try_from(value).unwrap_or(usize::MAX));
+    }
+    Err(Problem::new(ProblemCode::BadQuery, format!("`{name}` is a number from {from} to {to}")))
+}
+
+/// Runs what touches the disk off the executor's threads.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(%error, "a task of the control API failed");
+        Problem::new(ProblemCode::Internal, "the daemon failed; its log says how")
+    })
+}
+
+/// What the ledger could not do, in words that are safe to show; the log has the rest.
+pub(super) fn ledger_problem(error: &ledger::LedgerError) -> Problem {
+    tracing::warn!(%error, "the control API could not use the ledger");
+    Problem::new(ProblemCode::LedgerUnavailable, "the ledger cannot be read or written now")
+        .hint("see `arw-cli status` and the daemon's log")
+}

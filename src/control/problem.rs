@@ -1,0 +1,233 @@
+//! What the API answers when it does not do what was asked: RFC 9457 problem details.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Fault;
+
+macro_rules! problems {
+    ($($(#[$meta:meta])* $variant:ident => $code:literal $status:literal $title:literal,)+) => {
+        /// The closed set of the API's own refusals. A code never changes once released.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ProblemCode { $($(#[$meta])* $variant,)+ }
+
+        impl ProblemCode {
+            /// Every value, in the order of its declaration.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable code.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// The HTTP status that carries it (RFC 9110).
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)+ }
+            }
+
+            /// The same short words for every occurrence (RFC 9457 section 3.1.3).
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)+ }
+            }
+        }
+    };
+}
+
+problems! {
+    /// The request cannot be understood.
+    BadRequest => "bad_request" 400 "The request cannot be understood",
+    /// A query parameter is unknown or out of its bounds.
+    BadQuery => "bad_query" 400 "A query parameter is wrong",
+    /// More than one credential came with the request.
+    AmbiguousCredentials => "ambiguous_credentials" 400 "More than one credential was presented",
+    /// The route needs the admin token, and none was presented.
+    AdminTokenMissing => "admin_token_missing" 401 "The admin token is missing",
+    /// The presented token is not the admin token.
+    AdminTokenWrong => "admin_token_wrong" 401 "The admin token is wrong",
+    /// No admin token is configured, so TCP cannot administer.
+    AdminTokenUnset => "admin_token_unset" 403 "No admin token is configured",
+    /// The peer of the Unix socket is neither root nor the daemon's own user.
+    PeerNotAdmin => "peer_not_admin" 403 "This user does not administer the daemon",
+    /// The request came from a page of another origin.
+    CrossOrigin => "cross_origin" 403 "Requests from other origins are refused",
+    /// No such route.
+    NotFound => "not_found" 404 "There is no such route",
+    /// The ledger has no such entry.
+    NoSuchEntry => "no_such_entry" 404 "The ledger has no such entry",
+    /// No such persona.
+    NoSuchPersona => "no_such_persona" 404 "There is no such persona",
+    /// The route exists, the method does not.
+    MethodNotAllowed => "method_not_allowed" 405 "The route does not have this method",
+    /// The body is longer than the bound.
+    BodyTooLarge => "body_too_large" 413 "The body is too large",
+    /// The body is not declared as `application/json`.
+    NotJson => "not_json" 415 "The body is not JSON",
+    /// The `Host` does not name this API.
+    WrongHost => "wrong_host" 421 "The request is for another host",
+    /// The files were read and have faults; the snapshot in force stays.
+    PolicyFaults => "policy_faults" 422 "The policy has faults",
+    /// Too many wrong tokens.
+    TooManyFailures => "too_many_failures" 429 "Too many wrong credentials",
+    /// A bug or a failed system call; the log has more.
+    Internal => "internal" 500 "The daemon failed",
+    /// The daemon is not ready to let anything leave.
+    NotReady => "not_ready" 503 "The daemon is not ready",
+    /// The ledger cannot be written or read.
+    LedgerUnavailable => "ledger_unavailable" 503 "The ledger is unavailable",
+    /// As many event streams as there may be are open.
+    TooManyStreams => "too_many_streams" 503 "Too many event streams are open",
+    /// The request took longer than the bound.
+    TimedOut => "timed_out" 503 "The request took too long",
+}
+
+impl ProblemCode {
+    /// The value whose code is `code`.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|known| known.code() == code)
+    }
+}
+
+/// One refusal: the code, and what is particular to this occurrence.
+///
+/// Never carries a secret: neither tokens nor their hashes reach `detail` or `hint`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    /// The stable code.
+    pub code: ProblemCode,
+    /// What went wrong this time; lower case, no full stop.
+    pub detail: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Seconds after which a retry may succeed; becomes `Retry-After`.
+    pub retry_after: Option<u64>,
+    /// Causes, for [`ProblemCode::NotReady`].
+    pub reasons: Vec<String>,
+    /// Faults of files, for [`ProblemCode::PolicyFaults`].
+    pub faults: Vec<Fault>,
+}
+
+impl Problem {
+    /// A refusal without advice.
+    pub fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
+        Self { code, detail: detail.into(), hint: None, retry_after: None, reasons: Vec::new(), faults: Vec::new() }
+    }
+
+    /// The same refusal with advice.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// How a problem looks on the wire; the client reads it back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProblemBody {
+    /// `urn:arw:problem:<code>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Short words for the code.
+    pub title: String,
+    /// The HTTP status, repeated.
+    pub status: u16,
+    /// What went wrong this time.
+    pub detail: String,
+    /// The stable code.
+    pub code: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// Why the daemon is not ready.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<String>,
+    /// Faults of files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultBody>,
+}
+
+/// One fault of a file on the wire.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct FaultBody {
+    /// The file.
+    pub file: String,
+    /// Line, from 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// The key, dotted and indexed.
+    pub key: String,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl From<&Fault> for FaultBody {
+    fn from(fault: &Fault) -> Self {
+        Self {
+            file: fault.file.display().to_string(),
+            line: fault.line,
+            key: fault.key.clone(),
+            message: fault.message.clone(),
+            hint: fault.hint.clone(),
+        }
+    }
+}
+
+impl From<&Problem> for ProblemBody {
+    fn from(problem: &Problem) -> Self {
+        Self {
+            kind: format!("urn:arw:problem:{}", problem.code.code()),
+            title: problem.code.title().to_owned(),
+            status: problem.code.status(),
+            detail: problem.detail.clone(),
+            code: problem.code.code().to_owned(),
+            hint: problem.hint.clone(),
+            reasons: problem.reasons.clone(),
+            faults: problem.faults.iter().map(FaultBody::from).collect(),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.code.status()).expect("every code has a valid status");
+        let mut response = (status, Json(ProblemBody::from(&self))).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.code.status() == 401 {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"arw control\""));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_snake_case_and_carry_an_error_status() {
+        for (index, code) in ProblemCode::ALL.iter().enumerate() {
+            assert_eq!(ProblemCode::from_code(code.code()), Some(*code));
+            assert!(code.code().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{code:?}");
+            assert!((400..600).contains(&code.status()), "{code:?}");
+            assert!(ProblemCode::ALL[..index].iter().all(|other| other.code() != code.code()));
+        }
+    }
+
+    #[test]
+    fn a_401_says_how_to_authenticate_and_a_429_says_when() {
+        let response = Problem::new(ProblemCode::AdminTokenWrong, "no").into_response();
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        assert!(response.headers().contains_key(header::WWW_AUTHENTICATE));
+        let mut problem = Problem::new(ProblemCode::TooManyFailures, "slow down");
+        problem.retry_after = Some(3);
+        assert_eq!(problem.into_response().headers()[header::RETRY_AFTER], "3");
+    }
+}

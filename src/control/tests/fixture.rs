@@ -1,0 +1,146 @@
+//! A daemon's worth of handles, and clients that say exactly what a test wants.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::super::serve::{Bounds, serve_within};
+use super::super::{Base, Client, Command, ControlState, Prepared, Running};
+use crate::config::ServerConfig;
+use crate::domain::{Secret, SystemClock, TokenHash};
+use crate::proxy::{Handle, Metrics, Status};
+
+/// The admin token of every fixture that has one.
+pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// A running API and everything behind it.
+pub(super) struct Fixture {
+    pub(super) state: ControlState,
+    pub(super) config: ServerConfig,
+    pub(super) running: Running,
+    pub(super) shutdown: CancellationToken,
+    pub(super) commands: mpsc::Receiver<Command>,
+    // Last, so that the folder outlives what lies in it.
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    /// With the admin token.
+    pub(super) fn start() -> Self {
+        Self::start_with(Bounds::default(), Some(TOKEN))
+    }
+
+    pub(super) fn start_with(bounds: Bounds, token: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let mut config = ServerConfig::defaults(folder.path().join("state"), folder.path().join("config"));
+        config.control.bind = "127.0.0.1:0".parse().expect("literal");
+        config.control.admin_token_sha256 = token.map(|text| TokenHash::of(text.as_bytes()).to_hex());
+        let (sender, commands) = mpsc::channel(4);
+        let state = state(&config, sender);
+        let shutdown = CancellationToken::new();
+        let running = serve_within(bounds, &config.control, Prepared::default(), state.clone(), shutdown.clone())
+            .expect("listens");
+        Self { state, config, running, shutdown, commands, _folder: folder }
+    }
+
+    /// A client on the Unix socket, where this user is an admin.
+    pub(super) fn unix(&self) -> Client {
+        Client::new(Base::Unix(self.config.control.unix_socket.clone()), None)
+    }
+
+    /// A client on TCP.
+    pub(super) fn tcp(&self, token: Option<&str>) -> Client {
+        Client::new(Base::Tcp(self.running.tcp().to_string()), token.map(|text| Secret::new(text.to_owned())))
+    }
+
+    pub(super) async fn tcp_stream(&self) -> TcpStream {
+        TcpStream::connect(self.running.tcp()).await.expect("connects")
+    }
+
+    pub(super) async fn unix_stream(&self) -> UnixStream {
+        UnixStream::connect(&self.config.control.unix_socket).await.expect("connects")
+    }
+
+    /// One request over TCP with exactly these header lines besides `Host` and `Connection: close`.
+    pub(super) async fn ask(&self, method: &str, path: &str, headers: &[&str]) -> Answer {
+        let lines: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{lines}\r\n");
+        exchange(self.tcp_stream().await, head.as_bytes()).await
+    }
+
+    /// As [`Fixture::ask`], with the admin token.
+    pub(super) async fn ask_admin(&self, method: &str, path: &str, headers: &[&str]) -> Answer {
+        let credential = format!("X-ARW-Admin: {TOKEN}");
+        let headers: Vec<&str> = headers.iter().copied().chain([credential.as_str()]).collect();
+        self.ask(method, path, &headers).await
+    }
+}
+
+/// One answer, taken apart.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// Head lines in lower case.
+    pub(super) head: String,
+    pub(super) body: String,
+}
+
+impl Answer {
+    pub(super) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("the body is JSON")
+    }
+
+    /// The `code` of problem details.
+    pub(super) fn code(&self) -> String {
+        assert!(self.head.contains("content-type: application/problem+json"), "{self:?}");
+        self.json()["code"].as_str().expect("a code").to_owned()
+    }
+}
+
+/// Writes `request` and reads to the end of the stream.
+pub(super) async fn exchange<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, request: &[u8]) -> Answer {
+    // The daemon may refuse before it has read everything.
+    let _ = stream.write_all(request).await;
+    read_answer(stream).await
+}
+
+pub(super) async fn read_answer<S: AsyncRead + Unpin>(mut stream: S) -> Answer {
+    let mut bytes = Vec::new();
+    // A reset behind the answer (unread request bytes) is no matter.
+    let _ = stream.read_to_end(&mut bytes).await;
+    let text = String::from_utf8(bytes).expect("answers are text");
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.get(9..12).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let head = head.to_ascii_lowercase();
+    let body = if head.contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
+    Answer { status, head, body }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).expect("a chunk size");
+        let Some(chunk) = rest.get(..size) else { break };
+        out.push_str(chunk);
+        body = rest.get(size + 2..).unwrap_or_default();
+    }
+    out
+}
+
+fn state(config: &ServerConfig, commands: mpsc::Sender<Command>) -> ControlState {
+    ControlState {
+        config: Arc::new(config.clone()),
+        ledger: crate::ledger::Ledger {},
+        events: crate::events::EventBus {},
+        policy: Arc::new(ArcSwap::from_pointee(crate::policy::Snapshot {})),
+        gateway: Some(Handle::new(Status::default, |_| Vec::new())),
+        metrics: Arc::new(Metrics::default()),
+        commands,
+        clock: Arc::new(SystemClock),
+    }
+}

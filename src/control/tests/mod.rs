@@ -1,0 +1,5 @@
+//! The API over real sockets.
+
+mod bounds;
+mod fixture;
+mod gate;

@@ -1,0 +1,406 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+
+use crate::domain::{DenialCode, PersonaId, Secret, Timestamp};
+use crate::ledger::Outcome;
+
+/// Talk to the egress gateway of this host, and read its ledger.
+#[derive(Debug, Parser)]
+#[command(name = "arw-cli", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit status: 0 ok, 1 refused or failed, 2 wrong usage.")]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where the daemon answers: `unix:/path` or `http://127.0.0.1:8091` [default: the Unix socket in
+    /// the state folder if it is there, else http://127.0.0.1:8091]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Global options")]
+    pub base: Option<String>,
+    /// The admin token, needed on TCP [default: ARW_ADMIN_TOKEN]; better there or in a file than here,
+    /// where `ps` shows it
+    #[arg(long, global = true, value_name = "TOKEN", value_parser = token, help_heading = "Global options")]
+    pub admin_token: Option<Secret<String>>,
+    /// A file that holds the admin token and nothing else
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        value_hint = ValueHint::FilePath,
+        conflicts_with = "admin_token",
+        help_heading = "Global options"
+    )]
+    pub admin_token_file: Option<PathBuf>,
+    /// Answer in JSON
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// The daemon's state folder, with its socket and ledger [default: ARW_STATE_DIR, or as the daemon
+    /// finds it]
+    #[arg(long, global = true, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Global options")]
+    pub state_dir: Option<PathBuf>,
+}
+
+fn token(text: &str) -> Result<Secret<String>, std::convert::Infallible> {
+    Ok(Secret::new(text.to_owned()))
+}
+
+/// All commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show gateway, ledger, personas and open tunnels
+    Status,
+    /// Ask whether the daemon runs and may let anything leave
+    Health,
+    /// Read, search, verify and export the egress ledger, without the daemon
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Ask the gate
+    #[command(subcommand)]
+    Egress(EgressCommand),
+    /// Personas: the identities that traffic leaves as
+    #[command(subcommand)]
+    Persona(PersonaCommand),
+    /// Policies
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Have the daemon read its personas again
+    Reload,
+    /// Show what happens, as CloudEvents
+    Events(EventsArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write one per command into a folder
+    Man {
+        /// The folder
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// Where the ledger lies.
+#[derive(Debug, Clone, Args)]
+pub struct LedgerDir {
+    /// The ledger's folder [default: `ledger` in the state folder]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub dir: Option<PathBuf>,
+}
+
+/// `ledger …`.
+#[derive(Debug, Subcommand)]
+pub enum LedgerCommand {
+    /// Show the newest lines
+    Tail {
+        /// Where the ledger lies.
+        #[command(flatten)]
+        dir: LedgerDir,
+        /// Go on with new lines as they come
+        #[arg(short, long)]
+        follow: bool,
+        /// How many lines
+        #[arg(short = 'n', long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+        lines: u32,
+    },
+    /// Show the lines that match
+    Query {
+        /// Where the ledger lies.
+        #[command(flatten)]
+        dir: LedgerDir,
+        /// What to match.
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// At most so many lines, the newest of them
+        #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        limit: u32,
+    },
+    /// Count decisions, bytes, hosts and reasons
+    Stats {
+        /// Where the ledger lies.
+        #[command(flatten)]
+        dir: LedgerDir,
+        /// What to match.
+        #[command(flatten)]
+        filter: FilterArgs,
+    },
+    /// Check every line, the tree over them and its signatures
+    Verify {
+        /// The ledger's folder [default: `ledger` in the state folder]
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// Prove that one line is in the log
+    Prove {
+        /// Its sequence number
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        seq: u64,
+        /// Where the ledger lies.
+        #[command(flatten)]
+        dir: LedgerDir,
+        /// Write the proof to a file
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        out: Option<PathBuf>,
+    },
+    /// Write the lines that match in another form
+    Export {
+        /// Where the ledger lies.
+        #[command(flatten)]
+        dir: LedgerDir,
+        /// Which form
+        #[arg(long, value_enum)]
+        format: ExportFormat,
+        /// What to match.
+        #[command(flatten)]
+        filter: FilterArgs,
+        /// Real names and addresses instead of pseudonyms
+        #[arg(long)]
+        raw: bool,
+        /// Write to a file, which must not be there yet
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        out: Option<PathBuf>,
+    },
+}
+
+/// Forms of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    /// Comma-separated values with a heading
+    Csv,
+    /// JSON lines
+    Jsonl,
+    /// OCSF Network Activity, as JSON lines
+    Ocsf,
+}
+
+/// Conditions on lines; all of them must hold.
+#[derive(Debug, Clone, Default, Args)]
+pub struct FilterArgs {
+    /// Only this persona's
+    #[arg(long, value_parser = persona)]
+    pub persona: Option<PersonaId>,
+    /// Only this host, or `*.example.com` for every name below it
+    #[arg(long)]
+    pub host: Option<String>,
+    /// Only this decision
+    #[arg(long, value_enum)]
+    pub decision: Option<DecisionArg>,
+    /// Only denials with this code
+    #[arg(long, value_parser = denial_code)]
+    pub code: Option<DenialCode>,
+    /// Only from this moment on: RFC 3339, a day, or an age such as `90m`, `24h`, `7d`
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub since: Option<Timestamp>,
+    /// Only before this moment
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub until: Option<Timestamp>,
+}
+
+/// A decision on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DecisionArg {
+    /// Granted
+    Allow,
+    /// Denied
+    Deny,
+    /// Let through in report mode; enforcement would have denied
+    #[value(name = "would_deny", alias = "would-deny")]
+    WouldDeny,
+}
+
+impl From<DecisionArg> for Outcome {
+    fn from(arg: DecisionArg) -> Self {
+        match arg {
+            DecisionArg::Allow => Self::Allow,
+            DecisionArg::Deny => Self::Deny,
+            DecisionArg::WouldDeny => Self::WouldDeny,
+        }
+    }
+}
+
+/// `egress …`.
+#[derive(Debug, Subcommand)]
+pub enum EgressCommand {
+    /// Ask what the gate would decide; nothing leaves, and the question is recorded
+    Preview {
+        /// `https://host`, `http://host/path` or `tcp://host:port`
+        url: String,
+        /// As whom
+        #[arg(long, value_parser = persona)]
+        persona: PersonaId,
+        /// Method, for plain HTTP [default: GET]
+        #[arg(long)]
+        method: Option<String>,
+    },
+}
+
+/// `persona …`.
+#[derive(Debug, Subcommand)]
+pub enum PersonaCommand {
+    /// Show the personas in force
+    List,
+    /// Check persona files, without the daemon
+    Check {
+        /// The files
+        #[arg(required = true, value_hint = ValueHint::FilePath)]
+        files: Vec<PathBuf>,
+    },
+    /// Tokens by which clients prove a persona
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+/// `persona token …`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a random token; it is shown once, and the persona's file gets its hash only
+    New {
+        /// The persona
+        #[arg(value_parser = persona)]
+        name: PersonaId,
+    },
+}
+
+/// `policy …`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Check all persona files of a folder together, without the daemon
+    Check {
+        /// The configuration folder [default: the daemon's]
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+}
+
+/// `events`.
+#[derive(Debug, Clone, Args)]
+pub struct EventsArgs {
+    /// Only types that start with this, such as `egress.`
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Stay, and come back when the connection breaks
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Start with so many past events
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=1_000))]
+    pub replay: u32,
+}
+
+fn persona(text: &str) -> Result<PersonaId, crate::domain::IdFault> {
+    PersonaId::parse(text)
+}
+
+fn denial_code(text: &str) -> Result<DenialCode, String> {
+    DenialCode::from_code(text).ok_or_else(|| {
+        let known: Vec<&str> = DenialCode::ALL.iter().map(|code| code.code()).collect();
+        format!("known codes are {}", known.join(", "))
+    })
+}
+
+/// RFC 3339, `YYYY-MM-DD` (UTC), or an age: `s`, `m`, `h`, `d`, `w` before now.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    use crate::domain::{Clock, SystemClock};
+    moment_before(text, SystemClock.now())
+}
+
+fn moment_before(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    if let Ok(time) = Timestamp::parse(text) {
+        return Ok(time);
+    }
+    if text.len() == 10
+        && let Ok(time) = Timestamp::parse(&format!("{text}T00:00:00Z"))
+    {
+        return Ok(time);
+    }
+    let fault = || format!("`{text}` is neither a time (2026-11-22T10:31:21Z), nor a day, nor an age (90m, 24h, 7d)");
+    let unit = text.chars().next_back().ok_or_else(fault)?;
+    let number: i64 = text[..text.len() - unit.len_utf8()].parse().map_err(|_| fault())?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        'w' => 604_800,
+        _ => return Err(fault()),
+    };
+    if number < 0 {
+        return Err(fault());
+    }
+    let micros = number.checked_mul(seconds * 1_000_000).ok_or_else(fault)?;
+    now.unix_micros().checked_sub(micros).map(Timestamp::from_unix_micros).ok_or_else(fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_go_anywhere_and_the_token_does_not_print() {
+        let line = ["arw-cli", "ledger", "--json", "tail", "-f", "-n", "3", "--admin-token", "hunter2", "--dir", "/x"];
+        let cli = Cli::try_parse_from(line).expect("parses");
+        assert!(cli.global.json);
+        assert!(!format!("{cli:?}").contains("hunter2"));
+        assert!(matches!(
+            cli.command,
+            Command::Ledger(LedgerCommand::Tail { follow: true, lines: 3, dir: LedgerDir { dir: Some(_) } })
+        ));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_when_parsed() {
+        for line in [
+            &["arw-cli", "ledger", "tail", "-n", "-1"][..],
+            &["arw-cli", "ledger", "prove", "0"],
+            &["arw-cli", "ledger", "export"],
+            &["arw-cli", "ledger", "export", "--format", "parquet"],
+            &["arw-cli", "ledger", "query", "--since", "yesterday"],
+            &["arw-cli", "ledger", "query", "--code", "nope"],
+            &["arw-cli", "ledger", "query", "--decision", "maybe"],
+            &["arw-cli", "egress", "preview", "https://example.com"],
+            &["arw-cli", "egress", "preview", "https://example.com", "--persona", "Not An Id"],
+            &["arw-cli", "persona", "token", "new"],
+            &["arw-cli", "persona", "check"],
+            &["arw-cli", "events", "--replay", "5000"],
+            &["arw-cli", "frobnicate"],
+        ] {
+            let error = Cli::try_parse_from(line).expect_err("wrong usage");
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn moments_are_times_days_or_ages() {
+        let now = Timestamp::parse("2026-11-22T12:00:00Z").expect("valid");
+        for (text, expected) in [
+            ("2026-01-02T03:04:05Z", "2026-01-02T03:04:05.000000Z"),
+            ("2026-01-02T03:04:05+01:00", "2026-01-02T02:04:05.000000Z"),
+            ("2026-01-02", "2026-01-02T00:00:00.000000Z"),
+            ("90m", "2026-11-22T10:30:00.000000Z"),
+            ("7d", "2026-11-15T12:00:00.000000Z"),
+            ("0s", "2026-11-22T12:00:00.000000Z"),
+        ] {
+            assert_eq!(moment_before(text, now).map(|time| time.to_string()), Ok(expected.to_owned()), "{text}");
+        }
+        for bad in ["", "m", "-5m", "1.5h", "5y", "5é", "2026-13-01", "99999999999999w"] {
+            assert!(moment_before(bad, now).is_err(), "{bad}");
+        }
+    }
+}

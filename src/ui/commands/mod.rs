@@ -1,0 +1,35 @@
+//! One file per group of commands. Each asks the daemon or reads files, and shows the answer.
+
+mod context;
+mod events;
+mod gate;
+mod generate;
+mod ledger;
+mod persona;
+mod policy;
+mod status;
+
+use super::args::{Cli, Command};
+use super::{Failure, Outcome, Screen};
+use crate::config::Environment;
+use context::Context;
+
+/// Does what the command line says.
+///
+/// # Errors
+/// The failure to show, with the exit status.
+pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let context = Context::new(&cli.global, env)?;
+    let outcome = match cli.command {
+        Command::Status => status::status(&context, screen).await,
+        Command::Health => status::health(&context, screen).await,
+        Command::Ledger(_) | Command::Persona(_) | Command::Policy(_) | Command::Reload | Command::Events(_) => {
+            Ok(Outcome::Done)
+        }
+        Command::Egress(command) => gate::run(command, &context, screen).await,
+        Command::Completions { shell } => generate::completions(shell, screen),
+        Command::Man { dir } => generate::man(dir.as_deref(), screen),
+    }?;
+    screen.flush()?;
+    Ok(outcome)
+}

@@ -1,0 +1,248 @@
+//! `status` and `health`.
+
+use super::context::Context;
+use crate::control::{ClientError, EgressStatus, Health, Readiness, Tunnels};
+use crate::proxy::{Status, TunnelView};
+use crate::ui::text::{count, moment, size};
+use crate::ui::{Failure, Outcome, Paint, Screen, Table};
+
+/// Tunnels that `status` lists. 20: a screen; `--json` has them all.
+const SHOWN_TUNNELS: usize = 20;
+
+pub(super) async fn status(context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    if screen.json() {
+        let status: serde_json::Value = context.client.fetch("/state/egress/status").await?;
+        let tunnels: serde_json::Value = context.client.fetch("/state/tunnels?limit=10000").await?;
+        screen.value(&serde_json::json!({ "status": status, "tunnels": tunnels["tunnels"] }), false)?;
+        return Ok(Outcome::Done);
+    }
+    let status: EgressStatus = context.client.fetch("/state/egress/status").await?;
+    let tunnels: Tunnels = context.client.fetch("/state/tunnels?limit=10000").await?;
+    show_status(&status, &tunnels.tunnels, screen)?;
+    Ok(Outcome::Done)
+}
+
+fn show_status(status: &EgressStatus, tunnels: &[TunnelView], screen: &mut Screen) -> Result<(), Failure> {
+    let heading = |screen: &Screen, name: &str| screen.paint(Paint::Strong, &format!("{name:<10}"));
+    match &status.gateway {
+        Some(gateway) => {
+            let word = if gateway.draining { (Paint::Warn, "draining") } else { (Paint::Good, "open") };
+            let line = format!(
+                "{}{}  {}  {} connections, {} tunnels",
+                heading(screen, "gateway"),
+                screen.paint(word.0, word.1),
+                gateway.listening.join(" "),
+                count(gateway.connections),
+                count(gateway.tunnels)
+            );
+            screen.line(&line)?;
+            let totals = &gateway.totals;
+            screen.line(&format!(
+                "{:<10}{} allowed, {} denied, {} up, {} down since the start",
+                "",
+                count(totals.allowed),
+                count(totals.denied),
+                size(totals.bytes_up),
+                size(totals.bytes_down)
+            ))?;
+        }
+        None => {
+            let line = format!("{}{}", heading(screen, "gateway"), screen.paint(Paint::Warn, "off"));
+            screen.line(&line)?;
+        }
+    }
+    let ledger = &status.ledger;
+    let (paint, word) = match (ledger.enabled, ledger.available) {
+        (false, _) => (Paint::Bad, "OFF: what leaves is not recorded".to_owned()),
+        (true, true) => (Paint::Good, "writable".to_owned()),
+        (true, false) => {
+            let reason = ledger.detail.as_deref().or(ledger.cause.as_deref()).unwrap_or("no reason given");
+            (Paint::Bad, format!("UNAVAILABLE, nothing leaves: {}", crate::ui::text::safe(reason)))
+        }
+    };
+    let line = format!(
+        "{}{}  {} lines, {} signed, {}  {}",
+        heading(screen, "ledger"),
+        screen.paint(paint, &word),
+        count(ledger.last_seq),
+        count(ledger.signed_size.unwrap_or(0)),
+        size(ledger.bytes),
+        ledger.dir.display()
+    );
+    screen.line(&line)?;
+    let line = format!(
+        "{}generation {}, {} personas",
+        heading(screen, "policy"),
+        status.policy.generation,
+        count(status.policy.personas)
+    );
+    screen.line(&line)?;
+    let line = format!("{}{}", heading(screen, "daemon"), status.version);
+    screen.line(&line)?;
+    if let Some(gateway) = &status.gateway {
+        show_personas(gateway, screen)?;
+    }
+    show_tunnels(tunnels, screen)
+}
+
+fn show_personas(gateway: &Status, screen: &mut Screen) -> Result<(), Failure> {
+    if gateway.personas.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["PERSONA", ">CONNECTIONS", ">TUNNELS"]);
+    for (persona, counts) in &gateway.personas {
+        table.row(Paint::Plain, &[persona.as_str(), &count(counts.connections), &count(counts.tunnels)]);
+    }
+    screen.line("")?;
+    table.show(screen)?;
+    Ok(())
+}
+
+fn show_tunnels(tunnels: &[TunnelView], screen: &mut Screen) -> Result<(), Failure> {
+    if tunnels.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&[">SEQ", "PERSONA", "TARGET", "SINCE", ">UP", ">DOWN"]);
+    for tunnel in tunnels.iter().take(SHOWN_TUNNELS) {
+        let target = format!("{}://{}:{}", tunnel.scheme, tunnel.host, tunnel.port);
+        table.row(
+            Paint::Plain,
+            &[
+                &tunnel.seq.to_string(),
+                tunnel.persona.as_str(),
+                &target,
+                &moment(tunnel.since),
+                &size(tunnel.bytes_up),
+                &size(tunnel.bytes_down),
+            ],
+        );
+    }
+    screen.line("")?;
+    table.show(screen)?;
+    if tunnels.len() > SHOWN_TUNNELS {
+        let rest = count((tunnels.len() - SHOWN_TUNNELS) as u64);
+        screen.painted(Paint::Faint, &format!("and {rest} more; `arw-cli --json status` has them all"))?;
+    }
+    Ok(())
+}
+
+pub(super) async fn health(context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let health: Health = context.client.fetch("/healthz").await?;
+    let reasons = match context.client.fetch::<Readiness>("/readyz").await {
+        Ok(_) => Vec::new(),
+        Err(ClientError::Refused(problem)) if problem.code == "not_ready" => problem.reasons,
+        Err(error) => return Err(error.into()),
+    };
+    let ready = reasons.is_empty();
+    if screen.json() {
+        let answer = serde_json::json!({
+            "status": health.status, "version": health.version, "ready": ready, "reasons": reasons,
+        });
+        screen.value(&answer, false)?;
+    } else if ready {
+        let word = screen.paint(Paint::Good, "ready");
+        screen.line(&format!("{word}  arw-server {}", health.version))?;
+    } else {
+        let word = screen.paint(Paint::Bad, "not ready");
+        let reasons = crate::ui::text::safe(&reasons.join(", ")).into_owned();
+        screen.line(&format!("{word}  arw-server {}: {reasons}", health.version))?;
+    }
+    Ok(if ready { Outcome::Done } else { Outcome::Refused })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::control::{LedgerStatus, PolicyStatus};
+    use crate::domain::{PersonaId, Scheme, Timestamp};
+    use crate::proxy::{PersonaCounts, Totals};
+    use crate::ui::screen::capture;
+
+    fn sample() -> EgressStatus {
+        let demo = PersonaId::parse("demo").expect("valid");
+        EgressStatus {
+            version: "0.1.0".to_owned(),
+            gateway: Some(Status {
+                listening: vec!["127.0.0.1:9080".to_owned()],
+                connections: 3,
+                tunnels: 1,
+                personas: BTreeMap::from([(demo, PersonaCounts { connections: 3, tunnels: 1 })]),
+                draining: false,
+                totals: Totals { allowed: 1_234, denied: 5, bytes_up: 2_048, bytes_down: 3 << 20 },
+            }),
+            ledger: LedgerStatus {
+                enabled: true,
+                available: true,
+                cause: None,
+                detail: None,
+                since: None,
+                dir: "/var/lib/arw/ledger".into(),
+                origin: "arw.local/egress".to_owned(),
+                public_key: None,
+                durability: "batch".to_owned(),
+                last_seq: 2_473,
+                unsynced_lines: 3,
+                signed_size: Some(2_400),
+                signed_at: None,
+                checkpoint_error: None,
+                segments: 1,
+                bytes: 1 << 20,
+                refused_total: 0,
+            },
+            policy: PolicyStatus { generation: 2, personas: 1 },
+        }
+    }
+
+    fn tunnel() -> TunnelView {
+        TunnelView {
+            seq: 41,
+            persona: PersonaId::parse("demo").expect("valid"),
+            client: "127.0.0.1:40000".to_owned(),
+            scheme: Scheme::Https,
+            host: "api.example.com".to_owned(),
+            port: 443,
+            since: Timestamp::parse("2026-11-22T10:31:21Z").expect("valid"),
+            bytes_up: 512,
+            bytes_down: 1_536,
+        }
+    }
+
+    #[test]
+    fn status_reads_like_this() {
+        let text = capture(|screen| show_status(&sample(), &[tunnel()], screen).expect("shown"));
+        assert_eq!(
+            text,
+            "\
+gateway   open  127.0.0.1:9080  3 connections, 1 tunnels
+          1 234 allowed, 5 denied, 2.0 KiB up, 3.0 MiB down since the start
+ledger    writable  2 473 lines, 2 400 signed, 1.0 MiB  /var/lib/arw/ledger
+policy    generation 2, 1 personas
+daemon    0.1.0
+
+PERSONA  CONNECTIONS  TUNNELS
+demo               3        1
+
+SEQ  PERSONA  TARGET                       SINCE                    UP     DOWN
+ 41  demo     https://api.example.com:443  2026-11-22 10:31:21Z  512 B  1.5 KiB
+"
+        );
+    }
+
+    #[test]
+    fn a_ledger_that_is_off_or_broken_cannot_be_overlooked() {
+        let mut status = sample();
+        status.ledger.enabled = false;
+        let text = capture(|screen| show_status(&status, &[], screen).expect("shown"));
+        assert!(text.contains("ledger    OFF: what leaves is not recorded"), "{text}");
+        status.ledger = LedgerStatus {
+            enabled: true,
+            available: false,
+            detail: Some("disk full\x1b[2J".to_owned()),
+            ..status.ledger
+        };
+        let text = capture(|screen| show_status(&status, &[], screen).expect("shown"));
+        assert!(text.contains("UNAVAILABLE, nothing leaves: disk full\\u{1b}[2J"), "{text}");
+    }
+}
