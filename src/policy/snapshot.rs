@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{Fault, Faults, PersonaFile};
+use crate::config::{Fault, Faults, PersonaFile, ProxyConfig};
 use crate::domain::{PersonaId, Timestamp, TokenHash};
 
 use super::persona::Persona;
@@ -24,6 +24,12 @@ pub struct PolicySettings {
 impl Default for PolicySettings {
     fn default() -> Self {
         Self { block_ip_literals: true, dns_guard: true }
+    }
+}
+
+impl From<&ProxyConfig> for PolicySettings {
+    fn from(proxy: &ProxyConfig) -> Self {
+        Self { block_ip_literals: proxy.block_ip_literals, dns_guard: proxy.dns_guard }
     }
 }
 

@@ -282,6 +282,14 @@ fn the_posture_speaks_where_no_rule_does() {
         decides(&demo(&format!("posture = \"{posture}\"\n{rules}")), &table);
     }
     decides(&demo(""), &[("tunnel a.example.com:443", "not_allowlisted")]);
+    // A deny of anything in a tunnel keeps the rest of the tunnels readable.
+    let deny = "posture = \"public\"\n[[deny]]\nhosts = [\"a.example.com\"]\nschemes = [\"http\"]\n";
+    decides(
+        &demo(deny),
+        &[("tunnel a.example.com:443", "allow public https"), ("GET a.example.com:80/", "denied_by_rule deny-1")],
+    );
+    let own = "posture = \"public\"\ntls = { not_tls = \"deny\" }\n";
+    decides(&demo(own), &[("tunnel a.example.com:443", "allow public https")]);
 }
 
 #[test]

@@ -138,3 +138,21 @@ fn the_annotated_example_names_every_key() {
         assert!(text.contains(key), "{key}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn a_mangled_file_is_refused_or_read_but_never_crashes(
+        start in 0_usize..6_000,
+        length in 0_usize..200,
+        filling in "[\\[\\]{}=\"#.,*/a0\n -]{0,12}",
+    ) {
+        let text = include_str!("../../../configs/personas/example.toml");
+        let cut = |at: usize| text.floor_char_boundary(at.min(text.len()));
+        let mangled = format!("{}{filling}{}", &text[..cut(start)], &text[cut(start + length)..]);
+        if let Ok(file) = PersonaFile::parse(Path::new("example.toml"), &mangled)
+            && let Ok(snapshot) = Snapshot::compile(vec![file], &PolicySettings::default())
+        {
+            let _ = snapshot.warnings(now());
+        }
+    }
+}
