@@ -153,6 +153,18 @@ impl<'d, 'i> Section<'d, 'i> {
         )
     }
 
+    /// Takes a list as [`Section::list`] does, and reports an empty one: it would read as "all" to
+    /// some and as "none" to others.
+    pub fn filled_list<T: Value>(&mut self, key: &'static str) -> Option<Vec<Found<T>>> {
+        let empty =
+            matches!(self.entries.get(key).map(Spanned::get_ref), Some(DeValue::Array(items)) if items.is_empty());
+        if empty {
+            self.refuse(key, "the list is empty", "name what is meant, or leave the key out");
+            return None;
+        }
+        self.list(key)
+    }
+
     /// Takes a table (`[key]` or `key = { … }`).
     pub fn section(&mut self, key: &'static str) -> Option<Self> {
         let (place, value) = self.remove(key)?;

@@ -17,12 +17,14 @@ mod env;
 mod fault;
 mod load;
 pub mod located;
+mod persona;
 mod server;
 mod server_file;
 
 pub use env::Environment;
 pub use fault::{Fault, Faults};
 pub use load::{Loaded, Overrides, load};
+pub use persona::{MAX_PERSONA_FILE, PersonaFile, PortForm, RuleForm, TlsForm, TokenForm};
 pub use server::{
     ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, ProxyConfig, ServerConfig,
     TlsListenerConfig,

@@ -1,1 +1,21 @@
-//! daemon.
+//! Wiring: makes the parts, hands each its handles, and ends them in order.
+//!
+//! ```text
+//! settings ─ state folder ─ ledger ─ policy ─ gateway ─ control ─ READY=1
+//!                                     ▲                    │
+//!               SIGHUP, file change ──┴── reload ◀─────────┘ commands
+//! SIGTERM ─ drain ─ cut ─ last checkpoint ─ end
+//! ```
+//!
+//! Nothing here decides anything; what fails at the start is said in one line and ends the daemon.
+
+mod demo;
+mod inherit;
+mod log;
+mod news;
+mod reload;
+mod service;
+mod start;
+mod watch;
+
+pub use start::{check, run};

@@ -1,117 +1,103 @@
-//! What the gateway shows of itself to the control plane: counts and open tunnels, never a way in.
+//! What the control plane may see of the gateway.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::domain::{PersonaId, Scheme, Timestamp};
-
-/// The gateway at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Status {
-    /// Where it listens: `127.0.0.1:9080`, `unix:/…/proxy.sock`.
-    pub listening: Vec<String>,
-    /// Client connections now.
-    pub connections: u64,
-    /// Open tunnels now.
-    pub tunnels: u64,
-    /// Per persona; personas without traffic may be absent.
-    pub personas: BTreeMap<PersonaId, PersonaCounts>,
-    /// Whether it stopped accepting and waits for open tunnels.
-    pub draining: bool,
-    /// Since the start.
-    pub totals: Totals,
-}
-
-/// One persona's share, now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct PersonaCounts {
-    /// Client connections.
-    pub connections: u64,
-    /// Open tunnels.
-    pub tunnels: u64,
-}
-
-/// Counts since the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Totals {
-    /// Requests granted.
-    pub allowed: u64,
-    /// Requests denied.
-    pub denied: u64,
-    /// Bytes from clients to upstreams.
-    pub bytes_up: u64,
-    /// Bytes from upstreams to clients.
-    pub bytes_down: u64,
-}
-
-/// One open tunnel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TunnelView {
-    /// The ledger's sequence number of its `open`.
-    pub seq: u64,
-    /// Whose traffic.
-    pub persona: PersonaId,
-    /// From where.
-    pub client: String,
-    /// What it was granted for.
-    pub scheme: Scheme,
-    /// Host, in normal form.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// When it was granted.
-    pub since: Timestamp,
-    /// Bytes from the client so far.
-    pub bytes_up: u64,
-    /// Bytes to the client so far.
-    pub bytes_down: u64,
-}
+use super::flow::TunnelView;
+use super::gate::Gateway;
+use super::metrics::Metrics;
+use crate::domain::PersonaId;
 
 /// A view of the running gateway; cheap to clone.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Handle {
-    status: Arc<dyn Fn() -> Status + Send + Sync>,
-    tunnels: Arc<dyn Fn(usize) -> Vec<TunnelView> + Send + Sync>,
+    gateway: Arc<Gateway>,
+    addresses: Arc<[SocketAddr]>,
+}
+
+/// The gateway at this moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// TCP listeners.
+    pub listening: Vec<SocketAddr>,
+    /// Whether it is shutting down.
+    pub draining: bool,
+    /// Client connections open now.
+    pub connections: usize,
+    /// Tunnels and exchanges open now.
+    pub tunnels: usize,
+    /// Client connections since the start.
+    pub accepted: u64,
+    /// Clients turned away for want of room.
+    pub shed: u64,
+    /// Each persona seen since the start.
+    pub personas: Vec<PersonaStatus>,
+}
+
+/// One persona at this moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct PersonaStatus {
+    /// Its name.
+    pub persona: PersonaId,
+    /// Client connections open now.
+    pub connections: usize,
+    /// Tunnels and exchanges open now.
+    pub tunnels: usize,
+    /// Grants.
+    pub allowed: u64,
+    /// Grants that enforcement would have denied.
+    pub would_deny: u64,
+    /// Denials.
+    pub denied: u64,
+    /// Bytes from clients, of flows that ended.
+    pub bytes_up: u64,
+    /// Bytes to clients, of flows that ended.
+    pub bytes_down: u64,
 }
 
 impl Handle {
-    /// A view through `status` and `tunnels`, which must not block.
-    pub fn new(
-        status: impl Fn() -> Status + Send + Sync + 'static,
-        tunnels: impl Fn(usize) -> Vec<TunnelView> + Send + Sync + 'static,
-    ) -> Self {
-        Self { status: Arc::new(status), tunnels: Arc::new(tunnels) }
+    /// A view of `gateway`, which listens on `addresses`.
+    pub fn new(gateway: Arc<Gateway>, addresses: Vec<SocketAddr>) -> Self {
+        Self { gateway, addresses: addresses.into() }
     }
 
-    /// The gateway now.
+    /// The gateway at this moment.
     pub fn status(&self) -> Status {
-        (self.status)()
+        let metrics = &self.gateway.metrics;
+        Status {
+            listening: self.addresses.to_vec(),
+            draining: self.gateway.draining.is_cancelled(),
+            connections: metrics.connections.load(Ordering::Relaxed),
+            tunnels: self.gateway.flows.len(),
+            accepted: metrics.accepted.load(Ordering::Relaxed),
+            shed: metrics.shed.load(Ordering::Relaxed),
+            personas: metrics
+                .personas()
+                .into_iter()
+                .map(|(persona, stats)| PersonaStatus {
+                    persona,
+                    connections: stats.connections.load(Ordering::Relaxed),
+                    tunnels: stats.tunnels.load(Ordering::Relaxed),
+                    allowed: stats.allowed.load(Ordering::Relaxed),
+                    would_deny: stats.would_deny.load(Ordering::Relaxed),
+                    denied: stats.denied_total(),
+                    bytes_up: stats.bytes_up.load(Ordering::Relaxed),
+                    bytes_down: stats.bytes_down.load(Ordering::Relaxed),
+                })
+                .collect(),
+        }
     }
 
-    /// At most `limit` open tunnels.
+    /// The oldest `limit` open tunnels and exchanges.
     pub fn tunnels(&self, limit: usize) -> Vec<TunnelView> {
-        let mut views = (self.tunnels)(limit);
-        views.truncate(limit);
-        views
+        self.gateway.flows.view(limit)
     }
-}
 
-impl fmt::Debug for Handle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle").finish_non_exhaustive()
-    }
-}
-
-/// The gateway's counters.
-#[derive(Debug, Default)]
-pub struct Metrics {}
-
-impl Metrics {
-    /// Appends the gateway's families in the OpenMetrics text format, without the final `# EOF`.
-    pub fn encode(&self, out: &mut String) {
-        out.push_str("# TYPE arw_egress_accepted counter\narw_egress_accepted_total 0\n");
+    /// The gateway's counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.gateway.metrics
     }
 }

@@ -1,5 +1,44 @@
-//! proxy.
+//! The forward proxy: one gate, and everything that leads to it and away from it.
+//!
+//! ```text
+//! listener ─▶ worker ─▶ connection ─▶ head ─▶ identify ─▶ gate ─▶ dial ─▶ tunnel ─▶ relay
+//!  sockets    accepts    one client    strict   persona     │               first_flight
+//!                                      HTTP                 │        └──▶ exchange ─▶ pool
+//!                                                           ├ policy: Grant
+//!                                                           ├ resolver: vetted addresses
+//!                                                           └ ledger: Receipt
+//! ```
+//!
+//! It refuses to: dial without a vetted address and a ledger record; look up a name that is not allowed;
+//! pass on a message that two readers could read differently; intercept TLS.
 
+mod body;
+mod client;
+mod connection;
+mod copy;
+mod dial;
+mod exchange;
+pub mod first_flight;
+mod flow;
+mod gate;
 mod handle;
+pub mod head;
+mod identify;
+mod listener;
+mod metrics;
+mod own;
+mod pool;
+mod refusal;
+mod relay;
+pub mod resolver;
+pub mod tls;
+mod tunnel;
+mod worker;
 
-pub use handle::{Handle, Metrics, PersonaCounts, Status, Totals, TunnelView};
+pub use flow::{FlowTable, TunnelView};
+pub use gate::Gateway;
+pub use handle::{Handle, PersonaStatus, Status};
+pub use listener::{Inherited, ListenFault, Running, start};
+pub use metrics::Metrics;
+pub use own::OwnListeners;
+pub use resolver::Resolver;

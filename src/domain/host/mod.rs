@@ -1,4 +1,12 @@
 //! Host names and addresses as a client may write them, parsed once and strictly.
+//!
+//! Owns the normal form that rules are matched against. Refuses every spelling that two programs could
+//! read in two ways: numbers that some resolvers take as an address, zones, characters that IDNA would
+//! map to ASCII, Punycode that does not round-trip.
+
+mod name;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -109,24 +117,38 @@ impl Host {
         if raw.is_empty() {
             return Err(HostFault::Empty);
         }
-        let text = std::str::from_utf8(raw).map_err(|_| HostFault::BadCharacter)?;
-        if let Some(inner) = text.strip_prefix('[') {
-            let inner = inner.strip_suffix(']').ok_or(HostFault::BadBrackets)?;
-            if inner.contains('%') {
-                return Err(HostFault::Zone);
-            }
-            return inner
-                .parse::<Ipv6Addr>()
-                .map(|addr| Self::Addr(IpAddr::V6(addr)))
-                .map_err(|_| HostFault::BadBrackets);
+        if let Some(inner) = raw.strip_prefix(b"[") {
+            return parse_bracketed(inner.strip_suffix(b"]").ok_or(HostFault::BadBrackets)?);
         }
-        if let Ok(addr) = text.parse::<Ipv4Addr>() {
+        if raw.contains(&b'[') || raw.contains(&b']') || looks_like_v6(raw) {
+            return Err(HostFault::BadBrackets);
+        }
+        if raw[0].is_ascii_digit()
+            && let Some(addr) = parse_v4(raw)
+        {
             return Ok(Self::Addr(IpAddr::V4(addr)));
         }
-        let text = text.strip_suffix('.').unwrap_or(text);
-        let ascii = idna::domain_to_ascii_strict(text).map_err(|_| HostFault::BadIdna)?;
-        Ok(Self::Name(HostName(Arc::from(ascii))))
+        name::normalise(raw).map(|name| Self::Name(HostName(name)))
     }
+}
+
+/// Exactly four decimal octets without leading zeros: the one form that no program reads otherwise.
+fn parse_v4(raw: &[u8]) -> Option<Ipv4Addr> {
+    std::str::from_utf8(raw).ok()?.parse().ok()
+}
+
+fn parse_bracketed(inner: &[u8]) -> Result<Host, HostFault> {
+    if inner.contains(&b'%') {
+        return Err(HostFault::Zone);
+    }
+    let text = std::str::from_utf8(inner).map_err(|_| HostFault::BadBrackets)?;
+    let addr = text.parse::<Ipv6Addr>().map_err(|_| HostFault::BadBrackets)?;
+    Ok(Host::Addr(IpAddr::V6(addr)))
+}
+
+/// Two colons or more: no name has them, so the writer forgot the brackets.
+fn looks_like_v6(raw: &[u8]) -> bool {
+    raw.iter().filter(|byte| **byte == b':').nth(1).is_some()
 }
 
 impl Target {
@@ -138,6 +160,9 @@ impl Target {
     pub fn parse(raw: &[u8], default_port: Option<u16>) -> Result<Self, TargetFault> {
         if raw.contains(&b'@') {
             return Err(TargetFault::Userinfo);
+        }
+        if raw.first().is_some_and(|first| *first != b'[') && looks_like_v6(raw) {
+            return Err(HostFault::BadBrackets.into());
         }
         let split = match raw.iter().rposition(|byte| *byte == b':') {
             Some(colon) if !raw[colon..].contains(&b']') => Some(colon),

@@ -1,0 +1,116 @@
+//! The demonstration: with no persona configured, the daemon makes one, starts a small origin on loopback,
+//! and prints two commands to paste.
+//!
+//! The persona's token is made anew at each start and only its hash is written, so a pasted command stops
+//! working when the daemon does. The file is ours as long as its first line says so; an operator who edits
+//! that line away keeps the file.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::Request;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::ServerConfig;
+use crate::domain::TokenHash;
+
+/// First line of a persona file that the daemon may write over.
+const MARK: &str = "# made by arw-server for its demonstration; remove this line to keep the file as it is";
+/// Name of the persona.
+const PERSONA: &str = "demo";
+/// Name under which the gateway reaches the origin; `.test` is reserved (RFC 6761) and never asked of a server.
+pub(super) const ORIGIN_HOST: &str = "origin.demo.test";
+/// A name that the demonstration persona may not reach; `example.com` is reserved for documentation (RFC 2606).
+const DENIED_URL: &str = "http://example.com/";
+
+/// A running demonstration.
+#[derive(Debug)]
+pub(super) struct Demo {
+    token: String,
+    origin: SocketAddr,
+    file: PathBuf,
+}
+
+/// Whether the personas folder has nothing but what an earlier demonstration left.
+pub(super) fn wanted(config: &ServerConfig) -> bool {
+    let Ok(entries) = fs::read_dir(config.config_dir.join("personas")) else { return true };
+    entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "toml")).all(|entry| {
+        entry.file_name() == format!("{PERSONA}.toml").as_str()
+            && fs::read_to_string(entry.path()).is_ok_and(|text| text.starts_with(MARK))
+    })
+}
+
+impl Demo {
+    /// Starts the origin and writes the persona.
+    ///
+    /// # Errors
+    /// When the folder cannot be written or no loopback port can be had.
+    pub(super) async fn start(config: &ServerConfig, stop: CancellationToken) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.context("the demonstration origin")?;
+        let origin = listener.local_addr()?;
+        let mut random = [0_u8; 24];
+        getrandom::fill(&mut random).map_err(|fault| anyhow::anyhow!("no random bytes: {fault}"))?;
+        let token = random.iter().fold(String::new(), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
+        let folder = config.config_dir.join("personas");
+        fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+        let file = folder.join(format!("{PERSONA}.toml"));
+        write_private(&file, &persona(&token, origin)).with_context(|| format!("writing {}", file.display()))?;
+        tokio::spawn(async move {
+            // The origin is a convenience: when it fails, the demonstration shows a 502.
+            let _ = axum::serve(listener, Router::new().fallback(greet)).with_graceful_shutdown(stop.cancelled_owned()).await;
+        });
+        Ok(Self { token, origin, file })
+    }
+
+    /// What a newcomer should read. The two commands stand on lines of their own.
+    pub(super) fn banner(&self, proxy: SocketAddr, ledger: &Path) -> String {
+        let Self { token, origin, file } = self;
+        let port = origin.port();
+        let newest = ledger.join("*.jsonl");
+        format!(
+            "\nGuardrail Gateway is up: a demonstration persona `{PERSONA}` and an origin on loopback. Paste into another terminal:\n\
+             \nallowed, by rule `origin` of {}:\n\
+             curl -sS -x http://{PERSONA}:{token}@{proxy} http://{ORIGIN_HOST}:{port}/hello\n\
+             \ndenied, no rule names it (and no name server was asked):\n\
+             curl -sS -x http://{PERSONA}:{token}@{proxy} {DENIED_URL}\n\
+             \nboth are in the ledger, written before anything left:\n\
+             tail -n 4 {}\n\
+             \nStop with Ctrl-C.\n",
+            file.display(),
+            newest.display(),
+        )
+    }
+}
+
+fn persona(token: &str, origin: SocketAddr) -> String {
+    let hash = TokenHash::of(token.as_bytes()).to_hex();
+    format!(
+        "{MARK}\nid = \"{PERSONA}\"\ndescription = \"may reach the demonstration origin, and nothing else\"\n\
+         posture = \"allowlist\"\ntokens = [{{ name = \"start\", sha256 = \"{hash}\" }}]\n\n\
+         [[allow]]\nid = \"origin\"\nhosts = [\"{ORIGIN_HOST}\"]\ncidrs = [\"127.0.0.1/32\"]\nports = [{}]\nschemes = [\"http\"]\n",
+        origin.port()
+    )
+}
+
+fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    let fresh = path.with_extension("new");
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
+}
+
+async fn greet(request: Request) -> String {
+    format!("hello from the demonstration origin: {} {} came through the gateway\n", request.method(), request.uri())
+}

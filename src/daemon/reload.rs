@@ -1,0 +1,72 @@
+//! Putting a new policy in force, or keeping the old one.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::config::{Faults, ServerConfig};
+use crate::control::ReloadReport;
+use crate::events::{EventBus, EventKind};
+use crate::policy::{self, PolicySettings, Snapshot};
+use crate::proxy::Gateway;
+use crate::proxy::tls::ReloadableAcceptor;
+
+/// What a reload touches.
+#[derive(Debug, Clone)]
+pub(super) struct Reloader {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) tls: Option<Arc<ReloadableAcceptor>>,
+    pub(super) events: EventBus,
+}
+
+/// Reads every persona file.
+///
+/// # Errors
+/// Every fault of every file; nothing is applied then.
+pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
+    let settings = PolicySettings {
+        block_ip_literals: config.proxy.block_ip_literals,
+        dns_guard: config.proxy.dns_guard,
+    };
+    policy::load_with(&config.config_dir.join("personas"), &settings, config.default_persona.as_ref())
+}
+
+impl Reloader {
+    /// Reads the personas and the TLS files again. A narrowed policy ends what it no longer allows.
+    ///
+    /// # Errors
+    /// Every fault; the policy in force stays as it was.
+    pub(super) fn reload(&self) -> Result<ReloadReport, Faults> {
+        let old = self.gateway.policy.load_full();
+        let fresh = match read_policy(&self.config) {
+            Ok(fresh) => fresh.after(&old),
+            Err(faults) => {
+                for fault in &faults.0 {
+                    tracing::error!(%fault, "the policy was not reloaded");
+                }
+                self.events.publish(EventKind::PolicyReloaded, None, json!({"applied": false, "faults": faults.0}));
+                return Err(faults);
+            }
+        };
+        for warning in fresh.warnings(self.gateway.clock.now()) {
+            tracing::warn!(%warning, "policy");
+        }
+        let changed = fresh.digest() != old.digest();
+        let report = ReloadReport::new(fresh.generation(), fresh.digest(), fresh.personas().len(), changed);
+        self.gateway.policy.store(Arc::new(fresh));
+        // Names may have moved meanwhile; asking again costs little.
+        self.gateway.resolver.clear();
+        let ended = self.gateway.recheck_all();
+        if let Some(Err(fault)) = self.tls.as_ref().map(|tls| tls.reload()) {
+            tracing::error!(%fault, "the TLS listener keeps its old certificate");
+        }
+        tracing::info!(personas = report.personas, generation = report.generation, changed, ended, "the policy was reloaded");
+        self.events.publish(
+            EventKind::PolicyReloaded,
+            None,
+            json!({"applied": true, "generation": report.generation, "changed": changed, "ended": ended}),
+        );
+        Ok(report)
+    }
+}

@@ -1,0 +1,269 @@
+//! The daemon's life from settings to the last checkpoint.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::demo::{self, Demo};
+use super::reload::{Reloader, read_policy};
+use super::watch::Watch;
+use super::{inherit, log, news, service};
+use crate::config::{Environment, Loaded, ServerConfig};
+use crate::control::{Command, ControlState, serve_on};
+use crate::domain::{Clock, SystemClock};
+use crate::events::{EventBus, EventKind};
+use crate::ledger::{Ledger, Recovery};
+use crate::policy::Usage;
+use crate::proxy::{self, FlowTable, Gateway, Handle, Metrics, OwnListeners, Resolver};
+use crate::proxy::tls::ReloadableAcceptor;
+use crate::sys;
+
+/// How often idle and expired flows are looked for: an expiry ends its tunnels within this.
+const SWEEP: Duration = Duration::from_secs(1);
+/// Commands of the control API that may wait; reloads are rare and answered one by one.
+const COMMANDS: usize = 16;
+/// Descriptors that are not connections: listeners, ledger, journal, pipes, libraries.
+const OTHER_DESCRIPTORS: u64 = 512;
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// Whatever keeps it from starting, or from ending cleanly.
+pub fn run(loaded: Loaded, environment: &Environment) -> anyhow::Result<()> {
+    let Loaded { config, warnings, config_file } = loaded;
+    log::init(&config.log, environment.under_journal())?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    if let Some(file) = config_file {
+        tracing::info!(file = %file.display(), "settings read");
+    }
+    sys::process::harden().context("hardening the process")?;
+    make_private(&config.state_dir)?;
+    let config = fit_descriptors(config)?;
+    // The workers of the proxy have executors of their own: this one serves control, DNS and the housekeeping.
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("arw-control")
+        .enable_all()
+        .build()
+        .context("starting the executor")?;
+    executor.block_on(serve(config))
+}
+
+fn make_private(folder: &Path) -> anyhow::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("making the state folder {}", folder.display()))
+}
+
+/// Raises the descriptor limit and bounds the connections to what it can hold.
+fn fit_descriptors(mut config: ServerConfig) -> anyhow::Result<ServerConfig> {
+    let limit = sys::limits::raise_descriptor_limit().context("raising the descriptor limit")?;
+    // A tunnel holds two sockets; pipes are held only while bytes move.
+    let room = usize::try_from(limit.soft.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(16);
+    if config.limits.connections > room {
+        tracing::warn!(
+            wanted = config.limits.connections,
+            room,
+            descriptors = limit.soft,
+            "limits.connections is lowered to what the descriptor limit holds; raise LimitNOFILE"
+        );
+        config.limits.connections = room;
+    }
+    Ok(config)
+}
+
+async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let stop = CancellationToken::new();
+    let sockets = inherit::take()?;
+    let demo = if config.proxy.enable && config.default_persona.is_none() && demo::wanted(&config) {
+        let demo = Demo::start(&config, stop.clone()).await?;
+        config.dns.hosts.insert(demo::ORIGIN_HOST.to_owned(), vec![std::net::Ipv4Addr::LOCALHOST.into()]);
+        Some(demo)
+    } else {
+        None
+    };
+    let config = Arc::new(config);
+    let policy = read_policy(&config).map_err(|faults| anyhow::anyhow!("the personas are faulty:\n{faults}"))?;
+    for warning in policy.warnings(clock.now()) {
+        tracing::warn!(%warning, "policy");
+    }
+    let policy = Arc::new(ArcSwap::from_pointee(policy));
+    let (ledger, recovery) = open_ledger(&config, &clock)?;
+    let usage = restore_usage(&ledger)?;
+    let events = EventBus::new("arw-server", Arc::clone(&clock));
+    let metrics = Arc::new(Metrics::default());
+    let gateway = Arc::new(Gateway {
+        policy: Arc::clone(&policy),
+        usage,
+        ledger: ledger.clone(),
+        resolver: Resolver::new(&config.dns, tokio::runtime::Handle::current()).context("name resolution")?,
+        clock: Arc::clone(&clock),
+        limits: config.limits,
+        flows: Arc::new(FlowTable::default()),
+        metrics: Arc::clone(&metrics),
+        own: OwnListeners::default(),
+        draining: CancellationToken::new(),
+    });
+    let tls = match &config.proxy.tls {
+        Some(tls) => Some(Arc::new(ReloadableAcceptor::new(tls).context("the TLS listener")?)),
+        None => None,
+    };
+    for warning in tls.iter().flat_map(|tls| tls.warnings()) {
+        tracing::warn!(%warning, "the TLS listener");
+    }
+    // Control binds first: its address must be known before anything can be dialled.
+    let control_bind = sockets.control_tcp().and_then(|listener| listener.local_addr().ok());
+    gateway.own.add(control_bind.unwrap_or(config.control.bind));
+    let proxy = match config.proxy.enable {
+        true => Some(proxy::start(&gateway, &config.proxy, tls.clone(), sockets.proxy)?),
+        false => None,
+    };
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let state = ControlState {
+        config: Arc::clone(&config),
+        ledger: ledger.clone(),
+        events: events.clone(),
+        policy,
+        gateway: proxy.as_ref().map(|proxy| Handle::new(Arc::clone(&gateway), proxy.addresses.clone())),
+        metrics,
+        commands,
+        clock: Arc::clone(&clock),
+    };
+    let control = serve_on(&config.control, sockets.control, state, stop.clone()).context("the control API")?;
+    gateway.own.add(control.tcp());
+    let news = tokio::spawn(news::publish(ledger.clone(), events.clone(), stop.clone()));
+
+    let addresses = proxy.as_ref().map(|proxy| proxy.addresses.clone()).unwrap_or_default();
+    announce(&config, &addresses, control.tcp(), demo.as_ref(), &recovery);
+    events.publish(EventKind::ServiceStart, None, json!({"version": env!("CARGO_PKG_VERSION")}));
+    service::ready(&format!("{} personas", gateway.policy.load().personas().len()));
+
+    let reloader = Reloader { config: Arc::clone(&config), gateway: Arc::clone(&gateway), tls, events: events.clone() };
+    tend(&reloader, inbox).await?;
+
+    service::stopping();
+    events.publish(EventKind::ServiceStop, None, json!({}));
+    if let Some(proxy) = proxy {
+        tokio::task::spawn_blocking(move || proxy.stop()).await.context("stopping the proxy")?;
+    }
+    stop.cancel();
+    control.finished().await;
+    news.await.context("ending the news")?;
+    tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("the last checkpoint")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_ledger(config: &ServerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<(Ledger, Recovery)> {
+    let opened = Ledger::open(&config.ledger, Arc::clone(clock));
+    let (ledger, recovery) =
+        opened.with_context(|| format!("opening the ledger in {}", config.ledger.dir.display()))?;
+    if !config.ledger.enable {
+        tracing::warn!("the egress ledger is off: nothing is recorded");
+    }
+    Ok((ledger, recovery))
+}
+
+/// What rules with budgets have spent, as the ledger tells it.
+fn restore_usage(ledger: &Ledger) -> anyhow::Result<Usage> {
+    let usage = Usage::new();
+    for ((persona, rule), sums) in ledger.sums_by_rule(1).context("reading what was spent from the ledger")? {
+        usage.restore(&persona, &rule, sums.uses, sums.bytes);
+    }
+    Ok(usage)
+}
+
+fn announce(
+    config: &ServerConfig,
+    proxy: &[SocketAddr],
+    control: SocketAddr,
+    demo: Option<&Demo>,
+    recovery: &Recovery,
+) {
+    for line in recovery.lines() {
+        tracing::warn!("ledger: {line}");
+    }
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        ?proxy,
+        %control,
+        state = %config.state_dir.display(),
+        personas = %config.config_dir.join("personas").display(),
+        "arw-server is up"
+    );
+    if let (Some(demo), Some(addr)) = (demo, proxy.first()) {
+        // To standard output: this is what the command was run for.
+        println!("{}", demo.banner(*addr, &config.ledger.dir));
+    }
+}
+
+/// Serves commands, signals, file changes and the clock until a signal says stop.
+async fn tend(reloader: &Reloader, mut inbox: mpsc::Receiver<Command>) -> anyhow::Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut watch = Watch::new(&reloader.config.config_dir.join("personas"));
+    let mut sweep = tokio::time::interval(SWEEP);
+    let mut heartbeat = service::heartbeat().map(tokio::time::interval);
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                service::reloading();
+                // Faults are in the log; the old policy stays.
+                let _ = reloader.reload();
+                service::ready("reloaded");
+            }
+            () = watch.changed() => { let _ = reloader.reload(); }
+            Some(command) = inbox.recv() => match command {
+                Command::Reload(answer) => {
+                    // The asker may have gone.
+                    let _ = answer.send(reloader.reload());
+                }
+            },
+            _ = sweep.tick() => { reloader.gateway.flows.sweep(reloader.gateway.clock.now()); }
+            () = beat(&mut heartbeat) => service::alive(),
+        }
+    }
+    Ok(())
+}
+
+async fn beat(heartbeat: &mut Option<tokio::time::Interval>) {
+    match heartbeat {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads settings and personas as a start would, and says what it found.
+///
+/// # Errors
+/// Every fault of the persona files.
+pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let policy = read_policy(&loaded.config).map_err(|faults| anyhow::anyhow!("the personas are faulty:\n{faults}"))?;
+    for warning in policy.warnings(SystemClock.now()) {
+        eprintln!("warning: {warning}");
+    }
+    println!("settings and {} personas are sound", policy.personas().len());
+    Ok(())
+}

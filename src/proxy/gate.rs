@@ -1,0 +1,335 @@
+//! The one gate. Every surface brings an [`EgressIntent`] here, and nothing is dialled without what
+//! comes out: a [`DialPermit`] whose addresses were vetted, and the ledger's [`Receipt`].
+//!
+//! ```text
+//! intent ─ decide ─ Grant ─ resolve + vet ─ admit ─ ledger ─▶ Cleared { permit, receipt, flow }
+//!            │                    │            │       │
+//!            └────────────────────┴────────────┴───────┴────▶ Refusal, with its own record
+//! ```
+//!
+//! The order matters: no query for a name that is not allowed, no use spent for a name that does not
+//! resolve, no record of a grant that was not made, no dial without a record.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use super::flow::{Flow, FlowGuard, FlowStart, FlowTable};
+use super::metrics::{Held, Metrics};
+use super::own::OwnListeners;
+use super::refusal::Refusal;
+use super::resolver::Resolver;
+use crate::config::Limits;
+use crate::domain::{
+    ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, PersonaId, Scheme, Surface, Target,
+};
+use crate::ledger::{Kind, Ledger, Outcome, Receipt, Record, Via};
+use crate::policy::{Decision, Grant, GrantedBy, Snapshot, TlsDemand, Usage};
+
+/// Most addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 16;
+
+/// What every connection needs: the handles of the floors below, and the gateway's own tables.
+#[derive(Debug)]
+pub struct Gateway {
+    /// The policy in force; swapped whole.
+    pub policy: Arc<ArcSwap<Snapshot>>,
+    /// What rules with budgets have spent.
+    pub usage: Usage,
+    /// The record.
+    pub ledger: Ledger,
+    /// Name resolution.
+    pub resolver: Resolver,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds.
+    pub limits: Limits,
+    /// What is open.
+    pub flows: Arc<FlowTable>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The daemon's own listeners.
+    pub own: OwnListeners,
+    /// Set when the daemon drains: no new request, kept-alive connections end.
+    pub draining: CancellationToken,
+}
+
+/// Vetted addresses, in the order to try them. Made here only, and used up by the dial.
+#[derive(Debug)]
+pub struct DialPermit {
+    addresses: Vec<SocketAddr>,
+}
+
+impl DialPermit {
+    /// Where the dial may go. Never empty.
+    pub(super) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+/// A request that may leave.
+#[derive(Debug)]
+pub struct Cleared {
+    /// Where to.
+    pub permit: DialPermit,
+    /// The proof that the ledger has it.
+    pub receipt: Receipt,
+    /// Its entry in the table of open flows.
+    pub flow: FlowGuard,
+    /// What the first flight of a tunnel must be.
+    pub tls: TlsDemand,
+    /// The persona's count of open tunnels.
+    pub held: Held,
+}
+
+/// What is known about a request that gets no further than this.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// From where.
+    pub client: ClientAddr,
+    /// How its identity was proved, if it was.
+    pub identity: Identity,
+    /// Whose it is, if that is known.
+    pub persona: Option<&'a PersonaId>,
+    /// Where to, if that was readable.
+    pub target: Option<&'a Target>,
+    /// How it came.
+    pub surface: Option<Surface>,
+    /// Visible HTTP only.
+    pub method: Option<&'a str>,
+    /// Visible HTTP only.
+    pub path: Option<&'a str>,
+}
+
+impl Gateway {
+    /// Decides, resolves, vets, admits and records `intent`.
+    ///
+    /// # Errors
+    /// A [`Refusal`], recorded already, unless it is the ledger that failed.
+    pub async fn authorize(&self, intent: EgressIntent) -> Result<Cleared, Refusal> {
+        let now = self.clock.now();
+        if self.draining.is_cancelled() {
+            return Err(self.refuse(&intent, Denial::new(DenialCode::Overloaded, "the gateway is shutting down")));
+        }
+        let snapshot = self.policy.load_full();
+        let grant = match snapshot.decide(&intent, now) {
+            Decision::Allow(grant) => grant,
+            Decision::Deny(denial) => return Err(self.refuse(&intent, denial)),
+        };
+        let stats = self.metrics.persona(&intent.persona);
+        let limit = snapshot
+            .persona(&intent.persona)
+            .and_then(|persona| persona.limits().tunnels)
+            .unwrap_or(self.limits.tunnels_per_persona);
+        let Some(held) = Held::take(&stats, |stats| &stats.tunnels, limit) else {
+            let detail = format!("persona `{}` has {limit} tunnels open, its bound", intent.persona);
+            return Err(self.refuse(&intent, Denial::new(DenialCode::Overloaded, detail)));
+        };
+        let addresses = match self.vetted(&intent, &grant).await {
+            Ok(addresses) => addresses,
+            Err(denial) => return Err(self.refuse(&intent, denial)),
+        };
+        let meter = match self.usage.admit(&grant, now) {
+            Ok(meter) => meter,
+            Err(denial) => return Err(self.refuse(&intent, denial)),
+        };
+        let receipt = {
+            let host = intent.target.host.to_string();
+            let record = opening(&intent, &grant, &host, addresses[0]);
+            self.ledger.record(&record).await
+        };
+        let receipt = receipt.map_err(|_| self.ledger_failed(&About::of(&intent)))?;
+        if grant.would_deny().is_some() { &stats.would_deny } else { &stats.allowed }.fetch_add(1, Ordering::Relaxed);
+        let idle_time = self.idle_time(intent.surface);
+        let flow = self.flows.enter(FlowStart {
+            seq: receipt.seq(),
+            scheme: grant.scheme(),
+            rule: grant.rule().cloned(),
+            expires_at: grant.expires_at(),
+            meter,
+            idle_time,
+            intent,
+        });
+        // A reload between the decision and the entry above would not have seen this flow.
+        if self.policy.load().generation() != snapshot.generation() {
+            self.recheck(&flow);
+        }
+        Ok(Cleared { permit: DialPermit { addresses }, receipt, flow, tls: grant.tls(), held })
+    }
+
+    const fn idle_time(&self, surface: Surface) -> Duration {
+        match surface {
+            Surface::Tunnel => self.limits.idle_time,
+            Surface::Forward => self.limits.exchange_idle_time,
+        }
+    }
+
+    /// The target's addresses that the grant covers, in the order to try them.
+    async fn vetted(&self, intent: &EgressIntent, grant: &Grant) -> Result<Vec<SocketAddr>, Denial> {
+        let port = intent.target.port;
+        let mut last = None;
+        let mut vet = |addr: IpAddr| -> Option<SocketAddr> {
+            let target = SocketAddr::new(addr, port);
+            let verdict = grant.vet(addr).and_then(|()| {
+                if self.own.contains(target) {
+                    Err(Denial::new(DenialCode::SpecialAddress, format!("{target} is the gateway itself")))
+                } else {
+                    Ok(())
+                }
+            });
+            match verdict {
+                Ok(()) => Some(target),
+                Err(denial) => {
+                    last = Some(denial);
+                    None
+                }
+            }
+        };
+        let vetted: Vec<SocketAddr> = match &intent.target.host {
+            Host::Addr(addr) => vet(*addr).into_iter().collect(),
+            Host::Name(name) => {
+                let answer = self
+                    .resolver
+                    .resolve(name)
+                    .await
+                    .map_err(|error| Denial::new(DenialCode::DnsFailed, format!("`{name}` has no address: {error}")))?;
+                answer.addresses.iter().filter_map(|addr| vet(*addr)).take(MAX_ADDRESSES).collect()
+            }
+        };
+        if vetted.is_empty() {
+            return Err(last
+                .unwrap_or_else(|| Denial::new(DenialCode::DnsFailed, format!("{} has no address", intent.target.host))));
+        }
+        Ok(vetted)
+    }
+
+    /// Decides an open flow anew and ends it if it would not be granted any more.
+    fn recheck(&self, flow: &Flow) {
+        if !self.still_granted(&self.policy.load(), flow) {
+            flow.cut(CloseReason::PolicyNarrowed);
+        }
+    }
+
+    /// Decides every open flow anew, after a reload. Returns how many were ended.
+    pub fn recheck_all(&self) -> usize {
+        let snapshot = self.policy.load_full();
+        self.flows.cut_where(|flow| (!self.still_granted(&snapshot, flow)).then_some(CloseReason::PolicyNarrowed))
+    }
+
+    fn still_granted(&self, snapshot: &Snapshot, flow: &Flow) -> bool {
+        match snapshot.decide(&flow.intent, self.clock.now()) {
+            Decision::Allow(grant) => flow.address.get().is_none_or(|addr| grant.vet(*addr).is_ok()),
+            Decision::Deny(_) => false,
+        }
+    }
+
+    /// Records the denial of `intent` and makes the client's answer.
+    pub fn refuse(&self, intent: &EgressIntent, denial: Denial) -> Refusal {
+        self.refuse_about(&About::of(intent), denial)
+    }
+
+    /// Records a denial about which only `about` is known.
+    pub fn refuse_about(&self, about: &About<'_>, denial: Denial) -> Refusal {
+        match about.persona {
+            Some(persona) => self.metrics.persona(persona).deny(denial.code),
+            None => self.metrics.anonymous.deny(denial.code),
+        }
+        let host = about.target.map(|target| target.host.to_string());
+        let mut record = about.record(host.as_deref());
+        record.outcome = Some(Outcome::Deny);
+        record.code = Some(denial.code);
+        record.rule = denial.rule.as_ref();
+        record.detail = Some(&denial.detail);
+        match self.ledger.append(&record) {
+            Ok(receipt) => {
+                let mut refusal = Refusal::of(denial);
+                refusal.decision = Some(receipt.seq());
+                refusal.persona = about.persona.cloned();
+                refusal.target = about.target.cloned();
+                refusal
+            }
+            Err(_) => self.ledger_failed(about),
+        }
+    }
+
+    /// The answer while nothing can be recorded: nothing leaves, and the client may try again.
+    fn ledger_failed(&self, about: &About<'_>) -> Refusal {
+        match about.persona {
+            Some(persona) => self.metrics.persona(persona).deny(DenialCode::LedgerUnavailable),
+            None => self.metrics.anonymous.deny(DenialCode::LedgerUnavailable),
+        }
+        let mut refusal = Refusal::of(Denial::new(
+            DenialCode::LedgerUnavailable,
+            "the egress ledger cannot be written, so nothing leaves; the operator was told",
+        ));
+        refusal.persona = about.persona.cloned();
+        refusal.target = about.target.cloned();
+        refusal
+    }
+}
+
+impl<'a> About<'a> {
+    /// All of an intent.
+    pub fn of(intent: &'a EgressIntent) -> Self {
+        Self {
+            client: intent.client,
+            identity: intent.identity,
+            persona: Some(&intent.persona),
+            target: Some(&intent.target),
+            surface: Some(intent.surface),
+            method: intent.method.as_ref().map(crate::domain::Method::as_str),
+            path: intent.path.as_deref(),
+        }
+    }
+
+    /// The beginnings of a denial's record.
+    pub(super) fn record(&self, host: Option<&'a str>) -> Record<'a> {
+        let mut record = Record::new(Kind::Deny);
+        record.persona = self.persona;
+        record.client = Some(self.client);
+        record.identity = Some(self.identity);
+        record.scheme = self.surface.map(|surface| match surface {
+            // What a tunnel would have carried is not known; port 80 and 443 are not a proof.
+            Surface::Tunnel => Scheme::Tcp,
+            Surface::Forward => Scheme::Http,
+        });
+        record.host = host;
+        record.port = self.target.map(|target| target.port);
+        record.method = self.method;
+        record.path = self.path;
+        record
+    }
+}
+
+fn opening<'a>(intent: &'a EgressIntent, grant: &'a Grant, host: &'a str, address: SocketAddr) -> Record<'a> {
+    let mut record = Record::new(Kind::Open);
+    record.persona = Some(&intent.persona);
+    record.client = Some(intent.client);
+    record.identity = Some(intent.identity);
+    record.scheme = Some(grant.scheme());
+    record.host = Some(host);
+    record.port = Some(intent.target.port);
+    record.method = intent.method.as_ref().map(crate::domain::Method::as_str);
+    record.path = intent.path.as_deref();
+    record.address = Some(address);
+    record.via = match grant.via() {
+        GrantedBy::Rule => Some(Via::Policy),
+        GrantedBy::Public => Some(Via::Public),
+        // Nothing grants it: report mode lets it pass, and the outcome says so.
+        GrantedBy::Report => None,
+    };
+    record.rule = grant.rule();
+    record.labels = (!intent.labels.is_empty()).then_some(&intent.labels);
+    record.outcome = Some(match grant.would_deny() {
+        None => Outcome::Allow,
+        Some(denial) => {
+            record.code = Some(denial.code);
+            Outcome::WouldDeny
+        }
+    });
+    record
+}

@@ -1,0 +1,197 @@
+//! Listening sockets, and the workers that accept on them.
+//!
+//! One worker per core, each with its own executor and its own `SO_REUSEPORT` socket: a connection lives
+//! and dies on one thread. A Unix or inherited socket is one queue that all workers accept from.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+
+use super::gate::Gateway;
+use super::tls::ReloadableAcceptor;
+use super::worker::Worker;
+use crate::config::ProxyConfig;
+use crate::sys;
+
+/// Connections that the kernel may queue before they are accepted; the usual `net.core.somaxconn`.
+const BACKLOG: u32 = 4096;
+/// Why the proxy could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenFault {
+    /// A TCP address.
+    #[error("cannot listen on {addr}: {source}")]
+    Tcp {
+        /// Which.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A Unix socket.
+    #[error("cannot listen on {}: {source}", path.display())]
+    Unix {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A worker thread.
+    #[error("cannot start a worker: {0}")]
+    Worker(#[source] io::Error),
+}
+
+/// Sockets that a service manager opened for us (sd_listen_fds(3)).
+#[derive(Debug, Default)]
+pub struct Inherited {
+    /// TCP listeners of the proxy.
+    pub tcp: Vec<StdTcpListener>,
+    /// Unix listeners of the proxy.
+    pub unix: Vec<StdUnixListener>,
+}
+
+/// What one worker accepts on.
+pub(super) enum Door {
+    Tcp(StdTcpListener),
+    Tls(StdTcpListener, Arc<ReloadableAcceptor>),
+    Unix(StdUnixListener),
+}
+
+/// The running proxy.
+#[derive(Debug)]
+pub struct Running {
+    workers: Vec<std::thread::JoinHandle<()>>,
+    stop: CancellationToken,
+    gateway: Arc<Gateway>,
+    drain: Duration,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    unix_socket: Option<PathBuf>,
+}
+
+/// Binds every listener and starts the workers.
+///
+/// # Errors
+/// [`ListenFault`] names the first address that could not be had; nothing is left listening then.
+pub fn start(
+    gateway: &Arc<Gateway>,
+    config: &ProxyConfig,
+    tls: Option<Arc<ReloadableAcceptor>>,
+    inherited: Inherited,
+) -> Result<Running, ListenFault> {
+    let count = if config.workers == 0 {
+        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+    } else {
+        config.workers
+    };
+    let mut doors: Vec<Vec<Door>> = (0..count).map(|_| Vec::new()).collect();
+    let mut addresses = Vec::new();
+    let activated = !inherited.tcp.is_empty() || !inherited.unix.is_empty();
+    for listener in inherited.tcp {
+        addresses.extend(listener.local_addr());
+        share(&mut doors, &listener, StdTcpListener::try_clone, Door::Tcp)?;
+    }
+    for listener in inherited.unix {
+        share(&mut doors, &listener, StdUnixListener::try_clone, Door::Unix)?;
+    }
+    if !activated {
+        for addr in &config.bind {
+            addresses.push(open_tcp(&mut doors, *addr, &Door::Tcp)?);
+        }
+    }
+    if let (Some(tls_config), Some(acceptor)) = (&config.tls, tls) {
+        let door = |listener| Door::Tls(listener, Arc::clone(&acceptor));
+        addresses.push(open_tcp(&mut doors, tls_config.bind, &door)?);
+    }
+    let mut unix_socket = None;
+    if let Some(path) = config.unix_socket.as_ref().filter(|_| !activated) {
+        let listener = open_unix(path).map_err(|source| ListenFault::Unix { path: path.clone(), source })?;
+        share(&mut doors, &listener, StdUnixListener::try_clone, Door::Unix)?;
+        unix_socket = Some(path.clone());
+    }
+    for addr in &addresses {
+        gateway.own.add(*addr);
+    }
+    let stop = CancellationToken::new();
+    let mut workers = Vec::with_capacity(count);
+    for (index, doors) in doors.into_iter().enumerate() {
+        let worker = Worker { gateway: Arc::clone(gateway), stop: stop.clone(), drain: config.drain };
+        let thread = std::thread::Builder::new()
+            .name(format!("arw-proxy-{index}"))
+            .spawn(move || worker.run(doors))
+            .map_err(ListenFault::Worker)?;
+        workers.push(thread);
+    }
+    Ok(Running { workers, stop, gateway: Arc::clone(gateway), drain: config.drain, addresses, unix_socket })
+}
+
+/// One socket per worker on the same address. The first is opened without `SO_REUSEPORT` and closed again:
+/// another daemon on the port is an error, not a partner.
+fn open_tcp(
+    doors: &mut [Vec<Door>],
+    addr: SocketAddr,
+    door: &dyn Fn(StdTcpListener) -> Door,
+) -> Result<SocketAddr, ListenFault> {
+    let fault = |source| ListenFault::Tcp { addr, source };
+    let probe = sys::socket::listen(addr, 1, false).map_err(fault)?;
+    let bound = probe.local_addr().map_err(fault)?;
+    drop(probe);
+    for worker in doors {
+        worker.push(door(sys::socket::listen(bound, BACKLOG, true).map_err(fault)?));
+    }
+    Ok(bound)
+}
+
+fn share<L>(
+    doors: &mut [Vec<Door>],
+    listener: &L,
+    clone: impl Fn(&L) -> io::Result<L>,
+    door: impl Fn(L) -> Door,
+) -> Result<(), ListenFault> {
+    for worker in doors {
+        worker.push(door(clone(listener).map_err(ListenFault::Worker)?));
+    }
+    Ok(())
+}
+
+/// Binds a Unix socket that everyone may connect to (who they are, the kernel says), in place of a dead
+/// one but never of one that answers.
+fn open_unix(path: &Path) -> io::Result<StdUnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    if let Ok(existing) = std::fs::symlink_metadata(path) {
+        if !existing.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = StdUnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+impl Running {
+    /// Stops accepting, lets open flows end within the drain time, cuts the rest, and waits for the workers.
+    /// Blocks; call it from a thread that may.
+    pub fn stop(self) {
+        self.gateway.draining.cancel();
+        self.stop.cancel();
+        for worker in self.workers {
+            if worker.join().is_err() {
+                error!("a proxy worker panicked");
+            }
+        }
+        if let Some(path) = &self.unix_socket {
+            // Left behind, it would only be a dead name.
+            let _ = std::fs::remove_file(path);
+        }
+        debug!(drain_ms = self.drain.as_millis(), "the proxy stopped");
+    }
+}

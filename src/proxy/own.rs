@@ -1,0 +1,80 @@
+//! The daemon's own listeners, which are never a destination, whatever a rule says.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::RwLock;
+use std::sync::PoisonError;
+
+use crate::domain::embedded_v4;
+
+/// The listening addresses of proxy and control API.
+#[derive(Debug, Default)]
+pub struct OwnListeners {
+    listeners: RwLock<Vec<SocketAddr>>,
+    /// Addresses of this host when the listeners were bound; a wildcard listener answers on all of them.
+    local: RwLock<Vec<IpAddr>>,
+}
+
+impl OwnListeners {
+    /// Adds a listener.
+    pub fn add(&self, listener: SocketAddr) {
+        self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
+        if listener.ip().is_unspecified() {
+            let local = crate::sys::socket::local_addresses().unwrap_or_default();
+            *self.local.write().unwrap_or_else(PoisonError::into_inner) = local;
+        }
+    }
+
+    /// Whether connecting to `target` would reach a listener of ours.
+    pub fn contains(&self, target: SocketAddr) -> bool {
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        listeners.iter().any(|listener| {
+            listener.port() == target.port()
+                && (same(listener.ip(), target.ip())
+                    || target.ip().is_unspecified()
+                    || (listener.ip().is_unspecified() && self.is_local(target.ip())))
+        })
+    }
+
+    fn is_local(&self, addr: IpAddr) -> bool {
+        let local = self.local.read().unwrap_or_else(PoisonError::into_inner);
+        plain(addr).is_loopback() || local.iter().any(|own| same(*own, addr))
+    }
+}
+
+/// Compares what the kernel would: `::ffff:127.0.0.1` is 127.0.0.1.
+fn same(a: IpAddr, b: IpAddr) -> bool {
+    plain(a) == plain(b)
+}
+
+fn plain(addr: IpAddr) -> IpAddr {
+    match addr {
+        IpAddr::V6(v6) => embedded_v4(v6).map_or(addr, IpAddr::V4),
+        IpAddr::V4(_) => addr,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_is_found_in_every_disguise() {
+        let own = OwnListeners::default();
+        own.add("127.0.0.1:9080".parse().expect("valid"));
+        for disguise in ["127.0.0.1:9080", "[::ffff:127.0.0.1]:9080", "0.0.0.0:9080", "[::]:9080"] {
+            assert!(own.contains(disguise.parse().expect("valid")), "{disguise}");
+        }
+        assert!(!own.contains("127.0.0.1:9081".parse().expect("valid")));
+        assert!(!own.contains("127.0.0.2:9080".parse().expect("valid")));
+    }
+
+    #[test]
+    fn a_wildcard_listener_is_every_local_address() {
+        let own = OwnListeners::default();
+        own.add("0.0.0.0:9080".parse().expect("valid"));
+        for disguise in ["127.0.0.1:9080", "127.9.9.9:9080", "[::1]:9080"] {
+            assert!(own.contains(disguise.parse().expect("valid")), "{disguise}");
+        }
+        assert!(!own.contains("203.0.113.9:9080".parse().expect("valid")));
+    }
+}

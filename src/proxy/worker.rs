@@ -1,0 +1,302 @@
+//! A worker: one thread, one executor, and the connections that it accepted.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, error, warn};
+
+use super::client::ClientStream;
+use super::connection::serve;
+use super::gate::Gateway;
+use super::identify::{Evidence, Peer};
+use super::listener::Door;
+use super::pool::Pool;
+use super::tls::ReloadableAcceptor;
+use crate::domain::{ClientAddr, CloseReason};
+use crate::sys;
+
+/// Pause after an accept failed for want of descriptors, so that the failure does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+/// How often each worker drops stale pooled connections.
+const SWEEP: Duration = Duration::from_secs(5);
+/// Time that cut flows get to write their close records at a stop.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The whole answer to a client that comes when the house is full. There is no memory to spare for more.
+const FULL: &[u8] = b"HTTP/1.1 503 overloaded\r\nContent-Type: application/problem+json\r\n\
+Proxy-Status: arw; error=connection_limit_reached; details=\"overloaded\"\r\nRetry-After: 1\r\nConnection: close\r\n\
+Content-Length: 105\r\n\r\n{\"type\":\"urn:arw:denial:overloaded\",\"title\":\"Service Unavailable\",\"status\":503,\
+\"code\":\"overloaded\",\"retryable\":true}\n";
+
+/// One worker before it starts.
+pub(super) struct Worker {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) stop: CancellationToken,
+    pub(super) drain: Duration,
+}
+
+impl Worker {
+    pub(super) fn run(self, doors: Vec<Door>) {
+        let executor = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(executor) => executor,
+            Err(fault) => {
+                error!(error = %fault, "a proxy worker could not start");
+                return;
+            }
+        };
+        executor.block_on(self.accept_all(doors));
+    }
+
+    async fn accept_all(self, doors: Vec<Door>) {
+        let tasks = TaskTracker::new();
+        let limits = &self.gateway.limits;
+        let pool = Arc::new(Pool::new(limits.pool_per_host, limits.pool_idle_time));
+        let shop = Arc::new(Shop { gateway: Arc::clone(&self.gateway), pool: Arc::clone(&pool), tasks: tasks.clone() });
+        let mut loops = tokio::task::JoinSet::new();
+        for door in doors {
+            let (shop, stop) = (Arc::clone(&shop), self.stop.clone());
+            loops.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    fault = shop.attend(door) => error!(error = %fault, "a proxy listener failed"),
+                }
+            });
+        }
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                _ = sweep.tick() => pool.sweep(),
+            }
+        }
+        while loops.join_next().await.is_some() {}
+        tasks.close();
+        if timeout(self.drain, tasks.wait()).await.is_err() {
+            self.gateway.flows.cut_where(|_| Some(CloseReason::Shutdown));
+            if timeout(LAST_WORDS, tasks.wait()).await.is_err() {
+                warn!(tasks = tasks.len(), "connections were dropped at the stop");
+            }
+        }
+    }
+}
+
+/// A registered listener.
+enum Listening {
+    Tcp(TcpListener),
+    Tls(TcpListener, Arc<ReloadableAcceptor>),
+    Unix(UnixListener),
+}
+
+/// A connection that was just accepted.
+enum Incoming {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+impl Listening {
+    fn register(door: Door) -> io::Result<Self> {
+        Ok(match door {
+            Door::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
+            Door::Tls(listener, acceptor) => Self::Tls(TcpListener::from_std(listener)?, acceptor),
+            Door::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<Incoming> {
+        match self {
+            Self::Tcp(listener) | Self::Tls(listener, _) => {
+                let (stream, addr) = listener.accept().await?;
+                // Fails only on a socket that is dead already.
+                let _ = stream.set_nodelay(true);
+                Ok(Incoming::Tcp(stream, addr))
+            }
+            Self::Unix(listener) => Ok(Incoming::Unix(listener.accept().await?.0)),
+        }
+    }
+}
+
+impl Incoming {
+    /// Says that there is no room, as far as that works without waiting.
+    fn turn_away(&self) {
+        let mut request = [0; 4096];
+        // Reading what is there keeps the close from resetting the answer away.
+        let _ = match self {
+            Self::Tcp(stream, _) => {
+                let _ = stream.try_read(&mut request);
+                let _ = stream.try_write(FULL);
+                socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+            }
+            Self::Unix(stream) => {
+                let _ = stream.try_read(&mut request);
+                let _ = stream.try_write(FULL);
+                socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write)
+            }
+        };
+    }
+}
+
+/// What an accept loop needs to serve who comes in.
+struct Shop {
+    gateway: Arc<Gateway>,
+    pool: Arc<Pool>,
+    tasks: TaskTracker,
+}
+
+impl Shop {
+    /// Accepts until the listener itself fails.
+    async fn attend(&self, door: Door) -> io::Error {
+        let listening = match Listening::register(door) {
+            Ok(listening) => listening,
+            Err(fault) => return fault,
+        };
+        let mut spare = open_spare();
+        loop {
+            match listening.accept().await {
+                Ok(incoming) => self.welcome(&listening, incoming),
+                Err(fault) => match weigh(&fault) {
+                    AcceptFault::Listener => return fault,
+                    AcceptFault::Connection => {}
+                    AcceptFault::Exhausted => {
+                        warn!("no descriptor is left: a client is turned away");
+                        self.gateway.metrics.shed.fetch_add(1, Ordering::Relaxed);
+                        drop(spare.take());
+                        if let Ok(Ok(incoming)) = timeout(ACCEPT_PAUSE, listening.accept()).await {
+                            incoming.turn_away();
+                        }
+                        spare = open_spare();
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+    }
+
+    fn welcome(&self, listening: &Listening, incoming: Incoming) {
+        let Some(guest) = self.admit() else {
+            incoming.turn_away();
+            return;
+        };
+        match (incoming, listening) {
+            (Incoming::Tcp(stream, addr), Listening::Tls(_, acceptor)) => {
+                self.serve_tls(stream, addr, Arc::clone(acceptor), guest);
+            }
+            (Incoming::Tcp(stream, addr), _) => {
+                let peer = Peer { addr: ClientAddr::Tcp(addr), evidence: Evidence::None };
+                self.serve(ClientStream::Tcp(stream), peer, guest);
+            }
+            (Incoming::Unix(stream), _) => match unix_peer(&stream) {
+                Ok(peer) => self.serve(ClientStream::Unix(stream), peer, guest),
+                Err(fault) => warn!(error = %fault, "a Unix peer has no credentials"),
+            },
+        }
+    }
+
+    /// A place for one more connection, if there is one.
+    fn admit(&self) -> Option<Guest> {
+        let metrics = &self.gateway.metrics;
+        metrics.accepted.fetch_add(1, Ordering::Relaxed);
+        let guest = Guest(Arc::clone(&self.gateway));
+        if metrics.connections.fetch_add(1, Ordering::AcqRel) < self.gateway.limits.connections {
+            return Some(guest);
+        }
+        metrics.shed.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    fn serve(&self, client: ClientStream, peer: Peer, guest: Guest) {
+        let (gateway, pool) = (Arc::clone(&self.gateway), Arc::clone(&self.pool));
+        self.tasks.spawn(async move {
+            // Boxed, so that an open tunnel does not keep the room that parsing and dialling needed.
+            if let Some(mut tunnel) = Box::pin(serve(gateway, pool, client, peer)).await {
+                tunnel.run().await;
+            }
+            drop(guest);
+        });
+    }
+
+    fn serve_tls(&self, stream: TcpStream, addr: SocketAddr, acceptor: Arc<ReloadableAcceptor>, guest: Guest) {
+        let (gateway, pool) = (Arc::clone(&self.gateway), Arc::clone(&self.pool));
+        self.tasks.spawn(async move {
+            let served = Box::pin(async move {
+                let handshake = timeout(gateway.limits.head_time, acceptor.acceptor().accept(stream)).await;
+                let stream = match handshake {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(fault)) => {
+                        debug!(error = %fault, client = %addr, "a TLS handshake failed");
+                        return None;
+                    }
+                    Err(_) => return None,
+                };
+                let uris = super::tls::peer_uris(stream.get_ref().1);
+                let evidence = if uris.is_empty() { Evidence::None } else { Evidence::Certificate(uris.into()) };
+                let peer = Peer { addr: ClientAddr::Tcp(addr), evidence };
+                serve(gateway, pool, ClientStream::Tls(Box::new(stream)), peer).await
+            });
+            if let Some(mut tunnel) = served.await {
+                tunnel.run().await;
+            }
+            drop(guest);
+        });
+    }
+}
+
+/// One of the connections that the gateway has room for.
+struct Guest(Arc<Gateway>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.metrics.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn unix_peer(stream: &UnixStream) -> io::Result<Peer> {
+    let credentials = sys::socket::peer_credentials(stream)?;
+    Ok(Peer {
+        addr: ClientAddr::Unix { uid: credentials.uid, pid: credentials.pid },
+        evidence: Evidence::Uid(credentials.uid),
+    })
+}
+
+/// What a failed accept means (accept(2)).
+enum AcceptFault {
+    /// No descriptor, no memory: the listener is fine.
+    Exhausted,
+    /// The connection failed before it was accepted.
+    Connection,
+    /// The listener is broken.
+    Listener,
+}
+
+fn weigh(fault: &io::Error) -> AcceptFault {
+    match fault.raw_os_error() {
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => AcceptFault::Exhausted,
+        Some(libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EOPNOTSUPP | libc::EFAULT) => AcceptFault::Listener,
+        _ => AcceptFault::Connection,
+    }
+}
+
+/// A descriptor in reserve: when all others are taken, it makes room to accept one client and say so.
+fn open_spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_canned_answer_has_the_length_that_it_says() {
+        let text = std::str::from_utf8(FULL).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{}", body.len());
+        let body: serde_json::Value = serde_json::from_str(body).expect("json");
+        assert_eq!(body["code"], "overloaded");
+    }
+}
