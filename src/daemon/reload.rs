@@ -29,7 +29,7 @@ pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
         block_ip_literals: config.proxy.block_ip_literals,
         dns_guard: config.proxy.dns_guard,
     };
-    policy::load_with(&config.config_dir.join("personas"), &settings, config.default_persona.as_ref())
+    policy::load(&config.config_dir.join("personas"), &settings)
 }
 
 impl Reloader {
@@ -53,7 +53,7 @@ impl Reloader {
             tracing::warn!(%warning, "policy");
         }
         let changed = fresh.digest() != old.digest();
-        let report = ReloadReport::new(fresh.generation(), fresh.digest(), fresh.personas().len(), changed);
+        let (generation, personas) = (fresh.generation(), fresh.personas().len());
         self.gateway.policy.store(Arc::new(fresh));
         // Names may have moved meanwhile; asking again costs little.
         self.gateway.resolver.clear();
@@ -61,12 +61,12 @@ impl Reloader {
         if let Some(Err(fault)) = self.tls.as_ref().map(|tls| tls.reload()) {
             tracing::error!(%fault, "the TLS listener keeps its old certificate");
         }
-        tracing::info!(personas = report.personas, generation = report.generation, changed, ended, "the policy was reloaded");
+        tracing::info!(personas, generation, changed, ended, "the policy was reloaded");
         self.events.publish(
             EventKind::PolicyReloaded,
             None,
-            json!({"applied": true, "generation": report.generation, "changed": changed, "ended": ended}),
+            json!({"applied": true, "generation": generation, "changed": changed, "ended": ended}),
         );
-        Ok(report)
+        Ok(ReloadReport { generation, personas: personas as u64, tunnels_cut: ended as u64 })
     }
 }

@@ -120,13 +120,13 @@ impl Grant {
     }
 
     fn denied_address(&self, addr: IpAddr) -> Option<Denial> {
-        let (Denied::Whole(rule) | Denied::Opaque(rule)) = self.persona.deny.denies_address(addr, &self.door) else {
-            return None;
-        };
-        // A deny of `tcp` leaves TLS that is looked at alone.
-        let only_opaque = matches!(self.persona.deny.denies_address(addr, &self.door), Denied::Opaque(_));
+        // A deny of opaque tunnels leaves TLS that is looked at alone.
         let looked_at = self.scheme == Scheme::Https && self.tls.not_tls == TlsAnswer::Deny;
-        (!only_opaque || !looked_at).then(|| denied_by(self.persona.deny.rule(rule), &addr))
+        match self.persona.deny.denies_address(addr, &self.door) {
+            Denied::No => None,
+            Denied::Opaque(_) if looked_at => None,
+            Denied::Opaque(rule) | Denied::Whole(rule) => Some(denied_by(self.persona.deny.rule(rule), &addr)),
+        }
     }
 
     fn granting(&self) -> Option<&Rule> {

@@ -49,11 +49,6 @@ impl NetIndex {
         NetWalk { tree, addr, at: after.checked_sub(1) }
     }
 
-    /// Whether any network holds `addr`.
-    pub(super) fn contains(&self, addr: IpAddr) -> bool {
-        self.holding(addr).next().is_some()
-    }
-
     /// Whether there is no network at all.
     pub(super) fn is_empty(&self) -> bool {
         self.v4.0.is_empty() && self.v6.0.is_empty()

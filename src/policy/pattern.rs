@@ -83,7 +83,10 @@ impl HostPattern {
             (Host::Addr(addr), None) => return Ok(Self::Literal(addr)),
             (Host::Name(name), _) => name,
         };
-        if purpose == Purpose::Allow && is_public_suffix(&name) {
+        // `*.ck` on the list makes every `x.ck` a public suffix, though not `ck`: ask for some name below, too.
+        let too_wide = |name: &HostName| is_public_suffix(name.as_str());
+        let below_too_wide = |name: &HostName| below.is_some() && is_public_suffix(&format!("arw-probe.{name}"));
+        if purpose == Purpose::Allow && (too_wide(&name) || below_too_wide(&name)) {
             return Err(PatternFault::PublicSuffix(name));
         }
         Ok(if below.is_some() { Self::Below(name) } else { Self::Exact(name) })
@@ -91,8 +94,8 @@ impl HostPattern {
 }
 
 /// Whether the list names exactly this suffix. The list holds Unicode labels.
-fn is_public_suffix(name: &HostName) -> bool {
-    let (unicode, _) = idna::domain_to_unicode(name.as_str());
+fn is_public_suffix(name: &str) -> bool {
+    let (unicode, _) = idna::domain_to_unicode(name);
     psl::suffix(unicode.as_bytes()).is_some_and(|suffix| suffix.is_known() && suffix.as_bytes() == unicode.as_bytes())
 }
 
@@ -122,6 +125,7 @@ mod tests {
             ("localhost", "localhost"),
             ("bücher.example", "xn--bcher-kva.example"),
             ("someone.github.io", "someone.github.io"),
+            ("www.ck", "www.ck"),
             ("8.8.8.8", "8.8.8.8"),
             ("[2001:db8::1]", "[2001:db8::1]"),
             ("2001:db8::1", "[2001:db8::1]"),
@@ -141,7 +145,19 @@ mod tests {
         for text in ["a.*.b", "*a.b", "a*", "*.*.example.org", "**.example.org", "example.*"] {
             assert_eq!(HostPattern::parse(text, Purpose::Allow), Err(PatternFault::MisplacedStar), "{text}");
         }
-        for text in ["*.com", "com", "*.co.uk", "*.github.io", "github.io", "*.xn--p1ai", "*.рф", "*.COM.", "*.ck"] {
+        for text in [
+            "*.com",
+            "com",
+            "*.co.uk",
+            "*.github.io",
+            "github.io",
+            "*.xn--p1ai",
+            "*.рф",
+            "*.COM.",
+            "*.ck",
+            "x.ck",
+            "*.x.ck",
+        ] {
             let parsed = HostPattern::parse(text, Purpose::Allow);
             assert!(matches!(parsed, Err(PatternFault::PublicSuffix(_))), "{text}: {parsed:?}");
         }

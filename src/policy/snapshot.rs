@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::config::{Fault, Faults, PersonaFile};
+use crate::config::{Fault, Faults, PersonaFile, ProxyConfig};
 use crate::domain::{PersonaId, Timestamp, TokenHash};
 
 use super::persona::Persona;
@@ -24,6 +24,12 @@ pub struct PolicySettings {
 impl Default for PolicySettings {
     fn default() -> Self {
         Self { block_ip_literals: true, dns_guard: true }
+    }
+}
+
+impl From<&ProxyConfig> for PolicySettings {
+    fn from(proxy: &ProxyConfig) -> Self {
+        Self { block_ip_literals: proxy.block_ip_literals, dns_guard: proxy.dns_guard }
     }
 }
 
@@ -165,7 +171,12 @@ impl Snapshot {
 fn proofs_are_unique(files: &[PersonaFile]) {
     let mut seen: HashMap<(&str, String), (usize, usize)> = HashMap::new();
     for (index, file) in files.iter().enumerate() {
-        let ids = file.id.iter().map(|found| ("id", found.value.clone(), &found.place));
+        // An id that is not its file's name was reported already.
+        let ids = file
+            .id
+            .iter()
+            .filter(|found| found.value == file.stem)
+            .map(|found| ("id", found.value.clone(), &found.place));
         let hashes = file.tokens.iter().filter_map(|token| token.sha256.as_ref());
         let tokens = hashes.map(|found| ("token", found.value.to_ascii_lowercase(), &found.place));
         let uids = file.uids.iter().map(|found| ("user id", found.value.to_string(), &found.place));

@@ -168,15 +168,22 @@ impl Counter {
         let period = i64::try_from(rate.period().as_micros()).expect("an hour of microseconds fits");
         // Rounded up: an uneven share never admits more.
         let share = (period + i64::from(rate.count()) - 1) / i64::from(rate.count());
+        let full = share * i64::from(rate.count());
         let now = now.unix_micros();
-        self.arrival
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |arrival| {
-                // A clock that was set back must not lock the rule for the length of the step.
-                let arrival = arrival.clamp(now, now.saturating_add(share * i64::from(rate.count())));
-                let next = arrival.saturating_add(share);
-                (next - now <= share * i64::from(rate.count())).then_some(next)
-            })
-            .is_ok()
+        let mut admitted = false;
+        let take = |arrival: i64| {
+            // Never more than one period ahead, unless the clock was set back: then the rule must not stay
+            // locked for the length of the step. The second period is slack for threads that read the clock
+            // a little earlier.
+            let arrival =
+                if arrival > now.saturating_add(2 * full) { now.saturating_add(full) } else { arrival.max(now) };
+            let next = arrival.saturating_add(share);
+            admitted = next.saturating_sub(now) <= full;
+            Some(if admitted { next } else { arrival })
+        };
+        // The closure never declines.
+        let _ = self.arrival.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        admitted
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use clap::Parser;
 
-use measure::Plan;
+use measure::{Measured, Plan};
 use process::Cores;
 use subject::Subject;
 
@@ -88,8 +88,9 @@ fn main() -> anyhow::Result<()> {
         subjects: if options.only.is_empty() { Subject::ALL.to_vec() } else { options.only },
         cores: Cores::divide(!options.unpinned)?,
     };
-    let circumstances = plan.circumstances();
-    let rows = measure::run(&plan)?;
+    let mut circumstances = plan.circumstances();
+    let Measured { rows, skipped } = measure::run(&plan)?;
+    circumstances.extend(skipped);
     println!("{}", report::markdown(&rows, &plan.subjects, &circumstances)?);
     if let Some(path) = options.json {
         let value = report::json(&rows, &plan.subjects, &circumstances);

@@ -73,32 +73,41 @@ impl Plan {
     }
 }
 
-/// Takes every sample of the plan. A subject that is not there or fails leaves its reason in the rows' notes.
-pub(crate) fn run(plan: &Plan) -> anyhow::Result<Vec<Row>> {
+/// Every row, and why a subject has none.
+pub(crate) struct Measured {
+    pub(crate) rows: Vec<Row>,
+    pub(crate) skipped: Vec<String>,
+}
+
+/// Takes every sample of the plan. A subject that is not there is skipped; one that fails on the way leaves its reason
+/// in the row's notes.
+pub(crate) fn run(plan: &Plan) -> anyhow::Result<Measured> {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
     plan.cores.enter_load()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
 
-    let mut rows = cpu_rows(plan, &runtime)?;
-    if plan.wants(IDLE_ROW) {
-        rows.push(idle_row(plan, &runtime)?);
-    }
-    Ok(rows)
-}
-
-fn cpu_rows(plan: &Plan, runtime: &Runtime) -> anyhow::Result<Vec<Row>> {
-    let wanted: Vec<_> = ROWS.into_iter().filter(|(name, ..)| plan.wants(name)).collect();
-    if wanted.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut running: Vec<(Subject, Running)> = Vec::new();
+    let (mut running, mut skipped) = (Vec::new(), Vec::new());
     for &subject in &plan.subjects {
         match subject.start(&plan.cores) {
             Ok(up) => running.push((subject, up)),
-            Err(error) => eprintln!("SKIP {}: {error:#}", subject.name()),
+            Err(error) => skipped.push(format!("SKIP {}: {error:#}", subject.name())),
         }
     }
+    for line in &skipped {
+        eprintln!("{line}");
+    }
+    let mut rows = cpu_rows(plan, &runtime, &running);
+    let there: Vec<Subject> = running.iter().map(|(subject, _)| *subject).collect();
+    drop(running);
+    if plan.wants(IDLE_ROW) {
+        rows.push(idle_row(plan, &runtime, &there));
+    }
+    Ok(Measured { rows, skipped })
+}
+
+fn cpu_rows(plan: &Plan, runtime: &Runtime, running: &[(Subject, Running)]) -> Vec<Row> {
+    let wanted = ROWS.into_iter().filter(|(name, ..)| plan.wants(name));
     let mut rows = Vec::new();
     for (name, operation, unit, scale, goal) in wanted {
         eprintln!("{name}");
@@ -127,7 +136,7 @@ fn cpu_rows(plan: &Plan, runtime: &Runtime) -> anyhow::Result<Vec<Row>> {
         }
         rows.push(row);
     }
-    Ok(rows)
+    rows
 }
 
 struct Sample {
@@ -158,11 +167,11 @@ fn at_rest(pid: Pid) -> anyhow::Result<Duration> {
 }
 
 /// Each sample has a fresh process: a second batch of tunnels would live in the memory that the first one freed.
-fn idle_row(plan: &Plan, runtime: &Runtime) -> anyhow::Result<Row> {
+fn idle_row(plan: &Plan, runtime: &Runtime, subjects: &[Subject]) -> Row {
     eprintln!("{IDLE_ROW}");
     let mut row = Row::new(IDLE_ROW, "KB/tunnel", Goal::AtMost(2.0));
     for round in 1..=plan.idle_rounds {
-        for &subject in &plan.subjects {
+        for &subject in subjects {
             let grown = subject.start(&plan.cores).and_then(|up| idle_sample(plan, runtime, up.pid(), &up.road));
             match grown {
                 Ok(bytes_each) => row.samples.entry(subject).or_default().push(bytes_each / 1024.0),
@@ -171,7 +180,7 @@ fn idle_row(plan: &Plan, runtime: &Runtime) -> anyhow::Result<Row> {
             }
         }
     }
-    Ok(row)
+    row
 }
 
 fn idle_sample(plan: &Plan, runtime: &Runtime, pid: Pid, road: &Road) -> anyhow::Result<f64> {

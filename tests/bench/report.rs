@@ -20,9 +20,11 @@ pub(crate) enum Goal {
     None,
 }
 
-/// One row of the table.
+/// One row of a table.
 #[derive(Debug)]
 pub(crate) struct Row {
+    /// Measured in the bench's own process, by calling the library that the gateway is made of.
+    library: bool,
     pub(crate) name: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) goal: Goal,
@@ -45,7 +47,12 @@ struct Summary {
 
 impl Row {
     pub(crate) fn new(name: &'static str, unit: &'static str, goal: Goal) -> Self {
-        Self { name, unit, goal, samples: BTreeMap::new(), notes: Vec::new() }
+        Self { library: false, name, unit, goal, samples: BTreeMap::new(), notes: Vec::new() }
+    }
+
+    /// A row of the library alone: its samples are the gateway's.
+    pub(crate) fn library(name: &'static str, unit: &'static str, goal: Goal) -> Self {
+        Self { library: true, ..Self::new(name, unit, goal) }
     }
 
     fn summary(&self, subject: Subject) -> Option<Summary> {
@@ -95,16 +102,33 @@ pub(crate) fn markdown(
     for subject in subjects {
         writeln!(text, "- {}: {}", subject.name(), subject.what())?;
     }
+    let (library, processes): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.library);
+    if !processes.is_empty() {
+        table(&mut text, &processes, subjects)?;
+    }
+    if !library.is_empty() {
+        table(&mut text, &library, &[Subject::Gateway])?;
+    }
+    let notes: Vec<String> =
+        rows.iter().flat_map(|row| row.notes.iter().map(|note| format!("- {}: {note}", row.name))).collect();
+    if !notes.is_empty() {
+        writeln!(text, "\n{}", notes.join("\n"))?;
+    }
+    Ok(text)
+}
+
+fn table(text: &mut String, rows: &[&Row], subjects: &[Subject]) -> std::fmt::Result {
+    let compared = |subject: Subject| subject != Subject::Floor && subjects.contains(&Subject::Floor);
     write!(text, "\n| operation | unit |")?;
     for subject in subjects {
         write!(text, " {} |", subject.name())?;
-        if *subject != Subject::Floor {
+        if compared(*subject) {
             write!(text, " × floor |")?;
         }
     }
     write!(text, " goal of the gateway |\n|---|---|")?;
     for subject in subjects {
-        text.push_str(if *subject == Subject::Floor { "---:|" } else { "---:|---:|" });
+        text.push_str(if compared(*subject) { "---:|---:|" } else { "---:|" });
     }
     text.push_str("---|\n");
     for row in rows {
@@ -117,7 +141,7 @@ pub(crate) fn markdown(
                 }
                 None => text.push_str(" SKIP |"),
             }
-            if *subject != Subject::Floor {
+            if compared(*subject) {
                 match summary.and_then(|summary| summary.ratio_to_floor) {
                     Some(ratio) => write!(text, " {ratio:.2} |")?,
                     None => text.push_str(" — |"),
@@ -126,12 +150,7 @@ pub(crate) fn markdown(
         }
         writeln!(text, " {} |", row.verdict())?;
     }
-    let notes: Vec<String> =
-        rows.iter().flat_map(|row| row.notes.iter().map(|note| format!("- {}: {note}", row.name))).collect();
-    if !notes.is_empty() {
-        writeln!(text, "\n{}", notes.join("\n"))?;
-    }
-    Ok(text)
+    Ok(())
 }
 
 /// The same for programs.

@@ -30,7 +30,7 @@ pub(super) fn rows(rounds: usize, wants: impl Fn(&str) -> bool) -> anyhow::Resul
         return Ok(Vec::new());
     }
     let rounds = rounds.min(MOST_ROUNDS);
-    let mut rows: Vec<Row> = ROWS.into_iter().map(|(name, unit, goal)| Row::new(name, unit, goal)).collect();
+    let mut rows: Vec<Row> = ROWS.into_iter().map(|(name, unit, goal)| Row::library(name, unit, goal)).collect();
     for round in 0..=rounds {
         eprintln!("ledger, round {round}");
         let dir = TempDir::with_prefix("arw-bench-")?;

@@ -1,0 +1,37 @@
+# What an operator and a developer type. `just --list` shows them.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+# Everything that CI runs.
+check: fmt-check lint test docs
+
+# The test suite: the same command as in the README.
+test *ARGS:
+    cargo test {{ARGS}}
+
+# Format, in place.
+fmt:
+    cargo fmt --all
+
+fmt-check:
+    cargo fmt --all -- --check
+
+# Clippy on everything, warnings denied.
+lint:
+    cargo clippy --all-targets --locked -- -D warnings
+
+# The API documentation builds without a warning.
+docs:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
+
+# Start the gateway on embedded defaults.
+run *ARGS:
+    cargo run --release -- {{ARGS}}
+
+# Side by side with a relay floor and squid: CPU time per operation, as ratios.
+bench *ARGS:
+    cargo bench --bench gateway -- {{ARGS}}
+
+# Each fuzz target for FUZZ_SECONDS (default 10).
+fuzz:
+    FUZZ_SECONDS="${FUZZ_SECONDS:-10}" cargo test --release --test fuzz
