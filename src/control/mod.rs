@@ -22,6 +22,7 @@ mod error;
 mod extract;
 mod ledger;
 mod listen;
+mod metrics;
 mod openapi;
 mod origin;
 mod policy;
@@ -49,6 +50,6 @@ pub use problem::{FaultBody, Problem, ProblemBody, ProblemCode};
 pub use serve::{Running, serve, serve_on};
 pub use state::{Command, ControlState};
 pub use wire::{
-    EgressPage, EgressStatus, Health, LedgerStatus, PersonaView, Personas, PolicyStatus, Preview, PreviewRequest,
-    Proof, Readiness, ReloadReport, Settings, Tunnels,
+    EgressPage, EgressStatus, GatewayStatus, Health, LedgerStatus, PersonaTraffic, PersonaView, Personas, PolicyStatus,
+    Preview, PreviewRequest, Readiness, ReloadReport, Settings, TokenView, Tunnel, Tunnels,
 };

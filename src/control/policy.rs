@@ -11,7 +11,7 @@ use super::problem::{Problem, ProblemCode};
 use super::state::{App, Command};
 use super::wire::{PersonaView, Personas, ReloadReport, TokenView};
 use crate::policy::PersonaSummary;
-use crate::proxy::{PersonaCounts, Status};
+use crate::proxy::Status;
 
 pub(super) async fn personas(State(app): State<Arc<App>>) -> Json<Personas> {
     let snapshot = app.state.policy.load_full();
@@ -21,8 +21,8 @@ pub(super) async fn personas(State(app): State<Arc<App>>) -> Json<Personas> {
 }
 
 fn view(summary: PersonaSummary, status: Option<&Status>) -> PersonaView {
-    let counts = status.and_then(|status| status.personas.get(&summary.id)).copied();
-    let PersonaCounts { connections, tunnels } = counts.unwrap_or_default();
+    let traffic = status.and_then(|status| status.personas.iter().find(|persona| persona.persona == summary.id));
+    let (connections, tunnels) = traffic.map_or((0, 0), |traffic| (traffic.connections, traffic.tunnels));
     let tokens = summary.tokens.into_iter().map(|token| TokenView { name: token.name, expires_at: token.expires_at });
     PersonaView {
         posture: word(&summary.posture),
@@ -34,8 +34,8 @@ fn view(summary: PersonaSummary, status: Option<&Status>) -> PersonaView {
         certificates: summary.certificates,
         allow_rules: summary.allow_rules as u64,
         deny_rules: summary.deny_rules as u64,
-        connections,
-        tunnels,
+        connections: connections as u64,
+        tunnels: tunnels as u64,
     }
 }
 

@@ -4,24 +4,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
 use serde_json::Value;
 
+use super::egress::blocking;
 use super::openapi;
 use super::problem::{Problem, ProblemCode};
 use super::state::App;
 use super::wire::{Health, Readiness};
-
-/// Content type of the OpenMetrics text format.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 pub(super) async fn health() -> Json<Health> {
     Json(Health { status: "ok".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() })
 }
 
 pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Readiness>, Problem> {
-    let reasons = app.unready();
+    let reasons = app.unready().await?;
     if reasons.is_empty() {
         return Ok(Json(Readiness { ready: true }));
     }
@@ -32,28 +28,20 @@ pub(super) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Readiness>
 
 impl App {
     /// Why nothing may leave: closed words, because everybody may read them.
-    fn unready(&self) -> Vec<&'static str> {
+    async fn unready(&self) -> Result<Vec<&'static str>, Problem> {
         let mut reasons = Vec::new();
-        let ledger = &self.state.config.ledger;
-        if ledger.enable && self.state.ledger.fault().is_some() {
+        let ledger = self.state.ledger.clone();
+        if !blocking(move || ledger.status()).await?.available {
             reasons.push("ledger_unavailable");
         }
         let draining = self.state.gateway.as_ref().is_some_and(|gateway| gateway.status().draining);
         if draining || self.shutdown.is_cancelled() {
             reasons.push("draining");
         }
-        reasons
+        Ok(reasons)
     }
 }
 
 pub(super) async fn openapi() -> Json<Value> {
     Json(openapi::document())
-}
-
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
-    let mut text = String::with_capacity(8 << 10);
-    app.state.metrics.encode(&mut text);
-    app.encode_own(&mut text);
-    text.push_str("# EOF\n");
-    ([(header::CONTENT_TYPE, OPENMETRICS)], text)
 }

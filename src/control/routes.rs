@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::problem::ProblemCode;
 use super::state::App;
-use super::{egress, ledger, policy, preview, public, settings, stream};
+use super::{egress, ledger, metrics, policy, preview, public, settings, stream};
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +147,7 @@ fn state_routes() -> Vec<Route> {
     };
     vec![
         admin("/metrics", "Every series, in the OpenMetrics text format.", &[], Answer::Metrics, &[], || {
-            get(public::metrics)
+            get(metrics::metrics)
         }),
         admin(
             "/events",

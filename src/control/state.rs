@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::auth::AdminAuth;
+use super::problem::{Problem, ProblemCode};
 use super::wire::ReloadReport;
 use crate::config::{Faults, ServerConfig};
 use crate::domain::Clock;
@@ -17,6 +18,10 @@ use crate::proxy::{Handle, Metrics};
 
 /// Event streams at once. 16: a few operators and exporters; each holds a queue of events.
 pub(super) const MAX_STREAMS: usize = 16;
+
+/// Requests that read the ledger's files at once. 2: a page may read a whole segment, and the gateway
+/// needs the disk and the cores.
+const MAX_READS: usize = 2;
 
 /// What the API asks the daemon to do. The daemon's own task takes these one after the other.
 #[derive(Debug)]
@@ -52,11 +57,19 @@ pub(crate) struct App {
     pub(crate) state: ControlState,
     pub(crate) auth: AdminAuth,
     pub(crate) streams: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
     pub(crate) shutdown: CancellationToken,
 }
 
 impl App {
     pub(crate) fn new(state: ControlState, auth: AdminAuth, shutdown: CancellationToken) -> Self {
-        Self { state, auth, streams: Arc::new(Semaphore::new(MAX_STREAMS)), shutdown }
+        let (streams, reads) = (Semaphore::new(MAX_STREAMS), Semaphore::new(MAX_READS));
+        Self { state, auth, streams: Arc::new(streams), reads: Arc::new(reads), shutdown }
+    }
+
+    /// Waits for the turn to read the ledger's files; hold it while reading.
+    pub(crate) async fn reading(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let turn = Arc::clone(&self.reads).acquire_owned().await;
+        turn.map_err(|_| Problem::new(ProblemCode::Internal, "the daemon is going down"))
     }
 }

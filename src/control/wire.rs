@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::problem::ProblemCode;
 use crate::domain::{DenialCode, PersonaId, RuleId, Scheme, Timestamp};
-use crate::ledger::{Outcome, Via};
-use crate::proxy::{Status, TunnelView};
+use crate::ledger::{Line, Outcome, Via};
+use crate::proxy;
 
 /// `GET /healthz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +27,12 @@ pub struct Readiness {
 }
 
 /// `GET /state/egress`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EgressPage {
-    /// Lines as they stand in the ledger, byte for byte, newest last.
-    pub lines: Vec<Box<RawValue>>,
-    /// Sequence number of the last line looked at; ask `after` this for more. None when nothing was read.
-    pub last_seq: Option<u64>,
+    /// Lines of the ledger, newest last.
+    pub lines: Vec<Line>,
+    /// Up to where the ledger was searched: ask `after` this for what comes behind.
+    pub last_seq: u64,
 }
 
 /// `GET /state/egress/status`.
@@ -42,11 +41,80 @@ pub struct EgressStatus {
     /// Of the daemon.
     pub version: String,
     /// The gateway; null when the proxy is off.
-    pub gateway: Option<Status>,
+    pub gateway: Option<GatewayStatus>,
     /// The record.
     pub ledger: LedgerStatus,
     /// The policy in force.
     pub policy: PolicyStatus,
+}
+
+/// The gateway now, and since its start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GatewayStatus {
+    /// Its TCP listeners.
+    pub listening: Vec<String>,
+    /// Whether it is shutting down.
+    pub draining: bool,
+    /// Client connections now.
+    pub connections: u64,
+    /// Tunnels and exchanges now.
+    pub tunnels: u64,
+    /// Client connections since the start.
+    pub accepted: u64,
+    /// Clients turned away for want of room.
+    pub shed: u64,
+    /// Each persona seen since the start.
+    pub personas: Vec<PersonaTraffic>,
+}
+
+/// What one persona does and did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonaTraffic {
+    /// Its name.
+    pub persona: PersonaId,
+    /// Client connections now.
+    pub connections: u64,
+    /// Tunnels and exchanges now.
+    pub tunnels: u64,
+    /// Grants.
+    pub allowed: u64,
+    /// Grants that enforcement would have denied.
+    pub would_deny: u64,
+    /// Denials.
+    pub denied: u64,
+    /// Bytes from clients.
+    pub bytes_up: u64,
+    /// Bytes to clients.
+    pub bytes_down: u64,
+}
+
+impl From<proxy::Status> for GatewayStatus {
+    fn from(status: proxy::Status) -> Self {
+        Self {
+            listening: status.listening.iter().map(ToString::to_string).collect(),
+            draining: status.draining,
+            connections: status.connections as u64,
+            tunnels: status.tunnels as u64,
+            accepted: status.accepted,
+            shed: status.shed,
+            personas: status.personas.into_iter().map(PersonaTraffic::from).collect(),
+        }
+    }
+}
+
+impl From<proxy::PersonaStatus> for PersonaTraffic {
+    fn from(status: proxy::PersonaStatus) -> Self {
+        Self {
+            persona: status.persona,
+            connections: status.connections as u64,
+            tunnels: status.tunnels as u64,
+            allowed: status.allowed,
+            would_deny: status.would_deny,
+            denied: status.denied,
+            bytes_up: status.bytes_up,
+            bytes_down: status.bytes_down,
+        }
+    }
 }
 
 /// The ledger in short.
@@ -100,8 +168,48 @@ pub struct PolicyStatus {
 /// `GET /state/tunnels`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tunnels {
-    /// Open tunnels, at most as many as asked for.
-    pub tunnels: Vec<TunnelView>,
+    /// Open tunnels, oldest first, at most as many as asked for.
+    pub tunnels: Vec<Tunnel>,
+}
+
+/// One open tunnel or exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    /// Sequence number of its `open` in the ledger: the decision id that the client saw.
+    pub decision: u64,
+    /// Whose traffic.
+    pub persona: PersonaId,
+    /// From where.
+    pub client: String,
+    /// What it was granted as.
+    pub scheme: Scheme,
+    /// Host and port.
+    pub target: String,
+    /// The rule that granted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<RuleId>,
+    /// Bytes from the client.
+    pub bytes_up: u64,
+    /// Bytes to the client.
+    pub bytes_down: u64,
+    /// Milliseconds since the grant.
+    pub age_ms: u64,
+}
+
+impl From<proxy::TunnelView> for Tunnel {
+    fn from(view: proxy::TunnelView) -> Self {
+        Self {
+            decision: view.decision,
+            persona: view.persona,
+            client: view.client,
+            scheme: view.scheme,
+            target: view.target,
+            rule: view.rule,
+            bytes_up: view.bytes_up,
+            bytes_down: view.bytes_down,
+            age_ms: view.age_ms,
+        }
+    }
 }
 
 /// `GET /state/personas`.
@@ -214,21 +322,28 @@ pub struct Preview {
 pub struct ReloadReport {
     /// Counts reloads.
     pub generation: u64,
+    /// SHA-256 of what is in force.
+    pub digest: String,
     /// Personas in force now.
     pub personas: u64,
+    /// Whether anything differs from before.
+    pub changed: bool,
     /// Open tunnels that the new policy ended.
-    pub tunnels_cut: u64,
+    pub tunnels_ended: u64,
 }
 
-/// `GET /ledger/proof/{seq}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Proof {
-    /// The line's sequence number.
-    pub seq: u64,
-    /// The line itself, its exact bytes without the newline.
-    pub line: String,
-    /// The proof: a C2SP tlog-proof, which holds the signed checkpoint.
-    pub proof: String,
+impl ReloadReport {
+    /// A policy of so many personas is in force.
+    pub fn new(generation: u64, digest: &str, personas: usize, changed: bool) -> Self {
+        Self { generation, digest: digest.to_owned(), personas: personas as u64, changed, tunnels_ended: 0 }
+    }
+
+    /// The same, and it ended so many open tunnels.
+    #[must_use]
+    pub fn ending(mut self, tunnels: usize) -> Self {
+        self.tunnels_ended = tunnels as u64;
+        self
+    }
 }
 
 /// `GET /egress/settings`: sections by name; times in milliseconds, sizes in bytes, as the names say.
@@ -254,8 +369,8 @@ pub(super) fn schemas() -> Value {
         "Health": object(json!({ "status": { "const": "ok" }, "version": text() })),
         "Readiness": object(json!({ "ready": { "const": true } })),
         "Document": { "type": "object" },
-        "Settings": { "type": "object", "additionalProperties": { "type": "object" } },
-        "EgressPage": object(json!({ "lines": list(reference("Line")), "last_seq": maybe("integer") })),
+        "Settings": { "type": "object" },
+        "EgressPage": object(json!({ "lines": list(reference("Line")), "last_seq": count() })),
         "Line": {
             "type": "object",
             "description": "One line of the egress ledger.",
@@ -287,8 +402,20 @@ pub(super) fn schemas() -> Value {
             })),
             "policy": object(json!({ "generation": count(), "personas": count() })),
         })),
-        "Gateway": { "type": "object", "description": "Listeners, connections, tunnels and totals." },
-        "Tunnels": object(json!({ "tunnels": list(json!({ "type": "object" })) })),
+        "Gateway": object(json!({
+            "listening": list(text()), "draining": flag(), "connections": count(), "tunnels": count(),
+            "accepted": count(), "shed": count(),
+            "personas": list(object(json!({
+                "persona": text(), "connections": count(), "tunnels": count(), "allowed": count(),
+                "would_deny": count(), "denied": count(), "bytes_up": count(), "bytes_down": count(),
+            }))),
+        })),
+        "Tunnels": object(json!({
+            "tunnels": list(object(json!({
+                "decision": count(), "persona": text(), "client": text(), "scheme": scheme(), "target": text(),
+                "bytes_up": count(), "bytes_down": count(), "age_ms": count(),
+            }))),
+        })),
         "Personas": object(json!({
             "generation": count(),
             "personas": list(object(json!({
@@ -320,8 +447,13 @@ pub(super) fn schemas() -> Value {
             },
             "required": ["decision", "persona", "host", "port", "scheme", "seq"],
         },
-        "ReloadReport": object(json!({ "generation": count(), "personas": count(), "tunnels_cut": count() })),
-        "Proof": object(json!({ "seq": count(), "line": text(), "proof": text() })),
+        "ReloadReport": object(json!({
+            "generation": count(), "digest": text(), "personas": count(), "changed": flag(), "tunnels_ended": count(),
+        })),
+        "Proof": object(json!({
+            "line": text(), "seq": count(), "leaf_index": count(), "tree_size": count(), "path": list(text()),
+            "checkpoint": text(),
+        })),
         "Problem": {
             "type": "object",
             "description": "RFC 9457 problem details.",

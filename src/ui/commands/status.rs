@@ -1,9 +1,10 @@
 //! `status` and `health`.
 
+use std::time::Duration;
+
 use super::context::Context;
-use crate::control::{ClientError, EgressStatus, Health, Readiness, Tunnels};
-use crate::proxy::{Status, TunnelView};
-use crate::ui::text::{count, moment, size};
+use crate::control::{ClientError, EgressStatus, GatewayStatus, Health, Readiness, Tunnel, Tunnels};
+use crate::ui::text::{count, size, span};
 use crate::ui::{Failure, Outcome, Paint, Screen, Table};
 
 /// Tunnels that `status` lists. 20: a screen; `--json` has them all.
@@ -22,7 +23,7 @@ pub(super) async fn status(context: &Context, screen: &mut Screen) -> Result<Out
     Ok(Outcome::Done)
 }
 
-fn show_status(status: &EgressStatus, tunnels: &[TunnelView], screen: &mut Screen) -> Result<(), Failure> {
+fn show_status(status: &EgressStatus, tunnels: &[Tunnel], screen: &mut Screen) -> Result<(), Failure> {
     let heading = |screen: &Screen, name: &str| screen.paint(Paint::Strong, &format!("{name:<10}"));
     match &status.gateway {
         Some(gateway) => {
@@ -36,15 +37,8 @@ fn show_status(status: &EgressStatus, tunnels: &[TunnelView], screen: &mut Scree
                 count(gateway.tunnels)
             );
             screen.line(&line)?;
-            let totals = &gateway.totals;
-            screen.line(&format!(
-                "{:<10}{} allowed, {} denied, {} up, {} down since the start",
-                "",
-                count(totals.allowed),
-                count(totals.denied),
-                size(totals.bytes_up),
-                size(totals.bytes_down)
-            ))?;
+            let shed = count(gateway.shed);
+            screen.line(&format!("{:<10}{} connections since the start, {shed} turned away", "", count(gateway.accepted)))?;
         }
         None => {
             let line = format!("{}{}", heading(screen, "gateway"), screen.paint(Paint::Warn, "off"));
@@ -85,33 +79,44 @@ fn show_status(status: &EgressStatus, tunnels: &[TunnelView], screen: &mut Scree
     show_tunnels(tunnels, screen)
 }
 
-fn show_personas(gateway: &Status, screen: &mut Screen) -> Result<(), Failure> {
+fn show_personas(gateway: &GatewayStatus, screen: &mut Screen) -> Result<(), Failure> {
     if gateway.personas.is_empty() {
         return Ok(());
     }
-    let mut table = Table::new(&["PERSONA", ">CONNECTIONS", ">TUNNELS"]);
-    for (persona, counts) in &gateway.personas {
-        table.row(Paint::Plain, &[persona.as_str(), &count(counts.connections), &count(counts.tunnels)]);
+    let mut table =
+        Table::new(&["PERSONA", ">OPEN", ">ALLOWED", ">WOULD DENY", ">DENIED", ">UP", ">DOWN"]);
+    for persona in &gateway.personas {
+        table.row(
+            Paint::Plain,
+            &[
+                persona.persona.as_str(),
+                &count(persona.tunnels),
+                &count(persona.allowed),
+                &count(persona.would_deny),
+                &count(persona.denied),
+                &size(persona.bytes_up),
+                &size(persona.bytes_down),
+            ],
+        );
     }
     screen.line("")?;
     table.show(screen)?;
     Ok(())
 }
 
-fn show_tunnels(tunnels: &[TunnelView], screen: &mut Screen) -> Result<(), Failure> {
+fn show_tunnels(tunnels: &[Tunnel], screen: &mut Screen) -> Result<(), Failure> {
     if tunnels.is_empty() {
         return Ok(());
     }
-    let mut table = Table::new(&[">SEQ", "PERSONA", "TARGET", "SINCE", ">UP", ">DOWN"]);
+    let mut table = Table::new(&[">DECISION", "PERSONA", "TARGET", ">AGE", ">UP", ">DOWN"]);
     for tunnel in tunnels.iter().take(SHOWN_TUNNELS) {
-        let target = format!("{}://{}:{}", tunnel.scheme, tunnel.host, tunnel.port);
         table.row(
             Paint::Plain,
             &[
-                &tunnel.seq.to_string(),
+                &tunnel.decision.to_string(),
                 tunnel.persona.as_str(),
-                &target,
-                &moment(tunnel.since),
+                &format!("{}://{}", tunnel.scheme, tunnel.target),
+                &span(Duration::from_millis(tunnel.age_ms)),
                 &size(tunnel.bytes_up),
                 &size(tunnel.bytes_down),
             ],
@@ -152,25 +157,35 @@ pub(super) async fn health(context: &Context, screen: &mut Screen) -> Result<Out
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::control::{LedgerStatus, PolicyStatus};
-    use crate::domain::{PersonaId, Scheme, Timestamp};
-    use crate::proxy::{PersonaCounts, Totals};
+    use crate::control::{LedgerStatus, PersonaTraffic, PolicyStatus};
+    use crate::domain::{PersonaId, Scheme};
     use crate::ui::screen::capture;
 
+    fn demo() -> PersonaId {
+        PersonaId::parse("demo").expect("valid")
+    }
+
     fn sample() -> EgressStatus {
-        let demo = PersonaId::parse("demo").expect("valid");
         EgressStatus {
             version: "0.1.0".to_owned(),
-            gateway: Some(Status {
+            gateway: Some(GatewayStatus {
                 listening: vec!["127.0.0.1:9080".to_owned()],
+                draining: false,
                 connections: 3,
                 tunnels: 1,
-                personas: BTreeMap::from([(demo, PersonaCounts { connections: 3, tunnels: 1 })]),
-                draining: false,
-                totals: Totals { allowed: 1_234, denied: 5, bytes_up: 2_048, bytes_down: 3 << 20 },
+                accepted: 1_240,
+                shed: 0,
+                personas: vec![PersonaTraffic {
+                    persona: demo(),
+                    connections: 3,
+                    tunnels: 1,
+                    allowed: 1_234,
+                    would_deny: 0,
+                    denied: 5,
+                    bytes_up: 2_048,
+                    bytes_down: 3 << 20,
+                }],
             }),
             ledger: LedgerStatus {
                 enabled: true,
@@ -195,17 +210,17 @@ mod tests {
         }
     }
 
-    fn tunnel() -> TunnelView {
-        TunnelView {
-            seq: 41,
-            persona: PersonaId::parse("demo").expect("valid"),
+    fn tunnel() -> Tunnel {
+        Tunnel {
+            decision: 41,
+            persona: demo(),
             client: "127.0.0.1:40000".to_owned(),
             scheme: Scheme::Https,
-            host: "api.example.com".to_owned(),
-            port: 443,
-            since: Timestamp::parse("2026-11-22T10:31:21Z").expect("valid"),
+            target: "api.example.com:443".to_owned(),
+            rule: None,
             bytes_up: 512,
             bytes_down: 1_536,
+            age_ms: 245_000,
         }
     }
 
@@ -216,16 +231,16 @@ mod tests {
             text,
             "\
 gateway   open  127.0.0.1:9080  3 connections, 1 tunnels
-          1 234 allowed, 5 denied, 2.0 KiB up, 3.0 MiB down since the start
+          1 240 connections since the start, 0 turned away
 ledger    writable  2 473 lines, 2 400 signed, 1.0 MiB  /var/lib/arw/ledger
 policy    generation 2, 1 personas
 daemon    0.1.0
 
-PERSONA  CONNECTIONS  TUNNELS
-demo               3        1
+PERSONA  OPEN  ALLOWED  WOULD DENY  DENIED       UP     DOWN
+demo        1    1 234           0       5  2.0 KiB  3.0 MiB
 
-SEQ  PERSONA  TARGET                       SINCE                    UP     DOWN
- 41  demo     https://api.example.com:443  2026-11-22 10:31:21Z  512 B  1.5 KiB
+DECISION  PERSONA  TARGET                           AGE     UP     DOWN
+      41  demo     https://api.example.com:443  4 m 5 s  512 B  1.5 KiB
 "
         );
     }

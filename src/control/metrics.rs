@@ -1,0 +1,132 @@
+//! Series of the ledger, the policy, the bus and the process; the gateway adds its own.
+
+use std::fmt::{Display, Write as _};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use super::egress::blocking;
+use super::problem::Problem;
+use super::state::{App, MAX_STREAMS};
+use crate::events::BusStats;
+use crate::ledger::LedgerStatus;
+
+/// Content type of the OpenMetrics text format.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
+    let ledger = app.state.ledger.clone();
+    let ledger = blocking(move || ledger.status()).await?;
+    let mut text = String::with_capacity(16 << 10);
+    app.state.metrics.encode(&mut text);
+    let mut families = Families(text);
+    families.ledger(&ledger);
+    let policy = app.state.policy.load();
+    families.gauge("arw_policy_generation", "Reloads of the policy.", policy.generation());
+    families.gauge("arw_policy_personas", "Personas in force.", policy.personas().len());
+    families.events(&app.state.events.stats());
+    let clients = MAX_STREAMS - app.streams.available_permits();
+    families.gauge("arw_events_sse_clients", "Open event streams.", clients);
+    families.build();
+    families.process();
+    families.0.push_str("# EOF\n");
+    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], families.0))
+}
+
+/// Families of the OpenMetrics text format, one after the other.
+struct Families(String);
+
+impl Families {
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help, &format!("{name} {value}\n"));
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "counter", help, &format!("{name}_total {value}\n"));
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str, samples: &str) {
+        // A family with a unit in its name says so.
+        let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(&format!("_{unit}")));
+        let unit = unit.map(|unit| format!("# UNIT {name} {unit}\n")).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{unit}{samples}");
+    }
+
+    fn ledger(&mut self, status: &LedgerStatus) {
+        let enabled = u8::from(status.enabled);
+        self.gauge("arw_ledger_enabled", "Whether records are written.", enabled);
+        let available = u8::from(status.available);
+        self.gauge("arw_ledger_available", "Whether the ledger can be written; if not, nothing leaves.", available);
+        self.counter("arw_ledger_records", "Records written since the start.", status.lines_total);
+        self.counter("arw_ledger_refused", "Records refused since the start.", status.refused_total);
+        self.gauge("arw_ledger_queue", "Records that no sync covers yet.", status.unsynced_lines);
+        let name = "arw_ledger_sync_seconds";
+        let samples = format!("{name}_count {}\n{name}_sum {:?}\n", status.syncs_total, status.sync_seconds_total);
+        self.family(name, "summary", "Time spent in syncs.", &samples);
+        self.gauge("arw_ledger_last_seq", "Sequence number of the last record.", status.last_seq);
+        self.gauge("arw_ledger_signed_size", "Records that the newest checkpoint covers.", status.signed_size.unwrap_or(0));
+        self.gauge("arw_ledger_segments", "Segment files.", status.segments);
+        self.gauge("arw_ledger_size_bytes", "Bytes of the segment files.", status.bytes);
+    }
+
+    fn events(&mut self, stats: &BusStats) {
+        self.counter("arw_events_published", "Events published since the start.", stats.published);
+        self.counter("arw_events_lost", "Events that slow listeners lost, once per listener.", stats.lost);
+        self.gauge("arw_events_subscribers", "Listeners now.", stats.subscribers);
+    }
+
+    fn build(&mut self) {
+        let samples = format!("arw_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"));
+        self.family("arw_build", "info", "What is running.", &samples);
+    }
+
+    /// As Prometheus client libraries name them. What `/proc` does not tell is left out.
+    fn process(&mut self) {
+        if let Some(descriptors) = std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count) {
+            self.gauge("process_open_fds", "Open descriptors.", descriptors);
+        }
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        let pages = statm.split(' ').nth(1).and_then(|field| field.parse::<u64>().ok());
+        if let (Some(pages), Ok(Some(page))) = (pages, nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)) {
+            let bytes = pages.saturating_mul(u64::try_from(page).unwrap_or(0));
+            self.gauge("process_resident_memory_bytes", "Resident memory.", bytes);
+        }
+        if let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) {
+            let seconds = [usage.user_time(), usage.system_time()]
+                .iter()
+                .map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6)
+                .sum::<f64>();
+            self.counter("process_cpu_seconds", "User and system time.", format!("{seconds:?}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_have_their_metadata_before_their_samples() {
+        let mut families = Families(String::new());
+        families.counter("x", "Things.", 3);
+        families.gauge("y_bytes", "Size.", 4);
+        assert_eq!(
+            families.0,
+            "# HELP x Things.\n# TYPE x counter\nx_total 3\n\
+             # HELP y_bytes Size.\n# TYPE y_bytes gauge\n# UNIT y_bytes bytes\ny_bytes 4\n"
+        );
+    }
+
+    #[test]
+    fn the_process_is_measured() {
+        let mut families = Families(String::new());
+        families.process();
+        for name in ["process_open_fds ", "process_resident_memory_bytes ", "process_cpu_seconds_total "] {
+            let value = families.0.lines().find_map(|line| line.strip_prefix(name)).expect(name);
+            assert!(value.parse::<f64>().is_ok_and(|value| value > 0.0), "{name}{value}");
+        }
+    }
+}
