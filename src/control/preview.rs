@@ -57,7 +57,9 @@ impl App {
         };
         let verdict = Verdict::of(self.state.policy.load().decide(&intent, self.state.clock.now()), &intent);
         if verdict.outcome != Outcome::Deny {
-            if verdict.scheme != Some(scheme) && let Some(granted) = verdict.scheme {
+            if verdict.scheme != Some(scheme)
+                && let Some(granted) = verdict.scheme
+            {
                 notes.push(format!("a tunnel to it is granted as `{granted}`"));
             }
             if let Host::Name(_) = intent.target.host {
@@ -78,9 +80,11 @@ impl App {
             scheme: verdict.scheme.unwrap_or(scheme),
             code: verdict.denial.as_ref().map(|denial| denial.code),
             via: verdict.via,
-            rule: verdict.grant.as_ref().and_then(|grant| grant.rule().cloned()).or_else(|| {
-                verdict.denial.as_ref().and_then(|denial| denial.rule.clone())
-            }),
+            rule: verdict
+                .grant
+                .as_ref()
+                .and_then(|grant| grant.rule().cloned())
+                .or_else(|| verdict.denial.as_ref().and_then(|denial| denial.rule.clone())),
             detail: verdict.denial.map(|denial| denial.detail),
             lease_hint,
             notes,
@@ -123,10 +127,11 @@ impl Verdict {
         }
         Self {
             outcome: if denial.is_some() { Outcome::WouldDeny } else { Outcome::Allow },
-            via: Some(match grant.via() {
-                GrantedBy::Rule => Via::Policy,
-                GrantedBy::Public => Via::Public,
-            }),
+            via: match grant.via() {
+                GrantedBy::Rule => Some(Via::Policy),
+                GrantedBy::Public => Some(Via::Public),
+                GrantedBy::Report => None,
+            },
             scheme: Some(grant.scheme()),
             grant: Some(grant),
             denial,
@@ -198,7 +203,8 @@ impl Question {
         if url.len() > MAX_URL {
             return Err(format!("a URL has at most {MAX_URL} bytes"));
         }
-        let (scheme, rest) = url.split_once("://").ok_or("the URL does not start with `https://`, `http://` or `tcp://`")?;
+        let (scheme, rest) =
+            url.split_once("://").ok_or("the URL does not start with `https://`, `http://` or `tcp://`")?;
         let scheme = [Scheme::Https, Scheme::Http, Scheme::Tcp]
             .into_iter()
             .find(|known| known.as_str().eq_ignore_ascii_case(scheme))
