@@ -1,6 +1,5 @@
 //! What the gate would decide, without a dial or a look-up.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -116,17 +115,18 @@ impl Verdict {
         };
         let mut denial = grant.would_deny().cloned();
         if let Host::Addr(addr) = intent.target.host {
-            if let Err(denial) = vet(&grant, addr) {
+            if let Err(denial) = grant.vet(addr) {
                 return refused(denial);
             }
             denial = denial.or_else(|| grant.would_deny_address(addr));
         }
         Self {
             outcome: if denial.is_some() { Outcome::WouldDeny } else { Outcome::Allow },
-            via: Some(match grant.via() {
-                GrantedBy::Rule => Via::Policy,
-                GrantedBy::Public => Via::Public,
-            }),
+            via: match grant.via() {
+                GrantedBy::Rule => Some(Via::Policy),
+                GrantedBy::Public => Some(Via::Public),
+                GrantedBy::Report => None,
+            },
             scheme: Some(grant.scheme()),
             grant: Some(grant),
             denial,
@@ -152,10 +152,6 @@ impl Verdict {
         }
         record
     }
-}
-
-fn vet(grant: &Grant, addr: IpAddr) -> Result<(), Denial> {
-    grant.vet(addr)
 }
 
 impl Question {

@@ -322,28 +322,10 @@ pub struct Preview {
 pub struct ReloadReport {
     /// Counts reloads.
     pub generation: u64,
-    /// SHA-256 of what is in force.
-    pub digest: String,
     /// Personas in force now.
     pub personas: u64,
-    /// Whether anything differs from before.
-    pub changed: bool,
     /// Open tunnels that the new policy ended.
-    pub tunnels_ended: u64,
-}
-
-impl ReloadReport {
-    /// A policy of so many personas is in force.
-    pub fn new(generation: u64, digest: &str, personas: usize, changed: bool) -> Self {
-        Self { generation, digest: digest.to_owned(), personas: personas as u64, changed, tunnels_ended: 0 }
-    }
-
-    /// The same, and it ended so many open tunnels.
-    #[must_use]
-    pub fn ending(mut self, tunnels: usize) -> Self {
-        self.tunnels_ended = tunnels as u64;
-        self
-    }
+    pub tunnels_cut: u64,
 }
 
 /// `GET /egress/settings`: sections by name; times in milliseconds, sizes in bytes, as the names say.
@@ -447,9 +429,7 @@ pub(super) fn schemas() -> Value {
             },
             "required": ["decision", "persona", "host", "port", "scheme", "seq"],
         },
-        "ReloadReport": object(json!({
-            "generation": count(), "digest": text(), "personas": count(), "changed": flag(), "tunnels_ended": count(),
-        })),
+        "ReloadReport": object(json!({ "generation": count(), "personas": count(), "tunnels_cut": count() })),
         "Proof": object(json!({
             "line": text(), "seq": count(), "leaf_index": count(), "tree_size": count(), "path": list(text()),
             "checkpoint": text(),
