@@ -92,11 +92,14 @@ pub(super) async fn lines(
         let _turn = turn;
         page(&ledger, query, limit)
     };
-    blocking(page).await?.map_err(|error| match error {
-        SearchFault::Ledger(error) => ledger_problem(&error),
-        SearchFault::TooLong => Problem::new(ProblemCode::TimedOut, "the search takes too long")
-            .hint("narrow it, or run `arw-cli ledger query` on the host"),
-    }).map(Json)
+    blocking(page)
+        .await?
+        .map_err(|error| match error {
+            SearchFault::Ledger(error) => ledger_problem(&error),
+            SearchFault::TooLong => Problem::new(ProblemCode::TimedOut, "the search takes too long")
+                .hint("narrow it, or run `arw-cli ledger query` on the host"),
+        })
+        .map(Json)
 }
 
 /// Lines searched between two looks at the clock. 100 000: a tenth of a second or so.
@@ -120,8 +123,7 @@ impl From<LedgerError> for SearchFault {
 fn page(ledger: &Ledger, query: LinesQuery, limit: usize) -> Result<EgressPage, SearchFault> {
     let end = *ledger.watch().borrow();
     let reader = ledger.reader()?;
-    let mut filter =
-        Filter { persona: query.persona, host: query.host, decision: query.decision, ..Filter::default() };
+    let mut filter = Filter { persona: query.persona, host: query.host, decision: query.decision, ..Filter::default() };
     let deadline = Instant::now() + SEARCH_TIME;
     let mut within = |filter: &mut Filter, from: u64, to: u64| {
         (filter.from_seq, filter.to_seq) = (Some(from), Some(to));

@@ -21,7 +21,10 @@ pub(super) async fn checkpoint(State(app): State<Arc<App>>) -> Result<impl IntoR
 
 pub(super) async fn proof(State(app): State<Arc<App>>, Path(seq): Path<String>) -> Result<Json<Proof>, Problem> {
     let seq = sequence(&seq).ok_or_else(|| {
-        Problem::new(ProblemCode::BadRequest, "a sequence number is a decimal number from 1, without sign or zeros before it")
+        Problem::new(
+            ProblemCode::BadRequest,
+            "a sequence number is a decimal number from 1, without sign or zeros before it",
+        )
     })?;
     let _reading = app.reading().await?;
     let ledger = app.state.ledger.clone();

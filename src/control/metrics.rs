@@ -67,7 +67,11 @@ impl Families {
         let samples = format!("{name}_count {}\n{name}_sum {:?}\n", status.syncs_total, status.sync_seconds_total);
         self.family(name, "summary", "Time spent in syncs.", &samples);
         self.gauge("arw_ledger_last_seq", "Sequence number of the last record.", status.last_seq);
-        self.gauge("arw_ledger_signed_size", "Records that the newest checkpoint covers.", status.signed_size.unwrap_or(0));
+        self.gauge(
+            "arw_ledger_signed_size",
+            "Records that the newest checkpoint covers.",
+            status.signed_size.unwrap_or(0),
+        );
         self.gauge("arw_ledger_segments", "Segment files.", status.segments);
         self.gauge("arw_ledger_size_bytes", "Bytes of the segment files.", status.bytes);
     }

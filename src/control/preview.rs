@@ -56,7 +56,9 @@ impl App {
         };
         let verdict = Verdict::of(self.state.policy.load().decide(&intent, self.state.clock.now()), &intent);
         if verdict.outcome != Outcome::Deny {
-            if verdict.scheme != Some(scheme) && let Some(granted) = verdict.scheme {
+            if verdict.scheme != Some(scheme)
+                && let Some(granted) = verdict.scheme
+            {
                 notes.push(format!("a tunnel to it is granted as `{granted}`"));
             }
             if let Host::Name(_) = intent.target.host {
@@ -77,9 +79,11 @@ impl App {
             scheme: verdict.scheme.unwrap_or(scheme),
             code: verdict.denial.as_ref().map(|denial| denial.code),
             via: verdict.via,
-            rule: verdict.grant.as_ref().and_then(|grant| grant.rule().cloned()).or_else(|| {
-                verdict.denial.as_ref().and_then(|denial| denial.rule.clone())
-            }),
+            rule: verdict
+                .grant
+                .as_ref()
+                .and_then(|grant| grant.rule().cloned())
+                .or_else(|| verdict.denial.as_ref().and_then(|denial| denial.rule.clone())),
             detail: verdict.denial.map(|denial| denial.detail),
             lease_hint,
             notes,
@@ -194,7 +198,8 @@ impl Question {
         if url.len() > MAX_URL {
             return Err(format!("a URL has at most {MAX_URL} bytes"));
         }
-        let (scheme, rest) = url.split_once("://").ok_or("the URL does not start with `https://`, `http://` or `tcp://`")?;
+        let (scheme, rest) =
+            url.split_once("://").ok_or("the URL does not start with `https://`, `http://` or `tcp://`")?;
         let scheme = [Scheme::Https, Scheme::Http, Scheme::Tcp]
             .into_iter()
             .find(|known| known.as_str().eq_ignore_ascii_case(scheme))

@@ -41,7 +41,10 @@ pub(super) async fn events(
     let replay = bounded("replay", query.replay.unwrap_or(0), 0, MAX_REPLAY)?;
     let prefix = prefixes(query.prefix.as_deref())?;
     let permit = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
-        Problem::new(ProblemCode::TooManyStreams, format!("{MAX_STREAMS} event streams are open, the most there may be"))
+        Problem::new(
+            ProblemCode::TooManyStreams,
+            format!("{MAX_STREAMS} event streams are open, the most there may be"),
+        )
     })?;
     let stream = Stream {
         subscription: app.state.events.subscribe(after, replay, &prefix),

@@ -67,7 +67,9 @@ impl Demo {
         write_private(&file, &persona(&token, origin)).with_context(|| format!("writing {}", file.display()))?;
         tokio::spawn(async move {
             // The origin is a convenience: when it fails, the demonstration shows a 502.
-            let _ = axum::serve(listener, Router::new().fallback(greet)).with_graceful_shutdown(stop.cancelled_owned()).await;
+            let _ = axum::serve(listener, Router::new().fallback(greet))
+                .with_graceful_shutdown(stop.cancelled_owned())
+                .await;
         });
         Ok(Self { token, origin, file })
     }

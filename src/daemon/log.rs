@@ -16,8 +16,7 @@ pub(super) fn init(config: &LogConfig, stderr_is_journal: bool) -> anyhow::Resul
     let plain = (to_stderr && !config.json)
         .then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false))
         .map(|layer| layer.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())));
-    let json =
-        (to_stderr && config.json).then(|| tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr));
+    let json = (to_stderr && config.json).then(|| tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr));
     tracing_subscriber::registry()
         .with(journal.with_filter(filter()?))
         .with(plain.with_filter(filter()?))

@@ -25,10 +25,8 @@ pub(super) struct Reloader {
 /// # Errors
 /// Every fault of every file; nothing is applied then.
 pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
-    let settings = PolicySettings {
-        block_ip_literals: config.proxy.block_ip_literals,
-        dns_guard: config.proxy.dns_guard,
-    };
+    let settings =
+        PolicySettings { block_ip_literals: config.proxy.block_ip_literals, dns_guard: config.proxy.dns_guard };
     policy::load(&config.config_dir.join("personas"), &settings)
 }
 
@@ -53,7 +51,7 @@ impl Reloader {
             tracing::warn!(%warning, "policy");
         }
         let changed = fresh.digest() != old.digest();
-        let (generation, personas) = (fresh.generation(), fresh.personas().len());
+        let (generation, digest, personas) = (fresh.generation(), fresh.digest().to_owned(), fresh.personas().len());
         self.gateway.policy.store(Arc::new(fresh));
         // Names may have moved meanwhile; asking again costs little.
         self.gateway.resolver.clear();
@@ -67,6 +65,6 @@ impl Reloader {
             None,
             json!({"applied": true, "generation": generation, "changed": changed, "ended": ended}),
         );
-        Ok(ReloadReport { generation, personas: personas as u64, tunnels_cut: ended as u64 })
+        Ok(ReloadReport { generation, digest, personas: personas as u64, changed, tunnels_ended: ended as u64 })
     }
 }

@@ -23,8 +23,8 @@ use crate::domain::{Clock, SystemClock};
 use crate::events::{EventBus, EventKind};
 use crate::ledger::{Ledger, Recovery};
 use crate::policy::Usage;
-use crate::proxy::{self, FlowTable, Gateway, Handle, Metrics, OwnListeners, Resolver};
 use crate::proxy::tls::ReloadableAcceptor;
+use crate::proxy::{self, FlowTable, Gateway, Handle, Metrics, OwnListeners, Resolver};
 use crate::sys;
 
 /// How often idle and expired flows are looked for: an expiry ends its tunnels within this.
@@ -40,7 +40,8 @@ const OTHER_DESCRIPTORS: u64 = 512;
 /// Whatever keeps it from starting, or from ending cleanly.
 pub fn run(loaded: Loaded, environment: &Environment) -> anyhow::Result<()> {
     let Loaded { config, warnings, config_file } = loaded;
-    log::init(&config.log, environment.under_journal())?;
+    let under_journal = environment.text("JOURNAL_STREAM").is_ok_and(|stream| stream.is_some());
+    log::init(&config.log, under_journal)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -194,7 +195,8 @@ fn announce(
     demo: Option<&Demo>,
     recovery: &Recovery,
 ) {
-    for line in recovery.lines() {
+    let repaired = recovery.to_string();
+    for line in repaired.lines() {
         tracing::warn!("ledger: {line}");
     }
     tracing::info!(

@@ -229,7 +229,8 @@ mod tests {
 
     #[test]
     fn chunks_decode_alike_however_they_are_cut() {
-        let wire = b"4\r\nWiki\r\n6;a=\"b\"\r\npedia \r\nE \r\nin \r\n\r\nchunks.\r\n0\r\nX-Sum: 1\r\nHost: evil\r\n\r\nGET";
+        let wire =
+            b"4\r\nWiki\r\n6;a=\"b\"\r\npedia \r\nE \r\nin \r\n\r\nchunks.\r\n0\r\nX-Sum: 1\r\nHost: evil\r\n\r\nGET";
         for cut in 1..wire.len() {
             let (payload, trailers, rest) = decode(Framing::Chunked, wire, cut).expect("valid");
             assert_eq!(payload, b"Wikipedia in \r\n\r\nchunks.");

@@ -183,16 +183,12 @@ impl Connection {
 
     /// A record and an answer for something that is no request.
     fn malformed(&self, status: u16, detail: &str) -> Refusal {
-        let refusal = self.gateway.refuse_about(&self.about(None, None, None), Denial::new(DenialCode::Malformed, detail));
+        let refusal =
+            self.gateway.refuse_about(&self.about(None, None, None), Denial::new(DenialCode::Malformed, detail));
         if refusal.code == DenialCode::Malformed.code() { Refusal { status, ..refusal } } else { refusal }
     }
 
-    fn about<'a>(
-        &self,
-        target: Option<&'a Target>,
-        surface: Option<Surface>,
-        method: Option<&'a Method>,
-    ) -> About<'a> {
+    fn about<'a>(&self, target: Option<&'a Target>, surface: Option<Surface>, method: Option<&'a Method>) -> About<'a> {
         About {
             client: self.peer.addr,
             identity: Identity::None,
@@ -210,7 +206,8 @@ impl Connection {
             RequestTarget::Tunnel(target) => (Surface::Tunnel, target),
             RequestTarget::Forward { target, .. } => (Surface::Forward, target),
             RequestTarget::Origin => {
-                let detail = "this is a forward proxy, not a web server: set it as http_proxy and https_proxy, or use curl -x";
+                let detail =
+                    "this is a forward proxy, not a web server: set it as http_proxy and https_proxy, or use curl -x";
                 return Next::Refuse(self.malformed(400, detail), head_only);
             }
         };

@@ -277,6 +277,13 @@ pub struct FlowGuard {
     flow: Arc<Flow>,
 }
 
+impl FlowGuard {
+    /// The flow, to wait for its cut while the guard is in use.
+    pub fn shared(&self) -> Arc<Flow> {
+        Arc::clone(&self.flow)
+    }
+}
+
 impl std::ops::Deref for FlowGuard {
     type Target = Flow;
 

@@ -25,7 +25,8 @@ use super::refusal::Refusal;
 use super::resolver::Resolver;
 use crate::config::Limits;
 use crate::domain::{
-    ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, PersonaId, Scheme, Surface, Target,
+    ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, PersonaId, Scheme, Surface,
+    Target,
 };
 use crate::ledger::{Kind, Ledger, Outcome, Receipt, Record, Via};
 use crate::policy::{Decision, Grant, GrantedBy, Snapshot, TlsDemand, Usage};
@@ -192,17 +193,17 @@ impl Gateway {
         let vetted: Vec<SocketAddr> = match &intent.target.host {
             Host::Addr(addr) => vet(*addr).into_iter().collect(),
             Host::Name(name) => {
-                let answer = self
-                    .resolver
-                    .resolve(name)
-                    .await
-                    .map_err(|error| Denial::new(DenialCode::DnsFailed, format!("`{name}` has no address: {error}")))?;
+                let answer =
+                    self.resolver.resolve(name).await.map_err(|error| {
+                        Denial::new(DenialCode::DnsFailed, format!("`{name}` has no address: {error}"))
+                    })?;
                 answer.addresses.iter().filter_map(|addr| vet(*addr)).take(MAX_ADDRESSES).collect()
             }
         };
         if vetted.is_empty() {
-            return Err(last
-                .unwrap_or_else(|| Denial::new(DenialCode::DnsFailed, format!("{} has no address", intent.target.host))));
+            return Err(last.unwrap_or_else(|| {
+                Denial::new(DenialCode::DnsFailed, format!("{} has no address", intent.target.host))
+            }));
         }
         Ok(vetted)
     }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use crate::domain::{DenialCode, PersonaId};
 
 /// Upper bounds of the connect-time histogram, in microseconds: loopback to a far continent to a timeout.
-const CONNECT_BUCKETS: [u64; 10] = [250, 1_000, 2_500, 10_000, 25_000, 100_000, 250_000, 1_000_000, 2_500_000, 10_000_000];
+const CONNECT_BUCKETS: [u64; 10] =
+    [250, 1_000, 2_500, 10_000, 25_000, 100_000, 250_000, 1_000_000, 2_500_000, 10_000_000];
 
 /// What one persona did and does.
 #[derive(Debug, Default)]
@@ -143,7 +144,9 @@ impl Metrics {
             decisions(persona.as_str(), stats)?;
         }
 
-        out.push_str("# HELP arw_egress_bytes Bytes relayed.\n# TYPE arw_egress_bytes counter\n# UNIT arw_egress_bytes bytes\n");
+        out.push_str(
+            "# HELP arw_egress_bytes Bytes relayed.\n# TYPE arw_egress_bytes counter\n# UNIT arw_egress_bytes bytes\n",
+        );
         for (persona, stats) in &personas {
             for (direction, count) in [("up", &stats.bytes_up), ("down", &stats.bytes_down)] {
                 writeln!(
@@ -154,17 +157,23 @@ impl Metrics {
             }
         }
 
-        out.push_str("# HELP arw_egress_open_tunnels Tunnels and exchanges open now.\n# TYPE arw_egress_open_tunnels gauge\n");
+        out.push_str(
+            "# HELP arw_egress_open_tunnels Tunnels and exchanges open now.\n# TYPE arw_egress_open_tunnels gauge\n",
+        );
         for (persona, stats) in &personas {
             let open = stats.tunnels.load(Ordering::Relaxed);
             writeln!(out, "arw_egress_open_tunnels{{persona=\"{persona}\"}} {open}")?;
         }
 
-        out.push_str("# HELP arw_egress_connections Client connections open now.\n# TYPE arw_egress_connections gauge\n");
+        out.push_str(
+            "# HELP arw_egress_connections Client connections open now.\n# TYPE arw_egress_connections gauge\n",
+        );
         writeln!(out, "arw_egress_connections {}", self.connections.load(Ordering::Relaxed))?;
         out.push_str("# HELP arw_egress_accepted Client connections accepted.\n# TYPE arw_egress_accepted counter\n");
         writeln!(out, "arw_egress_accepted_total {}", load(&self.accepted))?;
-        out.push_str("# HELP arw_egress_shed Client connections refused at the door.\n# TYPE arw_egress_shed counter\n");
+        out.push_str(
+            "# HELP arw_egress_shed Client connections refused at the door.\n# TYPE arw_egress_shed counter\n",
+        );
         writeln!(out, "arw_egress_shed_total {}", load(&self.shed))?;
 
         out.push_str("# HELP arw_egress_connect_seconds Time to connect upstream.\n# TYPE arw_egress_connect_seconds histogram\n# UNIT arw_egress_connect_seconds seconds\n");

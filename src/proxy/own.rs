@@ -1,8 +1,8 @@
 //! The daemon's own listeners, which are never a destination, whatever a rule says.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::RwLock;
 use std::sync::PoisonError;
+use std::sync::RwLock;
 
 use crate::domain::embedded_v4;
 

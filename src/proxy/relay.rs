@@ -238,9 +238,7 @@ pub async fn relay<C: Socket>(client: &C, upstream: &TcpStream, flow: &Flow) -> 
                 upstream.abort_on_close();
                 Poll::Ready(broken.reason)
             }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
-                Poll::Ready(first_end.unwrap_or(CloseReason::Completed))
-            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(first_end.unwrap_or(CloseReason::Completed)),
             (Poll::Ready(Ok(())), Poll::Pending) => {
                 first_end.get_or_insert(CloseReason::ClientClosed);
                 Poll::Pending

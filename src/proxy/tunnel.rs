@@ -122,7 +122,7 @@ pub async fn open(
         }
         dialled = dial(permit, receipt, gateway.limits.dial_time) => dialled,
     };
-    let mut upstream = match dialled {
+    let mut upstream: TcpStream = match dialled {
         Ok(upstream) => upstream,
         Err(fault) => {
             let refusal = dial_refusal(&fault, &ending);
@@ -138,15 +138,15 @@ pub async fn open(
         // Set once, here.
         let _ = ending.flow.address.set(peer.ip());
     }
-    let answer =
-        format!("HTTP/1.1 200 Connection established\r\nX-ARW-Decision-Id: {}\r\n\r\n", ending.flow.seq);
+    let answer = format!("HTTP/1.1 200 Connection established\r\nX-ARW-Decision-Id: {}\r\n\r\n", ending.flow.seq);
     if client.write_all(answer.as_bytes()).await.is_err() || client.flush().await.is_err() {
         ending.because(CloseReason::ClientClosed);
         return Ok(None);
     }
+    let flow = ending.flow.shared();
     let passed = tokio::select! {
         biased;
-        reason = ending.flow.cut_off() => Err(reason),
+        reason = flow.cut_off() => Err(reason),
         passed = first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early) => passed,
     };
     match passed {

@@ -225,7 +225,7 @@ impl Shop {
         let (gateway, pool) = (Arc::clone(&self.gateway), Arc::clone(&self.pool));
         self.tasks.spawn(async move {
             let served = Box::pin(async move {
-                let handshake = timeout(gateway.limits.head_time, acceptor.acceptor().accept(stream)).await;
+                let handshake = timeout(gateway.limits.head_time, acceptor.accept(stream)).await;
                 let stream = match handshake {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(fault)) => {

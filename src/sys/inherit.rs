@@ -32,7 +32,10 @@ pub fn adopt_listener(fd: RawFd) -> io::Result<InheritedListener> {
     let owned = unsafe { OwnedFd::from_raw_fd(fd) };
     fcntl(owned.as_fd(), FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     if getsockopt(&owned, sockopt::SockType)? != SockType::Stream || !getsockopt(&owned, sockopt::AcceptConn)? {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "an inherited descriptor is not a listening stream socket"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "an inherited descriptor is not a listening stream socket",
+        ));
     }
     let family = getsockname::<SockaddrStorage>(std::os::fd::AsRawFd::as_raw_fd(&owned))?.family();
     match family {

@@ -243,9 +243,11 @@ fn a_subscriber_that_keeps_up_sees_every_event_once_from_replay_to_live() {
             }
         });
         let mut subscription = bus.subscribe(Some(FIRST + 49), 0, &[]);
-        let executor = tokio::runtime::Builder::new_current_thread().build().expect("executor");
+        let executor = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("executor");
         for expected in FIRST + 50..FIRST + 1_000 {
-            match executor.block_on(subscription.next()) {
+            // An event that was missed would never come: the deadline makes that a failure.
+            let next = async { tokio::time::timeout(Duration::from_secs(20), subscription.next()).await };
+            match executor.block_on(next).expect("the next event comes") {
                 Delivery::Event(event) => assert_eq!(event.id, expected),
                 Delivery::Lost(count) => panic!("{count} lost before {expected}"),
             }

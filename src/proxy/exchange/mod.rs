@@ -149,7 +149,8 @@ pub async fn exchange(
             }
             Ok(Err(Broken::Silent | Broken::Upstream(_))) if reused && !sent_any => {
                 reused = false;
-                upstream = match connect(gateway, &ending.flow, connect_any(&addresses, gateway.limits.dial_time)).await {
+                upstream = match connect(gateway, &ending.flow, connect_any(&addresses, gateway.limits.dial_time)).await
+                {
                     Ok(upstream) => upstream,
                     Err(failed) => return failed.end(&mut ending),
                 };
@@ -243,7 +244,10 @@ impl Broken {
             }
             Self::Silent => {
                 let detail = "the upstream closed without an answer";
-                (CloseReason::UpstreamClosed, Refusal::upstream(502, "upstream_closed", "connection_terminated", detail))
+                (
+                    CloseReason::UpstreamClosed,
+                    Refusal::upstream(502, "upstream_closed", "connection_terminated", detail),
+                )
             }
             Self::Upstream(error) => {
                 let detail = format!("the upstream connection broke: {}", error.kind());
@@ -255,7 +259,10 @@ impl Broken {
             }
             Self::UpstreamBody => {
                 let detail = "the upstream's answer ends too early or in the wrong place";
-                (CloseReason::ProtocolError, Refusal::upstream(502, "protocol_error", "http_response_incomplete", detail))
+                (
+                    CloseReason::ProtocolError,
+                    Refusal::upstream(502, "protocol_error", "http_response_incomplete", detail),
+                )
             }
             Self::Unasked => {
                 let detail = "the upstream switched to a protocol that was not asked for";
@@ -350,7 +357,11 @@ impl Answer<'_> {
         Err(Broken::UpstreamHead(HeadFault::Syntax))
     }
 
-    async fn read_head<U: AsyncRead + Unpin>(&self, upstream: &mut U, inbox: &mut BytesMut) -> Result<ResponseHead, Broken> {
+    async fn read_head<U: AsyncRead + Unpin>(
+        &self,
+        upstream: &mut U,
+        inbox: &mut BytesMut,
+    ) -> Result<ResponseHead, Broken> {
         let mut scanned = 0;
         loop {
             if let Some(length) = head_length(inbox, &mut scanned, self.max_head).map_err(Broken::UpstreamHead)? {
@@ -391,13 +402,7 @@ impl Answer<'_> {
         out.extend_from_slice(inbox);
         inbox.clear();
         self.send(client, &out).await?;
-        Ok(Answered {
-            status: 101,
-            switched: true,
-            upstream_keeps: false,
-            client_can_keep: false,
-            request_sent: true,
-        })
+        Ok(Answered { status: 101, switched: true, upstream_keeps: false, client_can_keep: false, request_sent: true })
     }
 
     async fn finish<U, C>(
@@ -414,7 +419,8 @@ impl Answer<'_> {
         let plan = rewrite::plan(self.head, response);
         let out = rewrite::answer(self.head, response, plan);
         *self.sent_any = true;
-        pass_answer_body(upstream, inbox, client, BodyReader::new(response.framing), plan.chunked, out, self.flow).await?;
+        pass_answer_body(upstream, inbox, client, BodyReader::new(response.framing), plan.chunked, out, self.flow)
+            .await?;
         Ok(Answered {
             status: response.status,
             switched: false,

@@ -23,8 +23,7 @@ const VIA: &str = "arw";
 
 fn passes(fields: &Fields, name: &str) -> bool {
     let own = name.len() >= OWN_PREFIX.len() && name[..OWN_PREFIX.len()].eq_ignore_ascii_case(OWN_PREFIX);
-    !own
-        && !HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+    !own && !HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
         && !fields.members("connection").any(|named| name.as_bytes().eq_ignore_ascii_case(named))
         && !fields.members("proxy-connection").any(|named| name.as_bytes().eq_ignore_ascii_case(named))
 }

@@ -38,7 +38,11 @@ fn show_status(status: &EgressStatus, tunnels: &[Tunnel], screen: &mut Screen) -
             );
             screen.line(&line)?;
             let shed = count(gateway.shed);
-            screen.line(&format!("{:<10}{} connections since the start, {shed} turned away", "", count(gateway.accepted)))?;
+            screen.line(&format!(
+                "{:<10}{} connections since the start, {shed} turned away",
+                "",
+                count(gateway.accepted)
+            ))?;
         }
         None => {
             let line = format!("{}{}", heading(screen, "gateway"), screen.paint(Paint::Warn, "off"));
@@ -83,8 +87,7 @@ fn show_personas(gateway: &GatewayStatus, screen: &mut Screen) -> Result<(), Fai
     if gateway.personas.is_empty() {
         return Ok(());
     }
-    let mut table =
-        Table::new(&["PERSONA", ">OPEN", ">ALLOWED", ">WOULD DENY", ">DENIED", ">UP", ">DOWN"]);
+    let mut table = Table::new(&["PERSONA", ">OPEN", ">ALLOWED", ">WOULD DENY", ">DENIED", ">UP", ">DOWN"]);
     for persona in &gateway.personas {
         table.row(
             Paint::Plain,
