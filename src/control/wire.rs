@@ -322,10 +322,14 @@ pub struct Preview {
 pub struct ReloadReport {
     /// Counts reloads.
     pub generation: u64,
+    /// SHA-256 over what is in force.
+    pub digest: String,
     /// Personas in force now.
     pub personas: u64,
+    /// Whether anything differs from before.
+    pub changed: bool,
     /// Open tunnels that the new policy ended.
-    pub tunnels_cut: u64,
+    pub tunnels_ended: u64,
 }
 
 /// `GET /egress/settings`: sections by name; times in milliseconds, sizes in bytes, as the names say.
@@ -429,7 +433,9 @@ pub(super) fn schemas() -> Value {
             },
             "required": ["decision", "persona", "host", "port", "scheme", "seq"],
         },
-        "ReloadReport": object(json!({ "generation": count(), "personas": count(), "tunnels_cut": count() })),
+        "ReloadReport": object(json!({
+            "generation": count(), "digest": text(), "personas": count(), "changed": flag(), "tunnels_ended": count(),
+        })),
         "Proof": object(json!({
             "line": text(), "seq": count(), "leaf_index": count(), "tree_size": count(), "path": list(text()),
             "checkpoint": text(),

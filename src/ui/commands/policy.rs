@@ -80,10 +80,12 @@ pub(super) async fn reload(context: &Context, screen: &mut Screen) -> Result<Out
     if screen.json() {
         screen.value(&report, false)?;
     } else {
-        let text = format!("{} personas are in force, generation {}", count(report.personas), report.generation);
+        let changed = if report.changed { "" } else { ", as before" };
+        let personas = count(report.personas);
+        let text = format!("{personas} personas are in force, generation {}{changed}", report.generation);
         screen.painted(Paint::Good, &text)?;
-        if report.tunnels_cut > 0 {
-            let cut = count(report.tunnels_cut);
+        if report.tunnels_ended > 0 {
+            let cut = count(report.tunnels_ended);
             screen.painted(Paint::Warn, &format!("{cut} open tunnels were no longer allowed and were ended"))?;
         }
     }
