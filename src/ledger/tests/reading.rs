@@ -98,7 +98,8 @@ fn the_python_verifier_agrees_and_finds_forgeries() {
     };
     let sound = prove(&config.dir, 5).expect("proved");
     assert_eq!(run(&sound).0, Some(0), "{:?}", run(&sound));
-    let changed = crate::ledger::Proof { line: sound.line.replace("443", "444"), ..sound.clone() };
+    assert!(sound.line.contains("beta"));
+    let changed = crate::ledger::Proof { line: sound.line.replace("beta", "evil"), ..sound.clone() };
     assert_eq!(run(&changed).0, Some(1));
     let moved = crate::ledger::Proof { leaf_index: 5, seq: 6, ..sound.clone() };
     assert_eq!(run(&moved).0, Some(1));

@@ -64,7 +64,7 @@ fn first_of(path: &Path) -> u64 {
 
 #[test]
 fn a_changed_byte_in_any_line_is_found_and_the_line_is_named() {
-    let sound = ledger_of(40);
+    let sound = ledger_of(45);
     for (which, path) in segment_files(&sound.path().join("ledger")).iter().enumerate() {
         let count = text_of(path).lines().count();
         for index in 0..count {
@@ -103,7 +103,7 @@ fn removed_repeated_and_inserted_lines_are_named() {
         (|lines| lines.insert(2, String::new()), 2),
         (|lines| lines[2] = "x".repeat(200 << 10), 2),
     ];
-    let sound = ledger_of(40);
+    let sound = ledger_of(45);
     for (change, at) in cases {
         for which in [1, segment_files(&sound.path().join("ledger")).len() - 1] {
             let copied = copy(&sound.path().join("ledger"));
@@ -120,7 +120,7 @@ fn removed_repeated_and_inserted_lines_are_named() {
 
 #[test]
 fn a_removed_line_is_found_even_when_the_rest_is_renumbered() {
-    let sound = ledger_of(40);
+    let sound = ledger_of(45);
     let active = segment_files(&sound.path().join("ledger")).pop().expect("active");
     let first = first_of(&active);
     edit(&active, |lines| {
@@ -136,7 +136,7 @@ fn a_removed_line_is_found_even_when_the_rest_is_renumbered() {
 
 #[test]
 fn a_cut_tail_is_found_at_a_line_and_inside_one() {
-    let sound = ledger_of(40);
+    let sound = ledger_of(45);
     let active = segment_files(&sound.path().join("ledger")).pop().expect("active");
     let text = text_of(&active);
     let count = text.lines().count() as u64;
@@ -184,7 +184,7 @@ fn swapped_missing_and_emptied_segments_are_named() {
     let there = segment_files(&copied.path().join("ledger"));
     edit(&there[1], |lines| drop(lines.pop()));
     let fault = first_fault(&copied.path().join("ledger"));
-    assert_eq!((fault.kind, fault.place.file), (FaultKind::CutTail, there[1].clone()), "{}", fault.place);
+    assert_eq!((fault.kind, fault.place.file), (FaultKind::CutTail, there[1].clone()));
 
     let copied = copy(&sound.path().join("ledger"));
     let there = segment_files(&copied.path().join("ledger"));
@@ -195,7 +195,7 @@ fn swapped_missing_and_emptied_segments_are_named() {
 
 #[test]
 fn a_plain_file_planted_beside_a_sealed_segment_is_found() {
-    let sound = ledger_of(40);
+    let sound = ledger_of(45);
     let sealed = segment_files(&sound.path().join("ledger"))[0].clone();
     let text = text_of(&sealed).replace("host-1.example", "host-0.example");
     fs::write(sealed.with_extension(""), text).expect("planted");
