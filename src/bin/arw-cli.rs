@@ -37,9 +37,9 @@ fn report(failure: &Failure, json: bool) {
     }
     let mut err = std::io::stderr().lock();
     let _ = if json {
-        serde_json::to_writer(&mut err, &serde_json::json!({ "error": failure })).map_err(Into::into).and_then(|()| {
-            err.write_all(b"\n")
-        })
+        serde_json::to_writer(&mut err, &serde_json::json!({ "error": failure }))
+            .map_err(Into::into)
+            .and_then(|()| err.write_all(b"\n"))
     } else {
         writeln!(err, "arw-cli: {failure}")
     };

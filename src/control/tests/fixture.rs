@@ -144,10 +144,10 @@ fn write_personas(config: &ServerConfig) {
     std::fs::create_dir_all(&folder).expect("made");
     let hash = TokenHash::of(b"a token of the demo persona").to_hex();
     let demo = format!(
-        "tokens = [{{ name = \"one\", sha256 = \"{hash}\" }}]\n\n[[allow]]\nid = \"api\"\nhosts = [\"api.example.com\"]\n"
+        "id = \"demo\"\ntokens = [{{ name = \"one\", sha256 = \"{hash}\" }}]\n\n[[allow]]\nid = \"api\"\nhosts = [\"api.example.com\"]\n"
     );
     std::fs::write(folder.join("demo.toml"), demo).expect("written");
-    std::fs::write(folder.join("off.toml"), "posture = \"off\"\nuids = [4242]\n").expect("written");
+    std::fs::write(folder.join("off.toml"), "id = \"off\"\nposture = \"off\"\nuids = [4242]\n").expect("written");
 }
 
 fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: CancellationToken) -> ControlState {

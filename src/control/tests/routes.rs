@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::fixture::Fixture;
-use crate::control::{Command, EgressPage, Preview, PreviewRequest, ReloadReport};
 use crate::config::{Fault, Faults};
 use crate::control::ClientError;
+use crate::control::{Command, EgressPage, Preview, PreviewRequest, ReloadReport};
 use crate::domain::{DenialCode, PersonaId};
 use crate::ledger::{Kind, Outcome, Proof, Record, VerifierKey};
 
@@ -14,7 +14,14 @@ fn persona(name: &str) -> PersonaId {
 }
 
 fn question(name: &str, url: &str) -> PreviewRequest {
-    PreviewRequest { persona: persona(name), url: Some(url.to_owned()), host: None, port: None, scheme: None, method: None }
+    PreviewRequest {
+        persona: persona(name),
+        url: Some(url.to_owned()),
+        host: None,
+        port: None,
+        scheme: None,
+        method: None,
+    }
 }
 
 fn refusal<T>(answer: Result<T, ClientError>) -> (u16, String) {
@@ -102,7 +109,8 @@ async fn lines_are_paged_filtered_and_bounded() {
         record.code = Some(DenialCode::NotAllowlisted);
         let _receipt = fixture.state.ledger.append(&record).expect("written");
     }
-    let page = async |query: &str| client.fetch::<EgressPage>(&format!("/state/egress?{query}")).await.expect("answered");
+    let page =
+        async |query: &str| client.fetch::<EgressPage>(&format!("/state/egress?{query}")).await.expect("answered");
     let newest = page("limit=3").await;
     let end = newest.last_seq;
     let seqs: Vec<u64> = newest.lines.iter().map(|line| line.seq).collect();
@@ -124,7 +132,9 @@ async fn lines_are_paged_filtered_and_bounded() {
     assert_eq!(rest.last_seq, end, "searched to the end");
     assert_eq!(page("after=9007199254740991").await.lines.len(), 0);
 
-    for bad in ["limit=0", "limit=1001", "limit=-1", "limit=x", "limit=1&limit=2", "persona=A", "decision=maybe", "nope=1"] {
+    for bad in
+        ["limit=0", "limit=1001", "limit=-1", "limit=x", "limit=1&limit=2", "persona=A", "decision=maybe", "nope=1"]
+    {
         let answer = client.fetch::<EgressPage>(&format!("/state/egress?{bad}")).await;
         assert_eq!(refusal(answer), (400, "bad_query".to_owned()), "{bad}");
     }
@@ -144,7 +154,9 @@ async fn a_line_is_provable_as_soon_as_it_is_recorded() {
     let note = client.fetch_bytes("/ledger/checkpoint").await.expect("answered");
     assert!(note.starts_with(fixture.config.ledger.origin.as_bytes()));
 
-    for (seq, expected) in [("999999", (404, "no_such_entry")), ("0", (400, "bad_request")), ("x", (400, "bad_request"))] {
+    for (seq, expected) in
+        [("999999", (404, "no_such_entry")), ("0", (400, "bad_request")), ("x", (400, "bad_request"))]
+    {
         let answer = client.fetch::<Proof>(&format!("/ledger/proof/{seq}")).await;
         assert_eq!(refusal(answer), (expected.0, expected.1.to_owned()), "{seq}");
     }
@@ -169,13 +181,8 @@ async fn a_reload_answers_with_its_report_or_with_every_fault() {
     let client = fixture.unix();
     let daemon = async {
         let Some(Command::Reload(reply)) = fixture.commands.recv().await else { panic!("no command") };
-        let report = ReloadReport {
-            generation: 2,
-            digest: "d".to_owned(),
-            personas: 3,
-            changed: true,
-            tunnels_ended: 1,
-        };
+        let report =
+            ReloadReport { generation: 2, digest: "d".to_owned(), personas: 3, changed: true, tunnels_ended: 1 };
         reply.send(Ok(report)).expect("taken");
         let Some(Command::Reload(reply)) = fixture.commands.recv().await else { panic!("no command") };
         let file = std::path::Path::new("/etc/arw/personas/demo.toml");

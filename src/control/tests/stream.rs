@@ -29,7 +29,10 @@ async fn past_events_come_first_and_a_client_that_comes_back_misses_nothing() {
         assert_eq!(event.id.as_deref(), Some(id.to_string().as_str()));
         assert_eq!(event.event.as_deref(), Some("policy.reloaded"));
         let envelope: serde_json::Value = serde_json::from_str(&event.data).expect("JSON");
-        assert_eq!((envelope["specversion"].as_str(), envelope["type"].as_str()), (Some("1.0"), Some("policy.reloaded")));
+        assert_eq!(
+            (envelope["specversion"].as_str(), envelope["type"].as_str()),
+            (Some("1.0"), Some("policy.reloaded"))
+        );
     }
     let live = publish(3);
     let event = within(stream.next()).await.expect("whole").expect("an event");

@@ -199,9 +199,8 @@ fn show_stats(stats: &Stats, screen: &mut Screen) -> Result<(), Failure> {
 
 fn verify(dir: &Path, screen: &mut Screen) -> Result<Outcome, Failure> {
     let progress = Progress::bytes(screen, "verifying", None);
-    let report = ledger::verify(dir, &mut |state| progress.at(state.bytes)).map_err(|error| {
-        Failure::new(format!("cannot verify the ledger in `{}`", dir.display())).because(&error)
-    })?;
+    let report = ledger::verify(dir, &mut |state| progress.at(state.bytes))
+        .map_err(|error| Failure::new(format!("cannot verify the ledger in `{}`", dir.display())).because(&error))?;
     drop(progress);
     if screen.json() {
         screen.value(&report, false)?;
@@ -264,7 +263,8 @@ fn prove(dir: &Path, seq: u64, out: Option<&Path>, screen: &mut Screen) -> Resul
         None => screen.value(&proof, false)?,
         Some(path) => {
             let mut file = create(path)?;
-            let text = serde_json::to_vec_pretty(&proof).map_err(|error| Failure::new("cannot write the proof").why(error))?;
+            let text =
+                serde_json::to_vec_pretty(&proof).map_err(|error| Failure::new("cannot write the proof").why(error))?;
             let written = file.write_all(&text).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all());
             written.map_err(|error| Failure::new(format!("cannot write `{}`", path.display())).why(error))?;
             if screen.json() {
@@ -280,7 +280,9 @@ fn prove(dir: &Path, seq: u64, out: Option<&Path>, screen: &mut Screen) -> Resul
 fn write_export(dir: &Path, export: &Export, out: Option<&Path>, screen: &mut Screen) -> Result<Outcome, Failure> {
     let reader = Reader::open(dir).map_err(failed(dir))?;
     let failed = |error: LedgerError| match error {
-        LedgerError::Io { doing: "write", source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => source.into(),
+        LedgerError::Io { doing: "write", source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe => {
+            source.into()
+        }
         error => Failure::new(format!("cannot export the ledger in `{}`", dir.display())).because(&error),
     };
     let Some(path) = out else {

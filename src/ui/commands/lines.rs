@@ -76,7 +76,8 @@ fn what(line: &Line) -> String {
     match line.kind {
         Kind::Close => {
             let reason = line.close_reason.map_or("-", |reason| reason.code());
-            let traffic = format!("{} up, {} down", size(line.bytes_up.unwrap_or(0)), size(line.bytes_down.unwrap_or(0)));
+            let traffic =
+                format!("{} up, {} down", size(line.bytes_up.unwrap_or(0)), size(line.bytes_down.unwrap_or(0)));
             let time = span(std::time::Duration::from_millis(line.duration_ms.unwrap_or(0)));
             let opened = line.opened.map(|seq| format!(" of {seq}")).unwrap_or_default();
             format!("{reason}{opened}, {traffic}, {time}")

@@ -37,8 +37,7 @@ async fn list(context: &Context, screen: &mut Screen) -> Result<Outcome, Failure
         screen.painted(Paint::Warn, "no personas: nobody is known, and nothing leaves")?;
         return Ok(Outcome::Done);
     }
-    let mut table =
-        Table::new(&["PERSONA", "POSTURE", "MODE", ">ALLOW", ">DENY", ">TOKENS", ">OPEN", "DESCRIPTION"]);
+    let mut table = Table::new(&["PERSONA", "POSTURE", "MODE", ">ALLOW", ">DENY", ">TOKENS", ">OPEN", "DESCRIPTION"]);
     for persona in &personas.personas {
         let paint = if persona.mode == "enforce" { Paint::Plain } else { Paint::Warn };
         table.row(
@@ -101,7 +100,8 @@ fn new_token(persona: &PersonaId, screen: &mut Screen) -> Result<Outcome, Failur
     let hash = TokenHash::of(token.as_bytes()).to_hex();
     let entry = format!("tokens = [{{ name = \"{persona}-1\", sha256 = \"{hash}\" }}]");
     if screen.json() {
-        screen.value(&serde_json::json!({ "persona": persona, "token": token, "sha256": hash, "entry": entry }), false)?;
+        screen
+            .value(&serde_json::json!({ "persona": persona, "token": token, "sha256": hash, "entry": entry }), false)?;
         return Ok(Outcome::Done);
     }
     screen.line("The token, shown this once; give it to the client and keep it nowhere else:")?;
@@ -138,7 +138,7 @@ mod tests {
 
         let folder = tempfile::tempdir().expect("temporary folder");
         let path = folder.path().join("demo.toml");
-        std::fs::write(&path, format!("{entry}\nposture = \"public\"\n")).expect("write");
+        std::fs::write(&path, format!("id = \"demo\"\n{entry}\nposture = \"public\"\n")).expect("write");
         let text = capture(|screen| {
             assert_eq!(check(std::slice::from_ref(&path), screen), Ok(Outcome::Done));
         });
@@ -149,13 +149,13 @@ mod tests {
     fn every_fault_of_every_file_is_shown() {
         let folder = tempfile::tempdir().expect("temporary folder");
         let (one, two) = (folder.path().join("one.toml"), folder.path().join("two.toml"));
-        std::fs::write(&one, "posture = \"relaxed\"\n").expect("write");
+        std::fs::write(&one, "id = \"one\"\nposture = \"relaxed\"\n").expect("write");
         std::fs::write(&two, "nonsense = 1\n\n[[allow]]\nhosts = [\"*\"]\n").expect("write");
         let missing = folder.path().join("missing.toml");
         let text = capture(|screen| {
             assert_eq!(check(&[one.clone(), two.clone(), missing.clone()], screen), Ok(Outcome::Refused));
         });
-        for part in ["one.toml:1: posture", "two.toml:1: nonsense", "two.toml:4: allow[0].hosts[0]", "missing.toml"] {
+        for part in ["one.toml:2: posture", "two.toml:1: nonsense", "two.toml:4: allow[0].hosts[0]", "missing.toml"] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
