@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::context::Context;
 use super::lines;
-use crate::ledger::{self, Export, Filter, Follower, Format, LedgerError, Reader, Stats, VerifyReport};
+use crate::control::{Client, ClientError};
+use crate::ledger::{self, Export, Filter, Follower, Format, LedgerError, Proof, Reader, Stats, VerifyReport};
 use crate::ui::args::{ExportFormat, FilterArgs, LedgerCommand};
-use crate::ui::text::{count, size};
+use crate::ui::text::{amount, count, size};
 use crate::ui::{Failure, Outcome, Paint, Progress, Screen, Table};
 
 /// Time between two looks for new lines. 250 ms: at once, to a person.
@@ -31,7 +32,11 @@ pub(super) async fn run(command: LedgerCommand, context: &Context, screen: &mut 
         }
         LedgerCommand::Stats { dir, filter } => stats(&context.ledger_dir(dir.dir)?, &filter.into(), screen),
         LedgerCommand::Verify { dir } => verify(&context.ledger_dir(dir)?, screen),
-        LedgerCommand::Prove { seq, dir, out } => prove(&context.ledger_dir(dir.dir)?, seq, out.as_deref(), screen),
+        LedgerCommand::Prove { seq, dir, out } => {
+            let daemon = dir.dir.is_none().then_some(&context.client);
+            let proof = prove(&context.ledger_dir(dir.dir)?, seq, daemon).await?;
+            write_proof(&proof, out.as_deref(), screen)
+        }
         LedgerCommand::Export { dir, format, filter, raw, out } => {
             let export = Export { filter: filter.into(), format: format.into(), raw };
             write_export(&context.ledger_dir(dir.dir)?, &export, out.as_deref(), screen)
@@ -158,7 +163,7 @@ fn stats(dir: &Path, filter: &Filter, screen: &mut Screen) -> Result<Outcome, Fa
 
 fn show_stats(stats: &Stats, screen: &mut Screen) -> Result<(), Failure> {
     let period = lines::period(stats.first_time, stats.last_time);
-    screen.line(&format!("{} lines, {period}", count(stats.lines)))?;
+    screen.line(&format!("{}, {period}", amount(stats.lines, "line")))?;
     screen.line(&format!("{} up, {} down", size(stats.bytes_up), size(stats.bytes_down)))?;
     if !stats.personas.is_empty() {
         let mut table = Table::new(&["PERSONA", ">OPENED", ">WOULD DENY", ">DENIED", ">UP", ">DOWN"]);
@@ -216,16 +221,16 @@ fn show_report(report: &VerifyReport, screen: &mut Screen) -> Result<(), Failure
         lines => format!(", {} more removed by retention", count(lines)),
     };
     screen.line(&format!(
-        "{} lines ({}) in {} segments{removed}",
-        count(report.lines),
+        "{} ({}) in {}{removed}",
+        amount(report.lines, "line"),
         size(report.bytes),
-        count(report.segments)
+        amount(report.segments, "segment")
     ))?;
     screen.line(&lines::period(report.first_time, report.last_time))?;
     screen.line(&format!(
-        "{} checkpoints, {} lines signed, {} not yet",
-        count(report.checkpoints),
-        count(report.signed_size),
+        "{}, {} signed, {} not yet",
+        amount(report.checkpoints, "checkpoint"),
+        amount(report.signed_size, "line"),
         count(report.unsigned_lines)
     ))?;
     screen.line(&format!("checked with {}", crate::ui::text::safe(&report.public_key)))?;
@@ -246,31 +251,45 @@ fn show_report(report: &VerifyReport, screen: &mut Screen) -> Result<(), Failure
     if report.is_sound() {
         screen.painted(Paint::Good, "the ledger is sound")?;
     } else {
-        let faults = count(report.faults.len() as u64);
-        screen.painted(Paint::Bad, &format!("THE LEDGER IS NOT WHAT WAS WRITTEN AND SIGNED: {faults} faults"))?;
+        let faults = amount(report.faults.len() as u64, "fault");
+        screen.painted(Paint::Bad, &format!("THE LEDGER IS NOT WHAT WAS WRITTEN AND SIGNED: {faults}"))?;
     }
     Ok(())
 }
 
-fn prove(dir: &Path, seq: u64, out: Option<&Path>, screen: &mut Screen) -> Result<Outcome, Failure> {
-    let proof = ledger::prove(dir, seq).map_err(|error| match &error {
-        LedgerError::NoLine { .. } => Failure::new(format!("cannot prove line {seq}"))
-            .because(&error)
-            .advice("the daemon signs every minute; `arw-cli ledger tail` shows what is there"),
-        _ => Failure::new(format!("cannot prove line {seq}")).because(&error),
-    })?;
+/// From the folder; a line that no checkpoint covers yet, from the `daemon`, which can sign one.
+async fn prove(dir: &Path, seq: u64, daemon: Option<&Client>) -> Result<Proof, Failure> {
+    let error = match ledger::prove(dir, seq) {
+        Ok(proof) => return Ok(proof),
+        Err(error) => error,
+    };
+    let failure = Failure::new(format!("cannot prove line {seq}")).because(&error);
+    if !matches!(error, LedgerError::NoLine { .. }) {
+        return Err(failure);
+    }
+    let asked = match daemon {
+        Some(client) => client.fetch::<Proof>(&format!("/ledger/proof/{seq}")).await,
+        None => return Err(failure.advice("the daemon signs every minute; ask later, or without --dir")),
+    };
+    asked.map_err(|error| match error {
+        ClientError::Refused(problem) if problem.code == "no_such_entry" => failure.why(&problem.detail),
+        _ => failure.advice("the daemon signs every minute; `arw-cli ledger tail` shows what is there"),
+    })
+}
+
+fn write_proof(proof: &Proof, out: Option<&Path>, screen: &mut Screen) -> Result<Outcome, Failure> {
     match out {
-        None => screen.value(&proof, false)?,
+        None => screen.value(proof, false)?,
         Some(path) => {
             let mut file = create(path)?;
             let text =
-                serde_json::to_vec_pretty(&proof).map_err(|error| Failure::new("cannot write the proof").why(error))?;
+                serde_json::to_vec_pretty(proof).map_err(|error| Failure::new("cannot write the proof").why(error))?;
             let written = file.write_all(&text).and_then(|()| file.write_all(b"\n")).and_then(|()| file.sync_all());
             written.map_err(|error| Failure::new(format!("cannot write `{}`", path.display())).why(error))?;
             if screen.json() {
-                screen.value(&serde_json::json!({ "seq": seq, "out": path }), false)?;
+                screen.value(&serde_json::json!({ "seq": proof.seq, "out": path }), false)?;
             } else {
-                screen.line(&format!("the proof of line {seq} is in {}", path.display()))?;
+                screen.line(&format!("the proof of line {} is in {}", proof.seq, path.display()))?;
             }
         }
     }
@@ -300,8 +319,7 @@ fn write_export(dir: &Path, export: &Export, out: Option<&Path>, screen: &mut Sc
         screen.value(&serde_json::json!({ "lines": count, "out": path, "raw": export.raw }), false)?;
     } else {
         let names = if export.raw { "real names" } else { "pseudonyms" };
-        let total = crate::ui::text::count(count);
-        screen.line(&format!("{total} lines with {names} are in {}", path.display()))?;
+        screen.line(&format!("{} with {names} in {}", amount(count, "line"), path.display()))?;
     }
     Ok(Outcome::Done)
 }

@@ -13,7 +13,7 @@ use crate::control::Personas;
 use crate::domain::{Clock, PersonaId, SystemClock, TokenHash};
 use crate::policy::{PolicySettings, Snapshot};
 use crate::ui::args::{PersonaCommand, TokenCommand};
-use crate::ui::text::count;
+use crate::ui::text::{amount, count};
 use crate::ui::{Failure, Outcome, Paint, Screen, Table};
 
 /// Random bytes of a token. 32: as many as its hash has, far past guessing.
@@ -87,8 +87,7 @@ fn check(paths: &[PathBuf], screen: &mut Screen) -> Result<Outcome, Failure> {
         let text = format!("warning: {warning}");
         screen.painted(Paint::Warn, &crate::ui::text::safe(&text))?;
     }
-    let files = if paths.len() == 1 { "the file is".to_owned() } else { format!("{} files are", paths.len()) };
-    screen.painted(Paint::Good, &format!("{files} sound"))?;
+    screen.painted(Paint::Good, &format!("no faults in {}", amount(paths.len() as u64, "file")))?;
     Ok(Outcome::Done)
 }
 
@@ -142,7 +141,7 @@ mod tests {
         let text = capture(|screen| {
             assert_eq!(check(std::slice::from_ref(&path), screen), Ok(Outcome::Done));
         });
-        assert!(text.ends_with("the file is sound\n"), "{text}");
+        assert!(text.ends_with("no faults in 1 file\n"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::control::{ClientError, ReloadReport};
 use crate::domain::{Clock, SystemClock};
 use crate::policy::{PolicySettings, load};
 use crate::ui::args::PolicyCommand;
-use crate::ui::text::{count, safe};
+use crate::ui::text::{amount, safe};
 use crate::ui::{Failure, Outcome, Paint, Screen};
 
 pub(super) fn run(command: &PolicyCommand, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
@@ -37,7 +37,8 @@ fn check(dir: &Path, screen: &mut Screen) -> Result<Outcome, Failure> {
         let text = format!("warning: {warning}");
         screen.painted(Paint::Warn, &safe(&text))?;
     }
-    screen.painted(Paint::Good, &format!("{personas} personas in {} are sound", folder.display()))?;
+    let personas = amount(personas as u64, "persona");
+    screen.painted(Paint::Good, &format!("no faults in {personas} of {}", folder.display()))?;
     Ok(Outcome::Done)
 }
 
@@ -50,11 +51,7 @@ pub(super) fn show_faults(faults: &Faults, screen: &mut Screen) -> Result<Outcom
     for fault in &faults.0 {
         screen.painted(Paint::Bad, &safe(&fault.to_string()))?;
     }
-    let total = match faults.0.len() {
-        1 => "1 fault".to_owned(),
-        number => format!("{} faults", count(number as u64)),
-    };
-    screen.line(&total)?;
+    screen.line(&amount(faults.0.len() as u64, "fault"))?;
     Ok(Outcome::Refused)
 }
 
@@ -81,12 +78,12 @@ pub(super) async fn reload(context: &Context, screen: &mut Screen) -> Result<Out
         screen.value(&report, false)?;
     } else {
         let changed = if report.changed { "" } else { ", as before" };
-        let personas = count(report.personas);
-        let text = format!("{personas} personas are in force, generation {}{changed}", report.generation);
+        let personas = amount(report.personas, "persona");
+        let text = format!("{personas} in force, generation {}{changed}", report.generation);
         screen.painted(Paint::Good, &text)?;
         if report.tunnels_ended > 0 {
-            let cut = count(report.tunnels_ended);
-            screen.painted(Paint::Warn, &format!("{cut} open tunnels were no longer allowed and were ended"))?;
+            let ended = amount(report.tunnels_ended, "open tunnel");
+            screen.painted(Paint::Warn, &format!("{ended} no longer allowed, and ended"))?;
         }
     }
     Ok(Outcome::Done)
