@@ -199,3 +199,21 @@ fn a_checkpoint_log_torn_anywhere_is_cut_and_goes_on() {
         assert_sound(&config(copied.path()).dir);
     }
 }
+
+#[test]
+fn checkpoints_rolled_back_behind_a_sealed_segment_are_refused() {
+    let dir = folder();
+    let (config, clock) = (small_segments(dir.path()), clock());
+    let (ledger, _) = open(&config, &clock);
+    fill(&ledger, &clock, 5);
+    ledger.checkpoint().expect("signed");
+    let old = copy(&config.dir);
+    fill(&ledger, &clock, 30);
+    ledger.maintain().expect("sealed");
+    drop(ledger);
+    for name in ["checkpoint", "checkpoints.log"] {
+        fs::copy(old.path().join("ledger").join(name), config.dir.join(name)).expect("rolled back");
+    }
+    let error = Ledger::open(&config, later()).expect_err("older than the seal");
+    assert!(error.to_string().contains("are sealed"), "{error}");
+}
