@@ -1,6 +1,5 @@
 //! What the gate would decide, without a dial or a look-up.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -120,7 +119,7 @@ impl Verdict {
         };
         let mut denial = grant.would_deny().cloned();
         if let Host::Addr(addr) = intent.target.host {
-            if let Err(denial) = vet(&grant, addr) {
+            if let Err(denial) = grant.vet(addr) {
                 return refused(denial);
             }
             denial = denial.or_else(|| grant.would_deny_address(addr));
@@ -157,10 +156,6 @@ impl Verdict {
         }
         record
     }
-}
-
-fn vet(grant: &Grant, addr: IpAddr) -> Result<(), Denial> {
-    grant.vet(addr)
 }
 
 impl Question {
