@@ -26,7 +26,8 @@ pub(super) struct Reloader {
 /// Every fault of every file; nothing is applied then.
 pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
     let settings = PolicySettings::from(&config.proxy);
-    policy::load(&config.config_dir.join("personas"), &settings)
+    let environment = config.default_persona.as_ref().map(|persona| (persona, nix::unistd::geteuid().as_raw()));
+    policy::load_with(&config.config_dir.join("personas"), &settings, environment)
 }
 
 impl Reloader {
