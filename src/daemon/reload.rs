@@ -25,8 +25,7 @@ pub(super) struct Reloader {
 /// # Errors
 /// Every fault of every file; nothing is applied then.
 pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
-    let settings =
-        PolicySettings { block_ip_literals: config.proxy.block_ip_literals, dns_guard: config.proxy.dns_guard };
+    let settings = PolicySettings::from(&config.proxy);
     policy::load(&config.config_dir.join("personas"), &settings)
 }
 

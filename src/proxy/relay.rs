@@ -129,21 +129,27 @@ impl Half {
                 let _ = to.shutdown_write();
                 return Poll::Ready(Ok(()));
             } else {
-                ready!(self.fill(context, from)).map_err(|_| self.source_broken())?;
+                ready!(self.fill(context, from, flow)).map_err(|_| self.source_broken())?;
             }
         }
         context.waker().wake_by_ref();
         Poll::Pending
     }
 
-    fn fill(&mut self, context: &mut Context<'_>, from: &impl Socket) -> Poll<io::Result<()>> {
+    fn fill(&mut self, context: &mut Context<'_>, from: &impl Socket, flow: &Flow) -> Poll<io::Result<()>> {
         loop {
             let moved = from.attempt(Interest::READABLE, || {
                 let pipe = match self.pipe.take() {
                     Some(pipe) => pipe,
                     None => take_pipe()?,
                 };
-                let moved = splice(from.as_fd(), pipe.write.as_fd(), pipe.capacity());
+                // The budget is taken before the bytes are: what does not fit is never read, let alone sent.
+                let room = flow.reserve(pipe.capacity());
+                let moved = match room {
+                    0 => Err(io::ErrorKind::QuotaExceeded.into()),
+                    room => splice(from.as_fd(), pipe.write.as_fd(), room),
+                };
+                flow.refund(room - moved.as_ref().copied().unwrap_or(0));
                 self.pipe = Some(pipe);
                 moved
             });

@@ -212,6 +212,9 @@ async fn first_bytes(
         }
     }
     if !flight.bytes.is_empty() {
+        if !ending.flow.spend(flight.bytes.len()) {
+            return Err(CloseReason::BudgetExhausted);
+        }
         upstream.write_all(&flight.bytes).await.map_err(|_| CloseReason::UpstreamClosed)?;
         ending.flow.count(Direction::Up, flight.bytes.len());
     }

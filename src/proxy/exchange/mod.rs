@@ -288,6 +288,9 @@ async fn transact(
     flow: &Flow,
     sent_any: &mut bool,
 ) -> Result<Answered, Broken> {
+    if !flow.spend(request.len()) {
+        return Err(Broken::Client);
+    }
     upstream.stream.write_all(request).await.map_err(Broken::Upstream)?;
     flow.count(Direction::Up, request.len());
     let max_head = gateway.limits.head_bytes;
@@ -379,6 +382,9 @@ impl Answer<'_> {
     }
 
     async fn send<C: AsyncWrite + Unpin>(&mut self, client: &mut C, out: &[u8]) -> Result<(), Broken> {
+        if !self.flow.spend(out.len()) {
+            return Err(Broken::Client);
+        }
         *self.sent_any = true;
         client.write_all(out).await.map_err(|_| Broken::Client)?;
         client.flush().await.map_err(|_| Broken::Client)?;
