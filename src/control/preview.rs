@@ -248,6 +248,7 @@ mod tests {
             ("http://api.example.com?q", "http api.example.com:80 /"),
             ("tcp://db.example.com:5432", "tcp db.example.com:5432"),
             ("https://[2001:db8::1]/", "https [2001:db8::1]:443"),
+            ("https://evil.example#@api.example.com:x", "https evil.example:443"),
         ] {
             assert_eq!(of(url), Ok(expected.to_owned()), "{url}");
         }
@@ -262,7 +263,6 @@ mod tests {
             "https://",
             "https://user@api.example.com",
             "https://api.example.com\\@evil.example",
-            "https://evil.example#@api.example.com:x",
             "https://api.example.com:0",
             "https://api.example.com:65536",
             "https://2130706433",
@@ -270,9 +270,7 @@ mod tests {
             "tcp://db.example.com",
             "http://api.example.com/%2f",
         ] {
-            let read = of(url);
-            let harmless = read.as_deref() == Ok("https evil.example:443");
-            assert!(read.is_err() || harmless, "{url}: {read:?}");
+            assert!(of(url).is_err(), "{url}: {:?}", of(url));
         }
     }
 }
