@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arw::config::{LedgerConfig, ServerConfig};
 use arw::domain::{Identity, PersonaId, RuleId, Scheme, SystemClock};
-use arw::ledger::{Kind, Ledger, Outcome, Record, Via};
+use arw::ledger::{self, Kind, Ledger, Outcome, Record, Via};
 use tempfile::TempDir;
 
 use super::{PERSONA, PROCESS, THREAD, client, cpu_of};
@@ -86,3 +86,9 @@ fn append(config: &LedgerConfig) -> anyhow::Result<Duration> {
     Ok(own)
 }
 
+/// Checks every line, segment and signature. Gives the bytes of the lines.
+fn verify(config: &LedgerConfig) -> anyhow::Result<u64> {
+    let report = ledger::verify(&config.dir, &mut |_| {})?;
+    anyhow::ensure!(report.is_sound() && report.lines >= u64::from(LINES), "the bench's own ledger is not sound");
+    Ok(report.bytes)
+}
