@@ -92,7 +92,8 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Measured> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
 
     let (mut running, mut skipped) = (Vec::new(), Vec::new());
-    for &subject in &plan.subjects {
+    let processes = ROWS.iter().any(|(name, ..)| plan.wants(name)) || plan.wants(IDLE_ROW);
+    for &subject in plan.subjects.iter().filter(|_| processes) {
         match subject.start(&plan.cores) {
             Ok(up) => running.push((subject, up)),
             Err(error) => skipped.push(format!("SKIP {}: {error:#}", subject.name())),

@@ -14,8 +14,8 @@ use super::{PERSONA, PROCESS, THREAD, client, cpu_of};
 use crate::report::{Goal, Row};
 use crate::subject::Subject;
 
-/// Lines per sample: some 70 MB, so that a segment is sealed on the way at the default of 64 MiB.
-const LINES: u32 = 200_000;
+/// Lines per sample: some 80 MB, so that a segment is sealed on the way at the default of 64 MiB.
+const LINES: u32 = 300_000;
 /// Samples at most: each writes, syncs and reads those bytes.
 const MOST_ROUNDS: usize = 3;
 
@@ -70,18 +70,22 @@ fn append(config: &LedgerConfig) -> anyhow::Result<Duration> {
     record.client = Some(client());
     record.identity = Some(Identity::Basic);
     record.scheme = Some(Scheme::Https);
-    record.host = Some("service-4711.example.com");
     record.port = Some(443);
     record.address = Some(SocketAddr::from(([192, 0, 2, 7], 443)));
     record.outcome = Some(Outcome::Allow);
     record.via = Some(Via::Policy);
     record.rule = Some(&rule);
+    // Many names, as in life: equal lines would be sealed for nothing.
+    let hosts: Vec<String> = (0..1_000).map(|index| format!("service-{index}.example.com")).collect();
     let own = cpu_of(THREAD, || {
-        for _ in 0..LINES {
+        for host in hosts.iter().cycle().take(LINES as usize) {
+            record.host = Some(host);
             let _ = black_box(ledger.append(&record)?);
         }
         Ok(())
     })?;
+    // Its own thread would look for full segments within a second.
+    ledger.maintain()?;
     ledger.shutdown()?;
     Ok(own)
 }
