@@ -46,11 +46,8 @@ pub(super) fn rows(rounds: usize, wants: impl Fn(&str) -> bool) -> anyhow::Resul
             Ok(())
         })?;
         let lines = f64::from(LINES);
-        let values = [
-            lines / own.as_secs_f64(),
-            lines / whole.as_secs_f64(),
-            bytes as f64 / 1e6 / verifying.as_secs_f64(),
-        ];
+        let values =
+            [lines / own.as_secs_f64(), lines / whole.as_secs_f64(), bytes as f64 / 1e6 / verifying.as_secs_f64()];
         for (row, value) in rows.iter_mut().zip(values) {
             if round > 0 {
                 row.samples.entry(Subject::Gateway).or_default().push(value);
