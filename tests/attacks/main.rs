@@ -1,0 +1,3 @@
+//! Attacks.
+#[path = "../support/mod.rs"]
+mod support;
