@@ -298,11 +298,8 @@ impl<'a> About<'a> {
         record.persona = self.persona;
         record.client = Some(self.client);
         record.identity = Some(self.identity);
-        record.scheme = self.surface.map(|surface| match surface {
-            // What a tunnel would have carried is not known; port 80 and 443 are not a proof.
-            Surface::Tunnel => Scheme::Tcp,
-            Surface::Forward => Scheme::Http,
-        });
+        // What a refused tunnel would have carried is not known: ports are no proof.
+        record.scheme = (self.surface == Some(Surface::Forward)).then_some(Scheme::Http);
         record.host = host;
         record.port = self.target.map(|target| target.port);
         record.method = self.method;
