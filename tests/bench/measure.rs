@@ -9,6 +9,7 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
 use crate::load::{self, Operation, Road};
+use crate::micro;
 use crate::origin::Origin;
 use crate::process::{self, Cores};
 use crate::report::{Goal, Row};
@@ -108,6 +109,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Measured> {
     if plan.wants(IDLE_ROW) {
         rows.push(idle_row(plan, &runtime, &there));
     }
+    rows.extend(micro::rows(plan.rounds, |row| plan.wants(row))?);
     Ok(Measured { rows, skipped })
 }
 
