@@ -29,7 +29,8 @@ impl OwnListeners {
         listeners.iter().any(|listener| {
             listener.port() == target.port()
                 && (same(listener.ip(), target.ip())
-                    || target.ip().is_unspecified()
+                    // Linux takes the unspecified address for loopback, also the IPv4 one inside IPv6.
+                    || target.ip().to_canonical().is_unspecified()
                     || (listener.ip().is_unspecified() && self.is_local(target.ip())))
         })
     }
@@ -63,7 +64,9 @@ mod tests {
     fn a_listener_is_found_in_every_disguise() {
         let own = OwnListeners::default();
         own.add("127.0.0.1:9080".parse().expect("valid"));
-        for disguise in ["127.0.0.1:9080", "[::ffff:127.0.0.1]:9080", "0.0.0.0:9080", "[::]:9080"] {
+        for disguise in
+            ["127.0.0.1:9080", "[::ffff:127.0.0.1]:9080", "0.0.0.0:9080", "[::]:9080", "[::ffff:0.0.0.0]:9080"]
+        {
             assert!(own.contains(disguise.parse().expect("valid")), "{disguise}");
         }
         assert!(!own.contains("127.0.0.1:9081".parse().expect("valid")));

@@ -105,9 +105,9 @@ fn a_host_with_two_readings_is_no_host() {
 fn a_space_in_the_target_is_a_broken_request_line() {
     let ground = Ground::new();
     ground.refuse_all(&[
-        row("CONNECT with a space", connect(ROAMER, "denied .test:443"), 400, "malformed"),
+        row("CONNECT with a space", connect(ROAMER, "denied .test:443"), 505, "malformed"),
         row("CONNECT with a tab", connect(ROAMER, "denied\t.test:443"), 400, "malformed"),
-        row("GET with a space", forward(ROAMER, "denied .test"), 400, "malformed"),
+        row("GET with a space", forward(ROAMER, "denied .test"), 505, "malformed"),
         row("CONNECT with a CR", connect(ROAMER, "denied\r.test:443"), 400, "malformed"),
     ]);
 }

@@ -159,6 +159,10 @@ pub(super) async fn exchange(
             Ok(Ok(answered)) => {
                 ending.status = Some(answered.status);
                 if answered.switched {
+                    if let Err(reason) = pass_early(client, &mut upstream, &ending.flow).await {
+                        ending.because(reason);
+                        return After::Abort;
+                    }
                     return After::Upgraded(Switched { upstream: upstream.stream, ending });
                 }
                 ending.because(CloseReason::Completed);
@@ -170,6 +174,26 @@ pub(super) async fn exchange(
             }
         }
     }
+}
+
+/// What the client said behind its request belongs to the protocol that it asked for.
+async fn pass_early(
+    client: &mut Wire<ClientStream>,
+    upstream: &mut Wire<TcpStream>,
+    flow: &Flow,
+) -> Result<(), CloseReason> {
+    let early = client.inbox.split();
+    if early.is_empty() {
+        return Ok(());
+    }
+    let sent = tokio::select! {
+        biased;
+        reason = flow.cut_off() => return Err(reason),
+        sent = upstream.stream.write_all(&early) => sent,
+    };
+    sent.map_err(|_| CloseReason::UpstreamClosed)?;
+    flow.count(Direction::Up, early.len());
+    Ok(())
 }
 
 enum NotConnected {
