@@ -84,11 +84,6 @@ impl BodyReader {
         Self { state, trailers: Vec::new() }
     }
 
-    /// Whether the body is complete.
-    pub fn is_done(&self) -> bool {
-        self.state == State::Done
-    }
-
     /// Trailer lines, each with CRLF, forbidden ones left out; without the final empty line.
     pub fn trailers(&self) -> &[u8] {
         &self.trailers

@@ -9,7 +9,7 @@ use crate::domain::CloseReason;
 const CHUNK: usize = 16 << 10;
 
 /// Copies both ways until both sides ended, one broke, or the flow was cut.
-pub async fn copy_both<C, U>(client: &mut C, upstream: &mut U, flow: &Flow) -> CloseReason
+pub(super) async fn copy_both<C, U>(client: &mut C, upstream: &mut U, flow: &Flow) -> CloseReason
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,

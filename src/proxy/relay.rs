@@ -43,7 +43,7 @@ fn give_back(pipe: Pipe) {
 }
 
 /// A socket that can be spliced from and to.
-pub trait Socket: AsFd {
+pub(super) trait Socket: AsFd {
     /// Ready to read, or closed.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Ready to write, or broken.
@@ -227,7 +227,7 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> io::Result<
 }
 
 /// Relays both ways until both sides ended, one broke, or the flow was cut. Says why it ended.
-pub async fn relay<C: Socket>(client: &C, upstream: &TcpStream, flow: &Flow) -> CloseReason {
+pub(super) async fn relay<C: Socket>(client: &C, upstream: &TcpStream, flow: &Flow) -> CloseReason {
     let mut up = Half::new(Direction::Up);
     let mut down = Half::new(Direction::Down);
     let mut first_end = None;

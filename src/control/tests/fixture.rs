@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::serve::{Bounds, serve_within};
 use super::super::{Base, Client, Command, ControlState, Prepared, Running};
 use crate::config::ServerConfig;
-use crate::domain::{Clock, Secret, SystemClock, TokenHash};
+use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::{PolicySettings, Usage, load};
@@ -57,11 +57,6 @@ impl Fixture {
     /// A client on the Unix socket, where this user is an admin.
     pub(super) fn unix(&self) -> Client {
         Client::new(Base::Unix(self.config.control.unix_socket.clone()), None)
-    }
-
-    /// A client on TCP.
-    pub(super) fn tcp(&self, token: Option<&str>) -> Client {
-        Client::new(Base::Tcp(self.running.tcp().to_string()), token.map(|text| Secret::new(text.to_owned())))
     }
 
     pub(super) async fn tcp_stream(&self) -> TcpStream {

@@ -38,7 +38,7 @@ const READ_CHUNK: usize = 16 << 10;
 
 /// What becomes of the client's connection.
 #[derive(Debug)]
-pub enum After {
+pub(super) enum After {
     /// The next request may follow.
     KeepAlive,
     /// It ends.
@@ -53,21 +53,21 @@ pub enum After {
 
 /// Both sides of an upgraded connection, but for the client's stream, which the caller has.
 #[derive(Debug)]
-pub struct Switched {
+pub(super) struct Switched {
     upstream: TcpStream,
     ending: Ending,
 }
 
 impl Switched {
     /// The tunnel that it has become.
-    pub fn with(self, client: ClientStream) -> Tunnel {
+    pub(super) fn with(self, client: ClientStream) -> Tunnel {
         Tunnel::upgraded(client, self.upstream, self.ending)
     }
 }
 
 /// One side of a connection: the stream and what was read from it beyond the last message.
 #[derive(Debug)]
-pub struct Wire<S> {
+pub(super) struct Wire<S> {
     /// The stream.
     pub stream: S,
     /// Bytes read and not yet used.
@@ -76,7 +76,7 @@ pub struct Wire<S> {
 
 impl<S> Wire<S> {
     /// A fresh connection.
-    pub fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S) -> Self {
         Self { stream, inbox: BytesMut::new() }
     }
 }
@@ -105,7 +105,7 @@ struct Answered {
 }
 
 /// Relays one exchange. The client's answer has been sent when this returns, unless it says `Refuse`.
-pub async fn exchange(
+pub(super) async fn exchange(
     gateway: &Arc<Gateway>,
     pool: &Pool,
     client: &mut Wire<ClientStream>,
