@@ -34,6 +34,8 @@ pub(super) struct Tunnel {
     client: ClientStream,
     upstream: TcpStream,
     ending: Ending,
+    /// The persona's count of client connections: this is one of them still.
+    pub(super) connection: Option<Held>,
 }
 
 /// Writes the close record, however the flow ends.
@@ -150,7 +152,7 @@ pub(super) async fn open(
         passed = first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early) => passed,
     };
     match passed {
-        Ok(()) => Ok(Some(Box::new(Tunnel { client, upstream, ending }))),
+        Ok(()) => Ok(Some(Box::new(Tunnel { client, upstream, ending, connection: None }))),
         Err(reason) => {
             ending.because(reason);
             Ok(None)
@@ -320,7 +322,7 @@ fn record_objection(gateway: &Gateway, ending: &Ending, code: DenialCode, seen: 
 impl Tunnel {
     /// A tunnel that is open already: the second half of an `Upgrade`.
     pub(super) fn upgraded(client: ClientStream, upstream: TcpStream, ending: Ending) -> Self {
-        Self { client, upstream, ending }
+        Self { client, upstream, ending, connection: None }
     }
 
     /// Relays until it ends, and records that.
