@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -87,6 +87,8 @@ fn fit_descriptors(mut config: ServerConfig) -> anyhow::Result<ServerConfig> {
 }
 
 async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
+    // Before anybody can know that the daemon is there: an early SIGHUP would end it.
+    let signals = Signals::catch()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stop = CancellationToken::new();
     let sockets = inherit::take()?;
@@ -98,6 +100,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         None
     };
     let config = Arc::new(config);
+    // Before the files are read: what changes in between must not go unnoticed.
+    let watch = Watch::new(&config.config_dir.join("personas"));
     let policy = read_policy(&config).map_err(|faults| anyhow::anyhow!("the personas are faulty:\n{faults}"))?;
     for warning in policy.warnings(clock.now()) {
         tracing::warn!(%warning, "policy");
@@ -154,7 +158,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     service::ready(&format!("{} personas", gateway.policy.load().personas().len()));
 
     let reloader = Reloader { config: Arc::clone(&config), gateway: Arc::clone(&gateway), tls, events: events.clone() };
-    tend(&reloader, inbox).await?;
+    tend(&reloader, inbox, signals, watch).await?;
 
     service::stopping();
     events.publish(EventKind::ServiceStop, None, json!({}));
@@ -213,19 +217,37 @@ fn announce(
     }
 }
 
+/// The signals that the daemon obeys.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup()).context("SIGHUP")?,
+            terminate: signal(SignalKind::terminate()).context("SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT")?,
+        })
+    }
+}
+
 /// Serves commands, signals, file changes and the clock until a signal says stop.
-async fn tend(reloader: &Reloader, mut inbox: mpsc::Receiver<Command>) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let mut watch = Watch::new(&reloader.config.config_dir.join("personas"));
+async fn tend(
+    reloader: &Reloader,
+    mut inbox: mpsc::Receiver<Command>,
+    mut signals: Signals,
+    mut watch: Watch,
+) -> anyhow::Result<()> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut heartbeat = service::heartbeat().map(tokio::time::interval);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
                 service::reloading();
                 // Faults are in the log; the old policy stays.
                 let _ = reloader.reload();
