@@ -93,8 +93,10 @@ socket!(UnixStream, |_| {});
 struct Half {
     direction: Direction,
     pipe: Option<Pipe>,
-    /// Bytes in the pipe.
+    /// Bytes in the pipe that are to be sent.
     held: usize,
+    /// Bytes behind them that the budget does not hold: they go down with the pipe.
+    unfit: usize,
     source_ended: bool,
     finished: bool,
 }
@@ -106,7 +108,7 @@ struct Broken {
 
 impl Half {
     const fn new(direction: Direction) -> Self {
-        Self { direction, pipe: None, held: 0, source_ended: false, finished: false }
+        Self { direction, pipe: None, held: 0, unfit: 0, source_ended: false, finished: false }
     }
 
     /// Ready once the source ended and all of it was passed on, the half-close included.
@@ -137,19 +139,17 @@ impl Half {
     }
 
     fn fill(&mut self, context: &mut Context<'_>, from: &impl Socket, flow: &Flow) -> Poll<io::Result<()>> {
+        if self.unfit > 0 {
+            flow.cut(CloseReason::BudgetExhausted);
+            return Poll::Ready(Err(spent()));
+        }
         loop {
             let moved = from.attempt(Interest::READABLE, || {
                 let pipe = match self.pipe.take() {
                     Some(pipe) => pipe,
                     None => take_pipe()?,
                 };
-                // The budget is taken before the bytes are: what does not fit is never read, let alone sent.
-                let room = flow.reserve(pipe.capacity());
-                let moved = match room {
-                    0 => Err(io::ErrorKind::QuotaExceeded.into()),
-                    room => splice(from.as_fd(), pipe.write.as_fd(), room),
-                };
-                flow.refund(room - moved.as_ref().copied().unwrap_or(0));
+                let moved = splice(from.as_fd(), pipe.write.as_fd(), pipe.capacity());
                 self.pipe = Some(pipe);
                 moved
             });
@@ -160,8 +160,11 @@ impl Half {
                     return Poll::Ready(Ok(()));
                 }
                 Ok(count) => {
-                    self.held = count;
-                    return Poll::Ready(Ok(()));
+                    // Exactly what came, and before it is sent. A reservation ahead of the read would leave
+                    // nothing, for that moment, to other tunnels of the same rule.
+                    self.held = flow.reserve(count);
+                    self.unfit = count - self.held;
+                    return if self.held > 0 { Poll::Ready(Ok(())) } else { Poll::Ready(Err(spent())) };
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.release();
@@ -195,6 +198,7 @@ impl Half {
     fn release(&mut self) {
         if let Some(pipe) = self.pipe.take()
             && self.held == 0
+            && self.unfit == 0
         {
             give_back(pipe);
         }
@@ -213,6 +217,11 @@ impl Drop for Half {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// The byte budget holds no more.
+fn spent() -> io::Error {
+    io::ErrorKind::QuotaExceeded.into()
 }
 
 const fn side(direction: Direction, source: bool) -> CloseReason {
