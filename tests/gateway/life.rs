@@ -13,7 +13,9 @@ fn a_stop_lets_open_tunnels_end_and_takes_no_new_ones() {
     let origin = Origin::echo();
     let mut daemon = over(&origin);
     let (mut client, seq) = tunnel(&daemon, &origin);
+    // Answered once, so that it is known to be accepted.
     let mut idle = Client::connect(daemon.proxy);
+    assert_eq!(idle.get("http://elsewhere.test/", &credentials()).status, 403);
     daemon.sigterm();
     // A client that waits for nothing is let go at once, and nobody listens any more.
     assert_eq!(idle.read_to_end(), (Vec::new(), End::Clean));
@@ -33,9 +35,10 @@ fn a_stop_that_takes_too_long_cuts_what_is_left_and_records_it() {
     let mut daemon = with(&origin, "", |setup| setup.set("proxy.drain", "300ms"));
     let (mut client, seq) = tunnel(&daemon, &origin);
     daemon.sigterm();
-    assert_eq!(client.read_to_end().1, End::Abort);
+    let (rest, end) = client.read_to_end();
     assert_eq!(daemon.wait_for_exit(), Some(0));
-    assert_eq!(daemon.wait_for_close(seq)["close_reason"], "shutdown");
+    let close = daemon.wait_for_close(seq);
+    assert_eq!((rest.as_slice(), end, &close["close_reason"]), (&[][..], End::Abort, &"shutdown".into()), "{close}");
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl Setup {
     #[must_use]
     pub fn mounting(mut self, options: &str) -> Self {
         let script = format!(
-            "mkdir -p \"$ARW_STATE_DIR\" && mount -t tmpfs -o {options} tmpfs \"$ARW_STATE_DIR\" && exec \"$0\" \"$@\""
+            "mkdir -p \"$ARW_STATE_DIR\" && mount -t tmpfs -o mode=0700,{options} tmpfs \"$ARW_STATE_DIR\" && exec \"$0\" \"$@\""
         );
         self.wrapper = ["unshare", "-m", "sh", "-c", &script].map(str::to_owned).to_vec();
         self.mounts = true;
