@@ -33,7 +33,7 @@ const plain = (url) => new Promise((done, fail) => {
 });
 const tunnelled = (url) => new Promise((done, fail) => {
   const target = new URL(url);
-  const connect = http.request({ hostname, port, method: 'CONNECT', path: target.host, headers });
+  const connect = http.request({ hostname, port, method: 'CONNECT', path: target.host, headers: { ...headers, Host: target.host } });
   connect.on('error', fail).on('connect', (answer, socket) => {
     if (answer.statusCode !== 200) {
       console.log(`DENIED ${answer.statusCode} ${answer.statusMessage}`);

@@ -1,4 +1,4 @@
-//! `kill -9` in the middle of work: what a client was told is in the ledger.
+//! Ends in the middle of work, by `kill -9` and in order: what a client was told is in the ledger.
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use super::load::{DENIED_HOST, ECHO_HOST, Load, Origin, Said, Tally, WEB_HOST, connect, echoes, setup};
-use super::support::{Daemon, wait_for};
+use super::support::{Daemon, Setup, wait_for};
 use super::{executor, turn, verify};
 
 /// Crashes in a row, of one ledger.
@@ -20,11 +20,22 @@ const TORN: &[u8] = b"{\"seq\":4711,\"time\":\"2026-11-2";
 
 #[test]
 fn what_a_client_was_told_before_kill_9_is_in_the_ledger() {
+    crash(ROUNDS, setup());
+}
+
+#[test]
+fn what_a_client_was_told_before_kill_9_is_in_a_strict_ledger() {
+    crash(2, setup().set("ledger.durability", "strict"));
+}
+
+/// Kills the gateway `rounds` times at moments that nobody chose.
+fn crash(rounds: usize, setup: Setup) {
     let _turn = turn();
     let executor = executor();
     let (echo, web) = (Origin::echo(&executor), Origin::web(&executor));
-    let mut gateway = Daemon::start(setup());
-    for round in 0..ROUNDS {
+    // The smallest segments: a crash may come while one is sealed.
+    let mut gateway = Daemon::start(setup.set("ledger.segment_bytes", "1MiB"));
+    for round in 0..rounds {
         let silent = open_silent(&executor, &gateway, &echo);
         let load = Load::start(&executor, gateway.proxy, &echo, &web);
         let enough = usize::from(random_byte()) * 4 + 20;
@@ -52,6 +63,36 @@ fn what_a_client_was_told_before_kill_9_is_in_the_ledger() {
         serves(&executor, &gateway, &echo);
         println!("round {round}: {} tunnels seen open, {} lines", tally.opened(), lines.len());
     }
+}
+
+#[test]
+fn a_stop_under_load_ends_every_tunnel_with_a_record() {
+    let _turn = turn();
+    let executor = executor();
+    let (echo, web) = (Origin::echo(&executor), Origin::web(&executor));
+    let mut gateway = Daemon::start(setup().set("proxy.drain", "1s"));
+    let silent = open_silent(&executor, &gateway, &echo);
+    let load = Load::start(&executor, gateway.proxy, &echo, &web);
+    wait_for("load", || (load.tally.opened() >= 100).then_some(()));
+    gateway.sigterm();
+    assert_eq!(gateway.wait_for_exit(), Some(0), "{}", gateway.log());
+    let tally = load.stop(&executor);
+    {
+        let surprises = tally.surprises.lock().unwrap();
+        assert!(surprises.iter().all(|surprise| surprise.contains("overloaded")), "{surprises:?}");
+    }
+    tally.opened.lock().unwrap().extend(silent.iter().map(|(decision, _)| decision));
+    let lines = gateway.ledger_lines();
+    witness(&lines, &tally, &echo, &web);
+    let ends = closes(&lines);
+    for open in lines.iter().filter(|line| line["kind"] == "open") {
+        let end = ends.get(&open["seq"].as_u64().unwrap());
+        assert!(end.is_some_and(|end| *end != "unclean"), "{open}: {end:?}");
+    }
+    for (decision, _) in &silent {
+        assert_eq!(ends[decision], "shutdown");
+    }
+    verify(&gateway);
 }
 
 fn random_byte() -> u8 {
