@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_published_example_key_is_read_and_written_alike() {
-        // The example verifier key of golang.org/x/mod/sumdb/note.
+        // The example key and note of the documentation of Go's sumdb/note.
         let text = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
         let key = VerifierKey::parse(text).expect("the published key");
         assert_eq!(key.to_string(), text);
