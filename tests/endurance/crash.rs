@@ -20,25 +20,40 @@ const TORN: &[u8] = b"{\"seq\":4711,\"time\":\"2026-11-2";
 
 #[test]
 fn what_a_client_was_told_before_kill_9_is_in_the_ledger() {
-    crash(ROUNDS, setup());
+    crash(ROUNDS, setup(), Ends::Known);
 }
 
 #[test]
 fn what_a_client_was_told_before_kill_9_is_in_a_strict_ledger() {
-    crash(2, setup().set("ledger.durability", "strict"));
+    crash(2, setup().set("ledger.durability", "strict"), Ends::Known);
+}
+
+#[test]
+fn what_a_client_was_told_before_kill_9_is_in_a_ledger_that_is_being_sealed() {
+    // The smallest segments: several are sealed in each round. An end is found for what was opened in the
+    // last of them, not for older ones (docs/ledger-format.md).
+    crash(3, setup().set("ledger.segment_bytes", "1MiB"), Ends::Unknown);
+}
+
+/// Whether the next start is to find the end of each silent tunnel.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    Known,
+    Unknown,
 }
 
 /// Kills the gateway `rounds` times at moments that nobody chose.
-fn crash(rounds: usize, setup: Setup) {
+fn crash(rounds: usize, setup: Setup, ends: Ends) {
     let _turn = turn();
     let executor = executor();
     let (echo, web) = (Origin::echo(&executor), Origin::web(&executor));
-    // The smallest segments: a crash may come while one is sealed.
-    let mut gateway = Daemon::start(setup.set("ledger.segment_bytes", "1MiB"));
+    let mut gateway = Daemon::start(setup);
     for round in 0..rounds {
         let silent = open_silent(&executor, &gateway, &echo);
         let load = Load::start(&executor, gateway.proxy, &echo, &web);
-        let enough = usize::from(random_byte()) * 4 + 20;
+        // Some tens of tunnels to a thousand, or as many more as fill a segment.
+        let least = if ends == Ends::Known { 20 } else { 1_500 };
+        let enough = least + usize::from(random_byte()) * 4;
         wait_for("load", || (load.tally.opened() >= enough).then_some(()));
         gateway.kill9();
         let tally = load.stop(&executor);
@@ -55,9 +70,11 @@ fn crash(rounds: usize, setup: Setup) {
         }
         let lines = gateway.ledger_lines();
         witness(&lines, &tally, &echo, &web);
-        let ends: HashMap<u64, &str> = closes(&lines);
-        for (decision, _) in &silent {
-            assert_eq!(ends.get(decision), Some(&"unclean"), "round {round}: the end of {decision}");
+        if ends == Ends::Known {
+            let closes = closes(&lines);
+            for (decision, _) in &silent {
+                assert_eq!(closes.get(decision), Some(&"unclean"), "round {round}: the end of {decision}");
+            }
         }
         verify(&gateway);
         serves(&executor, &gateway, &echo);
