@@ -1,6 +1,6 @@
 //! The daemon under trial: the built `arw-server` with folders of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -454,21 +454,21 @@ impl Daemon {
     /// Every whole line of the ledger's files, in order.
     pub fn ledger_lines(&self) -> Vec<Json> {
         let folder = self.state_dir().join("ledger");
-        let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
-            .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
-            .unwrap_or_default();
-        files.sort();
+        // A segment that is being sealed has two files, and then only the other one.
+        let segments: BTreeSet<PathBuf> = std::fs::read_dir(&folder)
+            .map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>())
+            .unwrap_or_default()
+            .into_iter()
+            .map(|path| if path.extension().is_some_and(|end| end == "zst") { path.with_extension("") } else { path })
+            .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+            .collect();
         let mut lines = Vec::new();
-        for file in files {
-            let name = file.file_name().unwrap().to_string_lossy().into_owned();
-            if !name.ends_with(".jsonl") && !name.ends_with(".jsonl.zst") {
-                continue;
-            }
-            // Sealing may replace a file between the listing and this.
-            let Ok(mut bytes) = std::fs::read(&file) else { continue };
-            if name.ends_with(".zst") {
-                bytes = zstd::decode_all(bytes.as_slice()).unwrap();
-            }
+        for segment in segments {
+            let bytes = std::fs::read(&segment).unwrap_or_else(|_| {
+                let sealed =
+                    std::fs::read(segment.with_extension("jsonl.zst")).expect("the plain file or the sealed one");
+                zstd::decode_all(sealed.as_slice()).unwrap()
+            });
             let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             for line in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 lines.push(
