@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -14,19 +14,22 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::demo::{self, Demo};
+use super::news::{Asker, News};
 use super::reload::{Reloader, read_policy};
 use super::watch::Watch;
-use super::{inherit, log, news, service};
+use super::{inherit, log, service};
 use crate::config::{Environment, Loaded, ServerConfig};
 use crate::control::{Command, ControlState, serve_on};
-use crate::domain::{Clock, SystemClock};
-use crate::events::{EventBus, EventKind};
-use crate::ledger::{Ledger, Recovery};
+use crate::domain::{Clock, Host, SystemClock};
+use crate::events::{EventBus, EventKind, FirstSeen};
+use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
 use crate::proxy::{self, FlowTable, Gateway, Handle, Metrics, OwnListeners, Resolver};
 use crate::sys;
 
+/// Lines from which the hosts that are known already are learned at the start.
+const HISTORY: usize = 50_000;
 /// How often idle and expired flows are looked for: an expiry ends its tunnels within this.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Commands of the control API that may wait; reloads are rare and answered one by one.
@@ -121,6 +124,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::clone(&metrics),
         own: OwnListeners::default(),
+        first_seen: Mutex::new(first_seen(&ledger).await),
+        events: events.clone(),
         draining: CancellationToken::new(),
     });
     let tls = match &config.proxy.tls {
@@ -150,7 +155,9 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     };
     let control = serve_on(&config.control, sockets.control, state, stop.clone()).context("the control API")?;
     gateway.own.add(control.tcp());
-    let news = tokio::spawn(news::publish(ledger.clone(), events.clone(), stop.clone()));
+    let (askers, asked) = mpsc::channel(COMMANDS);
+    let news = News::new(ledger.clone(), events.clone(), &config.ledger.dir);
+    let news = tokio::spawn(news.run(asked, stop.clone()));
 
     let addresses = proxy.as_ref().map(|proxy| proxy.addresses.clone()).unwrap_or_default();
     announce(&config, &addresses, control.tcp(), demo.as_ref(), &recovery);
@@ -158,7 +165,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     service::ready(&format!("{} personas", gateway.policy.load().personas().len()));
 
     let reloader = Reloader { config: Arc::clone(&config), gateway: Arc::clone(&gateway), tls, events: events.clone() };
-    tend(&reloader, inbox, signals, watch).await?;
+    tend(&reloader, inbox, askers, signals, watch).await?;
 
     service::stopping();
     events.publish(EventKind::ServiceStop, None, json!({}));
@@ -181,6 +188,20 @@ fn open_ledger(config: &ServerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<
         tracing::warn!("the egress ledger is off: nothing is recorded");
     }
     Ok((ledger, recovery))
+}
+
+/// What every persona reached before, so that only what is new is told as new.
+async fn first_seen(ledger: &Ledger) -> FirstSeen {
+    let Ok(reader) = ledger.reader() else { return FirstSeen::new() };
+    let read = move || {
+        let opened = Filter { kind: Some(Kind::Open), ..Filter::default() };
+        let lines = reader.latest(&opened, HISTORY).unwrap_or_default();
+        FirstSeen::restore(lines.into_iter().filter_map(|line| {
+            let host = Host::parse(line.host?.as_bytes()).ok()?;
+            Some((line.persona?, host, line.scheme?))
+        }))
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
 /// What rules with budgets have spent, as the ledger tells it.
@@ -238,6 +259,7 @@ impl Signals {
 async fn tend(
     reloader: &Reloader,
     mut inbox: mpsc::Receiver<Command>,
+    news: mpsc::Sender<Asker>,
     mut signals: Signals,
     mut watch: Watch,
 ) -> anyhow::Result<()> {
@@ -259,6 +281,8 @@ async fn tend(
                     // The asker may have gone.
                     let _ = answer.send(reloader.reload());
                 }
+                // Full means that more listeners came at once than there may be: they are answered by silence.
+                Command::CatchUp(asker) => drop(news.try_send(asker)),
             },
             _ = sweep.tick() => { reloader.gateway.flows.sweep(reloader.gateway.clock.now()); }
             () = beat(&mut heartbeat) => service::alive(),
