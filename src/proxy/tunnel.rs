@@ -160,9 +160,31 @@ pub(super) async fn open(
     }
 }
 
+/// The answer to a client whose flow was cut before anything was answered.
+pub(super) fn cut_refusal(reason: CloseReason, ending: &Ending) -> Refusal {
+    let (status, detail) = match reason {
+        CloseReason::IdleTimeout => (504, "the upstream did not answer in time"),
+        CloseReason::BudgetExhausted => (403, "the byte budget of the rule is spent"),
+        CloseReason::Shutdown => (503, "the gateway is shutting down"),
+        _ => (403, "the grant was withdrawn while the request was under way"),
+    };
+    let mut refusal = Refusal::upstream(status, reason.code(), "http_response_incomplete", detail);
+    // Trying again leads past a slow upstream or a stop, but not past a policy.
+    refusal.retryable = status >= 500;
+    explained(refusal, ending)
+}
+
+/// The same refusal, with what it is about.
+pub(super) fn explained(mut refusal: Refusal, ending: &Ending) -> Refusal {
+    refusal.persona = Some(ending.flow.intent.persona.clone());
+    refusal.target = Some(ending.flow.intent.target.clone());
+    refusal.decision = Some(ending.flow.seq);
+    refusal
+}
+
 /// The answer to a client whose grant led to no connection.
 pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
-    let mut refusal = match fault {
+    let refusal = match fault {
         DialFault::Failed(_) => {
             Refusal::upstream(502, CloseReason::ConnectFailed.code(), "connection_refused", fault.to_string())
         }
@@ -170,10 +192,7 @@ pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
             Refusal::upstream(504, CloseReason::ConnectTimeout.code(), "connection_timeout", fault.to_string())
         }
     };
-    refusal.persona = Some(ending.flow.intent.persona.clone());
-    refusal.target = Some(ending.flow.intent.target.clone());
-    refusal.decision = Some(ending.flow.seq);
-    refusal
+    explained(refusal, ending)
 }
 
 /// Passes the first bytes on: unread for `tcp`, checked for `https`.
