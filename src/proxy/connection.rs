@@ -315,16 +315,24 @@ impl Connection {
             return Next::Refuse(refusal, head_only);
         }
         let answer = refusal.encode(head_only.0, false);
-        let sent = self.client.stream.write_all(&answer).await.is_ok() && self.client.stream.flush().await.is_ok();
-        if sent { Next::Continue } else { Next::Close }
+        if send(&mut self.client.stream, &answer).await { Next::Continue } else { Next::Close }
     }
 }
 
 async fn end_with(client: &mut ClientStream, refusal: &Refusal, head_only: HeadOnly) {
     let answer = refusal.encode(head_only.0, true);
-    if client.write_all(&answer).await.is_ok() {
+    if send(client, &answer).await {
         linger(client).await;
     }
+}
+
+/// Sends an answer of our own. One that fits into no buffer is for a client that sends and never reads.
+async fn send(client: &mut ClientStream, answer: &[u8]) -> bool {
+    let sending = async {
+        client.write_all(answer).await?;
+        client.flush().await
+    };
+    matches!(timeout(LINGER, sending).await, Ok(Ok(())))
 }
 
 /// Ends our side and waits for the client's end, within bounds: closing with unread bytes would reset the

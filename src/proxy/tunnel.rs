@@ -120,7 +120,8 @@ pub(super) async fn open(
         biased;
         reason = ending.flow.cut_off() => {
             ending.because(reason);
-            return Ok(None);
+            let refusal = cut_refusal(reason, &ending);
+            return Err((client, refusal));
         }
         dialled = dial(permit, receipt, gateway.limits.dial_time) => dialled,
     };
@@ -141,15 +142,15 @@ pub(super) async fn open(
         let _ = ending.flow.address.set(peer.ip());
     }
     let answer = format!("HTTP/1.1 200 Connection established\r\nX-ARW-Decision-Id: {}\r\n\r\n", ending.flow.seq);
-    if client.write_all(answer.as_bytes()).await.is_err() || client.flush().await.is_err() {
-        ending.because(CloseReason::ClientClosed);
-        return Ok(None);
-    }
     let flow = ending.flow.shared();
     let passed = tokio::select! {
         biased;
         reason = flow.cut_off() => Err(reason),
-        passed = first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early) => passed,
+        passed = async {
+            client.write_all(answer.as_bytes()).await.map_err(|_| CloseReason::ClientClosed)?;
+            client.flush().await.map_err(|_| CloseReason::ClientClosed)?;
+            first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early).await
+        } => passed,
     };
     match passed {
         Ok(()) => Ok(Some(Box::new(Tunnel { client, upstream, ending, connection: None }))),
