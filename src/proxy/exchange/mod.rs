@@ -185,6 +185,9 @@ async fn pass_early(
     if early.is_empty() {
         return Ok(());
     }
+    if !flow.spend(early.len()) {
+        return Err(CloseReason::BudgetExhausted);
+    }
     let sent = tokio::select! {
         biased;
         reason = flow.cut_off() => return Err(reason),
