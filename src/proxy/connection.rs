@@ -34,6 +34,8 @@ use crate::domain::{Denial, DenialCode, EgressIntent, Identity, Labels, Method, 
 const HEAD_CHUNK: usize = 4 << 10;
 /// Time that a refused client has to read its answer before the connection is torn down.
 const LINGER: Duration = Duration::from_secs(2);
+/// Time that a client has to make room for an answer of ours, behind what it has not read yet.
+const ROOM: Duration = Duration::from_secs(5);
 /// Bytes that a refused client may still send before the connection is torn down.
 const LINGER_BYTES: usize = 256 << 10;
 
@@ -326,13 +328,13 @@ async fn end_with(client: &mut ClientStream, refusal: &Refusal, head_only: HeadO
     }
 }
 
-/// Sends an answer of our own. One that fits into no buffer is for a client that sends and never reads.
+/// Sends an answer of our own. One that finds no room is for a client that sends and never reads.
 async fn send(client: &mut ClientStream, answer: &[u8]) -> bool {
     let sending = async {
         client.write_all(answer).await?;
         client.flush().await
     };
-    matches!(timeout(LINGER, sending).await, Ok(Ok(())))
+    matches!(timeout(ROOM, sending).await, Ok(Ok(())))
 }
 
 /// Ends our side and waits for the client's end, within bounds: closing with unread bytes would reset the
