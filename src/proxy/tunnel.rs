@@ -120,7 +120,8 @@ pub(super) async fn open(
         biased;
         reason = ending.flow.cut_off() => {
             ending.because(reason);
-            return Ok(None);
+            let refusal = cut_refusal(reason, &ending);
+            return Err((client, refusal));
         }
         dialled = dial(permit, receipt, gateway.limits.dial_time) => dialled,
     };
@@ -141,15 +142,15 @@ pub(super) async fn open(
         let _ = ending.flow.address.set(peer.ip());
     }
     let answer = format!("HTTP/1.1 200 Connection established\r\nX-ARW-Decision-Id: {}\r\n\r\n", ending.flow.seq);
-    if client.write_all(answer.as_bytes()).await.is_err() || client.flush().await.is_err() {
-        ending.because(CloseReason::ClientClosed);
-        return Ok(None);
-    }
     let flow = ending.flow.shared();
     let passed = tokio::select! {
         biased;
         reason = flow.cut_off() => Err(reason),
-        passed = first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early) => passed,
+        passed = async {
+            client.write_all(answer.as_bytes()).await.map_err(|_| CloseReason::ClientClosed)?;
+            client.flush().await.map_err(|_| CloseReason::ClientClosed)?;
+            first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early).await
+        } => passed,
     };
     match passed {
         Ok(()) => Ok(Some(Box::new(Tunnel { client, upstream, ending, connection: None }))),
@@ -160,9 +161,31 @@ pub(super) async fn open(
     }
 }
 
+/// The answer to a client whose flow was cut before anything was answered.
+pub(super) fn cut_refusal(reason: CloseReason, ending: &Ending) -> Refusal {
+    let (status, detail) = match reason {
+        CloseReason::IdleTimeout => (504, "the upstream did not answer in time"),
+        CloseReason::BudgetExhausted => (403, "the byte budget of the rule is spent"),
+        CloseReason::Shutdown => (503, "the gateway is shutting down"),
+        _ => (403, "the grant was withdrawn while the request was under way"),
+    };
+    let mut refusal = Refusal::upstream(status, reason.code(), "http_response_incomplete", detail);
+    // Trying again leads past a slow upstream or a stop, but not past a policy.
+    refusal.retryable = status >= 500;
+    explained(refusal, ending)
+}
+
+/// The same refusal, with what it is about.
+pub(super) fn explained(mut refusal: Refusal, ending: &Ending) -> Refusal {
+    refusal.persona = Some(ending.flow.intent.persona.clone());
+    refusal.target = Some(ending.flow.intent.target.clone());
+    refusal.decision = Some(ending.flow.seq);
+    refusal
+}
+
 /// The answer to a client whose grant led to no connection.
 pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
-    let mut refusal = match fault {
+    let refusal = match fault {
         DialFault::Failed(_) => {
             Refusal::upstream(502, CloseReason::ConnectFailed.code(), "connection_refused", fault.to_string())
         }
@@ -170,10 +193,7 @@ pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
             Refusal::upstream(504, CloseReason::ConnectTimeout.code(), "connection_timeout", fault.to_string())
         }
     };
-    refusal.persona = Some(ending.flow.intent.persona.clone());
-    refusal.target = Some(ending.flow.intent.target.clone());
-    refusal.decision = Some(ending.flow.seq);
-    refusal
+    explained(refusal, ending)
 }
 
 /// Passes the first bytes on: unread for `tcp`, checked for `https`.

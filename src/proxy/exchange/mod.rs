@@ -28,7 +28,7 @@ use super::gate::{Cleared, Gateway};
 use super::head::{Framing, HeadFault, RequestHead, ResponseHead, Version, head_length};
 use super::pool::{Kept, Pool};
 use super::refusal::Refusal;
-use super::tunnel::{Ending, Tunnel, dial_refusal};
+use super::tunnel::{Ending, Tunnel, cut_refusal, dial_refusal, explained};
 use crate::domain::{CloseReason, Target};
 
 /// Interim answers passed on for one request; more is an upstream that means harm.
@@ -143,10 +143,9 @@ pub(super) async fn exchange(
             outcome = transact(gateway, client, &mut upstream, head, &request, &ending.flow, &mut sent_any) => Ok(outcome),
         };
         match outcome {
-            Err(reason) => {
-                ending.because(reason);
-                return if sent_any { After::Abort } else { After::Refuse(cut_refusal(reason, &ending)) };
-            }
+            Err(_) => return cut_short(&mut ending, sent_any),
+            // The cut came from within: bytes that the budget did not hold.
+            Ok(Err(_)) if ending.flow.cut_reason().is_some() => return cut_short(&mut ending, sent_any),
             Ok(Err(Broken::Silent | Broken::Upstream(_))) if reused && !sent_any => {
                 reused = false;
                 upstream = match connect(gateway, &ending.flow, connect_any(&addresses, gateway.limits.dial_time)).await
@@ -186,6 +185,9 @@ async fn pass_early(
     if early.is_empty() {
         return Ok(());
     }
+    if !flow.spend(early.len()) {
+        return Err(CloseReason::BudgetExhausted);
+    }
     let sent = tokio::select! {
         biased;
         reason = flow.cut_off() => return Err(reason),
@@ -196,18 +198,27 @@ async fn pass_early(
     Ok(())
 }
 
+/// How an exchange ends whose flow was cut.
+fn cut_short(ending: &mut Ending, sent_any: bool) -> After {
+    let reason = ending.flow.cut_reason().unwrap_or(CloseReason::IoError);
+    ending.because(reason);
+    if sent_any {
+        return After::Abort;
+    }
+    let refusal = cut_refusal(reason, ending);
+    ending.status = Some(refusal.status);
+    After::Refuse(refusal)
+}
+
 enum NotConnected {
-    Cut(CloseReason),
+    Cut,
     Dial(DialFault),
 }
 
 impl NotConnected {
     fn end(self, ending: &mut Ending) -> After {
         match self {
-            Self::Cut(reason) => {
-                ending.because(reason);
-                After::Refuse(cut_refusal(reason, ending))
-            }
+            Self::Cut => cut_short(ending, false),
             Self::Dial(fault) => {
                 let refusal = dial_refusal(&fault, ending);
                 ending.because(match fault {
@@ -229,31 +240,13 @@ async fn connect(
     let started = std::time::Instant::now();
     tokio::select! {
         biased;
-        reason = flow.cut_off() => Err(NotConnected::Cut(reason)),
+        _ = flow.cut_off() => Err(NotConnected::Cut),
         dialled = dialling => {
             let stream = dialled.map_err(NotConnected::Dial)?;
             gateway.metrics.connected(started.elapsed());
             Ok(Wire::new(stream))
         }
     }
-}
-
-/// The answer to a client whose exchange was cut before anything was answered.
-fn cut_refusal(reason: CloseReason, ending: &Ending) -> Refusal {
-    let (status, detail) = match reason {
-        CloseReason::IdleTimeout => (504, "the upstream did not answer in time"),
-        CloseReason::BudgetExhausted => (403, "the byte budget of the rule is spent"),
-        CloseReason::Shutdown => (503, "the gateway is shutting down"),
-        _ => (403, "the grant was withdrawn while the request was under way"),
-    };
-    explained(Refusal::upstream(status, reason.code(), "http_response_incomplete", detail), ending)
-}
-
-fn explained(mut refusal: Refusal, ending: &Ending) -> Refusal {
-    refusal.persona = Some(ending.flow.intent.persona.clone());
-    refusal.target = Some(ending.flow.intent.target.clone());
-    refusal.decision = Some(ending.flow.seq);
-    refusal
 }
 
 impl Broken {

@@ -102,9 +102,14 @@ fn status_line(response: &ResponseHead) -> Vec<u8> {
 pub(super) fn answer(request: &RequestHead, response: &ResponseHead, plan: Plan) -> Vec<u8> {
     let mut out = status_line(response);
     for (name, value) in response.fields.iter() {
-        // RFC 9110 section 8.6: a 204 has no length.
-        let forbidden = response.status == 204 && name.eq_ignore_ascii_case("content-length");
-        if passes(&response.fields, name) && !forbidden {
+        let passes = if name.eq_ignore_ascii_case("content-length") {
+            // RFC 9110 section 8.6: a 204 has no length. Otherwise the client needs it, also when the upstream
+            // calls it an option of the connection: without it the body would seem to last until the close.
+            response.status != 204
+        } else {
+            passes(&response.fields, name)
+        };
+        if passes {
             push_field(&mut out, name, value);
         }
     }
