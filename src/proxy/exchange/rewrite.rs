@@ -99,7 +99,7 @@ fn status_line(response: &ResponseHead) -> Vec<u8> {
 }
 
 /// The final answer's head as the client gets it.
-pub(super) fn answer(request: &RequestHead, response: &ResponseHead, plan: Plan) -> Vec<u8> {
+pub(super) fn answer(response: &ResponseHead, plan: Plan) -> Vec<u8> {
     let mut out = status_line(response);
     for (name, value) in response.fields.iter() {
         let passes = if name.eq_ignore_ascii_case("content-length") {
@@ -116,10 +116,8 @@ pub(super) fn answer(request: &RequestHead, response: &ResponseHead, plan: Plan)
     if plan.chunked {
         push_field(&mut out, "Transfer-Encoding", b"chunked");
     }
-    match (plan.keep_alive, request.version) {
-        (false, _) => push_field(&mut out, "Connection", b"close"),
-        (true, Version::Http10) => push_field(&mut out, "Connection", b"keep-alive"),
-        (true, Version::Http11) => {}
+    if !plan.keep_alive {
+        push_field(&mut out, "Connection", b"close");
     }
     push_via(&mut out, response.version);
     out.extend_from_slice(b"\r\n");
