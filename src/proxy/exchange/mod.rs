@@ -136,6 +136,7 @@ pub(super) async fn exchange(
             // Fails when it was set already, on the second try.
             let _ = ending.flow.address.set(peer.ip());
         }
+        gateway.recheck(&ending.flow);
         let mut sent_any = false;
         let outcome = tokio::select! {
             biased;
@@ -440,7 +441,7 @@ impl Answer<'_> {
         C: AsyncWrite + Unpin,
     {
         let plan = rewrite::plan(self.head, response);
-        let out = rewrite::answer(self.head, response, plan);
+        let out = rewrite::answer(response, plan);
         *self.sent_any = true;
         pass_answer_body(upstream, inbox, client, BodyReader::new(response.framing), plan.chunked, out, self.flow)
             .await?;
