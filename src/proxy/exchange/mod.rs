@@ -459,9 +459,9 @@ impl Answer<'_> {
 impl Kept for Wire<TcpStream> {
     /// Alive, and silent as it should be.
     fn usable(&self) -> bool {
-        let mut probe = [0; 1];
-        self.inbox.is_empty()
-            && matches!(self.stream.try_read(&mut probe), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        // Asked of the kernel: what the executor last heard of the socket may be older than its last byte.
+        let peeked = socket2::SockRef::from(&self.stream).peek(&mut [std::mem::MaybeUninit::uninit(); 1]);
+        self.inbox.is_empty() && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
     fn address(&self) -> Option<SocketAddr> {
