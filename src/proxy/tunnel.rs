@@ -139,6 +139,7 @@ pub(super) async fn open(
     gateway.metrics.connected(started.elapsed());
     // Set once, here.
     let _ = ending.flow.address.set(address.ip());
+    gateway.recheck(&ending.flow);
     let answer = format!("HTTP/1.1 200 Connection established\r\nX-ARW-Decision-Id: {}\r\n\r\n", ending.flow.seq);
     let flow = ending.flow.shared();
     let passed = tokio::select! {
@@ -231,6 +232,12 @@ async fn first_bytes(
             ending.tls = Some(Box::new(seen));
         }
     }
+    // Set once, here.
+    let _ = ending.flow.needs.set(flight.needs(&ending.flow.intent.target.host));
+    gateway.recheck(&ending.flow);
+    if let Some(reason) = ending.flow.cut_reason() {
+        return Err(reason);
+    }
     if !flight.bytes.is_empty() {
         if !ending.flow.spend(flight.bytes.len()) {
             return Err(CloseReason::BudgetExhausted);
@@ -260,6 +267,19 @@ enum FlightKind {
 impl Flight {
     const fn unread(bytes: Vec<u8>) -> Self {
         Self { bytes, kind: FlightKind::Unread }
+    }
+
+    /// What a rule must let through for a tunnel that begins like this.
+    fn needs(&self, host: &Host) -> TlsDemand {
+        let need = |need: bool| if need { TlsAnswer::Allow } else { TlsAnswer::Deny };
+        match &self.kind {
+            FlightKind::Hello(hello) => TlsDemand {
+                missing_sni: need(hello.sni.is_none() && matches!(host, Host::Name(_))),
+                ech: need(hello.ech),
+                not_tls: TlsAnswer::Deny,
+            },
+            _ => TlsDemand { not_tls: TlsAnswer::Allow, ..TlsDemand::STRICT },
+        }
     }
 
     fn seen(&self) -> TlsSeen {

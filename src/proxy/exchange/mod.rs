@@ -134,6 +134,7 @@ pub(super) async fn exchange(
     loop {
         // Fails when it was set already, on the second try.
         let _ = ending.flow.address.set(upstream.address.ip());
+        gateway.recheck(&ending.flow);
         let mut sent_any = false;
         let outcome = tokio::select! {
             biased;
@@ -434,7 +435,7 @@ impl Answer<'_> {
         C: AsyncWrite + Unpin,
     {
         let plan = rewrite::plan(self.head, response);
-        let out = rewrite::answer(self.head, response, plan);
+        let out = rewrite::answer(response, plan);
         *self.sent_any = true;
         pass_answer_body(upstream, inbox, client, BodyReader::new(response.framing), plan.chunked, out, self.flow)
             .await?;

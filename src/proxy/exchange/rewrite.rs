@@ -111,7 +111,7 @@ fn status_line(response: &ResponseHead) -> Vec<u8> {
 }
 
 /// The final answer's head as the client gets it.
-pub(super) fn answer(request: &RequestHead, response: &ResponseHead, plan: Plan) -> Vec<u8> {
+pub(super) fn answer(response: &ResponseHead, plan: Plan) -> Vec<u8> {
     let mut out = status_line(response);
     let sieve = Sieve::of(&response.fields);
     for (name, value) in response.fields.iter() {
@@ -129,10 +129,8 @@ pub(super) fn answer(request: &RequestHead, response: &ResponseHead, plan: Plan)
     if plan.chunked {
         push_field(&mut out, b"Transfer-Encoding", b"chunked");
     }
-    match (plan.keep_alive, request.version) {
-        (false, _) => push_field(&mut out, b"Connection", b"close"),
-        (true, Version::Http10) => push_field(&mut out, b"Connection", b"keep-alive"),
-        (true, Version::Http11) => {}
+    if !plan.keep_alive {
+        push_field(&mut out, b"Connection", b"close");
     }
     push_via(&mut out, response.version);
     out.extend_from_slice(b"\r\n");
