@@ -1,0 +1,95 @@
+//! Launching and reading what a command says.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use arw::sandbox::profile::Workload;
+use arw::sandbox::{End, LaunchError, Launched, Launcher, Plan, Profile, ProfileName, Streams, Text, User};
+
+/// How long anything here may take: these machines are slow and shared.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The helper that all tests share, as a daemon would.
+pub(crate) fn launcher() -> &'static Launcher {
+    static LAUNCHER: OnceLock<Launcher> = OnceLock::new();
+    LAUNCHER.get_or_init(|| Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher"))
+}
+
+pub(crate) fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// The user of this suite's sandboxes: a host uid that nothing else has, or the caller in a user namespace.
+pub(crate) fn user() -> User {
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    if is_root() {
+        User::Host { uid: 231_072, gid: 231_072 }
+    } else {
+        User::Mapped { uid, gid, outside_uid: uid, outside_gid: gid }
+    }
+}
+
+pub(crate) fn workload(argv: &[&str]) -> Workload {
+    Workload::new(argv.iter().map(|word| Text::from(*word)).collect(), user())
+}
+
+pub(crate) fn plan(profile: ProfileName, argv: &[&str]) -> Plan {
+    Profile::embedded(profile).plan(&workload(argv)).expect("plan")
+}
+
+/// A sandbox and the files that its output goes to.
+pub(crate) struct Running {
+    pub(crate) launched: Launched,
+    out: File,
+}
+
+/// What a command left.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) end: End,
+    pub(crate) said: String,
+}
+
+pub(crate) fn start(plan: &Plan) -> Result<Running, LaunchError> {
+    start_with(plan, |_| {})
+}
+
+pub(crate) fn start_with(plan: &Plan, with: impl FnOnce(&mut Streams<'_>)) -> Result<Running, LaunchError> {
+    let null = File::open("/dev/null").expect("null");
+    let out = tempfile::tempfile().expect("file");
+    let mut streams = Streams::new(null.as_fd(), out.as_fd(), out.as_fd());
+    with(&mut streams);
+    let launched = launcher().launch(plan, &streams)?;
+    Ok(Running { launched, out })
+}
+
+impl Running {
+    pub(crate) fn finish(&mut self) -> Ended {
+        let end = self.launched.control.wait().expect("the channel holds");
+        self.launched.wait_until_gone(PATIENCE).expect("all inside ends");
+        let mut said = String::new();
+        self.out.rewind().expect("rewind");
+        self.out.read_to_string(&mut said).expect("text");
+        Ended { end, said }
+    }
+}
+
+/// Whoever forgets to finish leaves nothing behind.
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.launched.kill(PATIENCE);
+    }
+}
+
+pub(crate) fn run(plan: &Plan) -> Ended {
+    start(plan).unwrap_or_else(|fault| panic!("{fault}")).finish()
+}
+
+pub(crate) fn pipe() -> (File, OwnedFd) {
+    let (read, write) = std::io::pipe().expect("pipe");
+    (File::from(OwnedFd::from(read)), write.into())
+}
