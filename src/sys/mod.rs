@@ -18,6 +18,7 @@
 //! | `capability` | capabilities given up and read back |
 //! | `filter` | a seccomp filter |
 //! | `descriptor` | what a process holds when it becomes another program |
+//! | `probe` | calls that a sandbox must refuse, for its self-test |
 //! | `signals` | what signals do to this process |
 //! | `route` | the loopback interface of a fresh network namespace |
 //!
@@ -33,6 +34,7 @@ pub mod limits;
 pub mod message;
 pub mod mount;
 pub mod pipe;
+pub mod probe;
 pub mod process;
 pub mod route;
 pub mod signals;

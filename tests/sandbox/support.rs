@@ -93,3 +93,16 @@ pub(crate) fn pipe() -> (File, OwnedFd) {
     let (read, write) = std::io::pipe().expect("pipe");
     (File::from(OwnedFd::from(read)), write.into())
 }
+
+/// A folder with the program under its self-test's name, which every user can reach.
+pub(crate) fn program_folder() -> String {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = tempfile::tempdir_in("/tmp").expect("folder");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(folder.path(), open).expect("permissions");
+        std::fs::copy(env!("CARGO_BIN_EXE_arw-cli"), folder.path().join("arw-check")).expect("copy");
+        folder
+    });
+    folder.path().display().to_string()
+}

@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource as Kernel, setrlimit};
+use nix::sys::resource::{Resource as Kernel, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -63,9 +63,10 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside) -> Result<House, Fau
     let in_cgroup = join(descriptors)?;
     let plan = read_plan(&descriptors.plan)?;
     map_ids(&plan)?;
+    let mut seen = Seen::look(outside, in_cgroup);
+    // From here on nobody else reads this process: not its memory, not its `/proc` entry.
     prctl::set_dumpable(false).at(Step::Verify)?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
-    let mut seen = Seen::look(outside, in_cgroup);
     if plan.applies(Control::CgroupNamespace) {
         unshare(CloneFlags::CLONE_NEWCGROUP).at_with(Step::Clone, || "cgroup namespace")?;
         seen.look_at_cgroup_namespace(outside);
@@ -132,8 +133,12 @@ fn map_ids(plan: &Plan) -> Result<(), Fault> {
 
 fn set_limits(plan: &Plan) -> Result<(), Fault> {
     for limit in &plan.limits {
-        setrlimit(kernel_resource(limit.resource), limit.most, limit.most)
-            .at_with(Step::Limits, || format!("{:?} to {}", limit.resource, limit.most))?;
+        let named = || format!("{:?} to {}", limit.resource, limit.most);
+        let resource = kernel_resource(limit.resource);
+        // A plan only ever tightens: the caller's own hard limit may be lower, and raising it takes a privilege.
+        let (_, hard) = getrlimit(resource).at_with(Step::Limits, named)?;
+        let most = limit.most.min(hard);
+        setrlimit(resource, most, most).at_with(Step::Limits, named)?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@
 //! Everything here runs in processes with one thread that nothing else shares: allocation is safe, and a
 //! failure ends the process.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 mod command;
@@ -28,9 +29,8 @@ pub(super) const LAUNCHER: &str = "arw-launcher";
 pub(super) const CHECK: &str = "arw-check";
 
 /// Becomes a stage if this process was executed as one, and then never returns. The first call of every `main`:
-/// before the first thread, before arguments are parsed.
-pub fn intercept() {
-    let mut arguments = std::env::args_os();
+/// before the first thread, before arguments are parsed. `arguments` are the process's own (`args_os`).
+pub fn intercept(mut arguments: impl Iterator<Item = OsString>) {
     let Some(name) = arguments.next() else { return };
     if name.as_bytes() == LAUNCHER.as_bytes() {
         launcher::run();
