@@ -5,5 +5,8 @@
 //! this binary again. Where the kernel refuses namespaces the test prints why it skips.
 
 mod escape;
+mod inside;
 mod launch;
+mod life;
+mod ordinary;
 mod support;

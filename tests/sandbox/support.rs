@@ -2,13 +2,16 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
 use arw::sandbox::profile::Workload;
-use arw::sandbox::{End, LaunchError, Launched, Launcher, Plan, Profile, ProfileName, Streams, Text, User};
+use arw::sandbox::{End, Handle, LaunchError, Launched, Launcher, Plan, Profile, ProfileName, Streams, Text, User};
 
 /// How long anything here may take: these machines are slow and shared.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -41,10 +44,35 @@ pub(crate) fn plan(profile: ProfileName, argv: &[&str]) -> Plan {
     Profile::embedded(profile).plan(&workload(argv)).expect("plan")
 }
 
-/// A sandbox and the files that its output goes to.
+/// A sandbox and the file that its output goes to. Dropped, it ends.
 pub(crate) struct Running {
-    pub(crate) launched: Launched,
+    pub(crate) launched: Guarded,
     out: File,
+}
+
+/// Whoever forgets to finish leaves nothing behind.
+pub(crate) struct Guarded(Option<Launched>);
+
+impl Deref for Guarded {
+    type Target = Launched;
+
+    fn deref(&self) -> &Launched {
+        self.0.as_ref().expect("taken only by value")
+    }
+}
+
+impl DerefMut for Guarded {
+    fn deref_mut(&mut self) -> &mut Launched {
+        self.0.as_mut().expect("taken only by value")
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if let Some(launched) = &self.0 {
+            let _ = launched.kill(PATIENCE);
+        }
+    }
 }
 
 /// What a command left.
@@ -64,7 +92,7 @@ pub(crate) fn start_with(plan: &Plan, with: impl FnOnce(&mut Streams<'_>)) -> Re
     let mut streams = Streams::new(null.as_fd(), out.as_fd(), out.as_fd());
     with(&mut streams);
     let launched = launcher().launch(plan, &streams)?;
-    Ok(Running { launched, out })
+    Ok(Running { launched: Guarded(Some(launched)), out })
 }
 
 impl Running {
@@ -76,13 +104,19 @@ impl Running {
         self.out.read_to_string(&mut said).expect("text");
         Ended { end, said }
     }
+
+    /// What is left when an owner dies: its pidfd to look from outside, and the channel to drop.
+    pub(crate) fn into_parts(mut self) -> (OwnedFd, Handle) {
+        let launched = self.launched.0.take().expect("taken once");
+        (launched.pidfd, launched.control)
+    }
 }
 
-/// Whoever forgets to finish leaves nothing behind.
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.launched.kill(PATIENCE);
-    }
+/// Waits until everything inside has ended.
+pub(crate) fn wait_for(pidfd: &OwnedFd) {
+    let mut wanted = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+    let patience = PollTimeout::try_from(PATIENCE).expect("short");
+    assert_eq!(poll(&mut wanted, patience), Ok(1), "something inside goes on");
 }
 
 pub(crate) fn run(plan: &Plan) -> Ended {
@@ -94,15 +128,11 @@ pub(crate) fn pipe() -> (File, OwnedFd) {
     (File::from(OwnedFd::from(read)), write.into())
 }
 
-/// A folder with the program under its self-test's name, which every user can reach.
-pub(crate) fn program_folder() -> String {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        let folder = tempfile::tempdir_in("/tmp").expect("folder");
-        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(folder.path(), open).expect("permissions");
-        std::fs::copy(env!("CARGO_BIN_EXE_arw-cli"), folder.path().join("arw-check")).expect("copy");
-        folder
-    });
-    folder.path().display().to_string()
+/// A folder with the program under its self-test's name, where every user reaches it and Landlock lets it be executed.
+pub(crate) fn folder_of_program() -> tempfile::TempDir {
+    let folder = tempfile::tempdir_in("/tmp").expect("folder");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), open).expect("permissions");
+    std::fs::copy(env!("CARGO_BIN_EXE_arw-cli"), folder.path().join("arw-check")).expect("copy");
+    folder
 }

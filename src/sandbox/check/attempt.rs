@@ -62,9 +62,7 @@ attempts! {
     Capability = "capability",
     /// The environment of the caller or of the init.
     InitEnvironment = "init_environment",
-    /// A user namespace of its own, which gives capabilities again.
-    UserNamespace = "user_namespace",
-    /// A mount.
+    /// A new file system, to be mounted.
     Mount = "mount",
     /// The session's keys.
     Keyring = "keyring",
@@ -72,6 +70,8 @@ attempts! {
     UserFaults = "user_faults",
     /// Letters typed into the terminal.
     TerminalInput = "terminal_input",
+    /// A user namespace of its own, which gives capabilities again. It and what follows change the process, so they come last.
+    UserNamespace = "user_namespace",
     /// Tracing.
     Trace = "trace",
 }

@@ -73,7 +73,7 @@ pub fn run(program: &Path, profile: &Profile, user: User) -> Result<Checked, Che
     // Started after the trap was set, so that it inherits the bait that a careless caller would leave open.
     let launcher = Launcher::start_from(program)?;
     let mut plan = profile.plan(&Workload::new(Vec::new(), user))?;
-    trap.arm(&mut plan);
+    trap.arm(&mut plan, program)?;
     let null = File::open("/dev/null")?;
     let mut out = File::from(
         nix::sys::memfd::memfd_create(c"check", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).map_err(io::Error::from)?,

@@ -47,6 +47,8 @@ pub struct Trap {
     _descriptor: File,
 }
 
+/// Where the file lies on the host: a folder that anybody may write, and that no rule of a sandbox names.
+const OUTSIDE: &str = "/var/tmp";
 /// Where the program lies inside.
 const FOLDER_INSIDE: &str = "/.arw/bin";
 
@@ -54,7 +56,7 @@ impl Trap {
     /// Lays everything out.
     ///
     /// # Errors
-    /// No port, no descriptor or no place in `/tmp` left.
+    /// No port, no descriptor or no place in `/var/tmp` left.
     pub fn set() -> io::Result<Self> {
         // On every address: the namespace must stop more than loopback.
         let any = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -63,7 +65,7 @@ impl Trap {
             let own = local_addresses()?.into_iter().filter(IpAddr::is_ipv4);
             Ok(own.map(|address| SocketAddr::new(address, port)).collect())
         };
-        let folder = nix::unistd::mkdtemp("/tmp/arw-check-XXXXXX")?;
+        let folder = nix::unistd::mkdtemp(Path::new(OUTSIDE).join("arw-check-XXXXXX").as_path())?;
         fs::set_permissions(&folder, Permissions::from_mode(0o777))?;
         let secret = folder.join(SECRET);
         File::create(&secret)?.write_all(b"bait")?;
@@ -83,13 +85,16 @@ impl Trap {
         Ok(Self { bait, _tcp: tcp, _udp: udp, _name: listen_abstract(&name)?, _descriptor: descriptor })
     }
 
-    /// Makes `plan` run the self-test in place of its command.
-    pub fn arm(&self, plan: &mut Plan) {
+    /// Makes `plan` run the self-test of `program` in place of its command.
+    ///
+    /// # Errors
+    /// The program's path cannot be resolved.
+    pub fn arm(&self, plan: &mut Plan, program: &Path) -> io::Result<()> {
         let inside = Path::new(FOLDER_INSIDE).join(CHECK);
         if plan.applies(Control::Root) {
             plan.mounts.push(Mount::Bind {
-                // Of the launcher, which is the same program.
-                source: "/proc/self/exe".into(),
+                // By its path: `/proc/self/exe` lies on a mount of another namespace, which cannot be copied.
+                source: fs::canonicalize(program)?,
                 target: inside.clone(),
                 access: Access::ReadOnly,
                 absent: Absent::Fault,
@@ -99,6 +104,7 @@ impl Trap {
             plan.env.push((Text::from("PATH"), Text::from(FOLDER_INSIDE)));
         }
         plan.argv = vec![Text::from(CHECK), Text::from(self.argument())];
+        Ok(())
     }
 
     /// The self-test's one argument.
