@@ -101,7 +101,9 @@ fn a_link_left_in_a_workspace_leads_no_mount_astray() {
         access: Access::ReadWrite,
     };
     workload.workspaces = vec![at(folder.path(), "/work"), at(target.path(), "/work/sub/deeper")];
-    let plan = |workload| Profile::embedded(ProfileName::Standard).plan(workload).expect("plan");
+    let plan = |workload: &arw::sandbox::profile::Workload| {
+        Profile::embedded(ProfileName::Standard).plan(workload).expect("plan")
+    };
     assert_eq!(step_of(&plan(&workload)), Step::MountTarget);
     assert_eq!(fs::read_dir(target.path()).expect("folder").count(), 0, "nothing was made behind the link");
     // A writable source that is reached through a link is refused too.

@@ -9,7 +9,7 @@ use arw::sandbox::plan::WhenAlone;
 use arw::sandbox::{Control, End, Exit, Handle, LaunchError, Listener, ListenerRole, ProfileName, Step};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
 
-use crate::support::{PATIENCE, pipe, plan, run, start, start_with, workload};
+use crate::support::{Extra, PATIENCE, plan, run, start, start_piped, start_with, workload};
 
 /// A command that says `ready` and then waits for a signal.
 const WAITS: &str = "trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
@@ -24,12 +24,7 @@ fn hear(out: File) -> (String, BufReader<File>) {
 
 #[test]
 fn a_signal_reaches_the_command_and_its_answer_is_the_exit_code() {
-    let (read, write) = pipe();
-    let running = start_with(&plan(ProfileName::Standard, &["sh", "-c", WAITS]), |streams| {
-        streams.standard[1] = write.as_fd();
-    });
-    let running = running.expect("launch");
-    drop(write);
+    let (running, read) = start_piped(&plan(ProfileName::Standard, &["sh", "-c", WAITS]));
     let (line, mut rest) = hear(read);
     assert_eq!(line, "ready\n");
     running.launched.control.signal(libc::SIGTERM).expect("signal");
@@ -48,13 +43,8 @@ fn a_command_killed_by_a_signal_says_which() {
 /// A grandchild in a session of its own, its parent gone, holding the output open: it ends with the command.
 #[test]
 fn nothing_survives_the_command() {
-    let (mut read, write) = pipe();
     let script = "setsid sh -c 'trap \"\" TERM HUP INT; echo daemon; while :; do sleep 1; done' & sleep 0.1; exit 0";
-    let mut running = start_with(&plan(ProfileName::Standard, &["sh", "-c", script]), |streams| {
-        streams.standard[1] = write.as_fd();
-    })
-    .expect("launch");
-    drop(write);
+    let (mut running, mut read) = start_piped(&plan(ProfileName::Standard, &["sh", "-c", script]));
     assert_eq!(running.finish().end, End::Exit(Exit::Code(0)));
     let mut said = String::new();
     // The end of the file comes only when nobody holds the other end any more.
@@ -64,13 +54,8 @@ fn nothing_survives_the_command() {
 
 #[test]
 fn the_kill_of_the_init_ends_everything_inside() {
-    let (mut read, write) = pipe();
-    let running =
-        start_with(&plan(ProfileName::Standard, &["sh", "-c", "sleep 1000 & echo up; sleep 1000"]), |streams| {
-            streams.standard[1] = write.as_fd();
-        })
-        .expect("launch");
-    drop(write);
+    let (running, mut read) =
+        start_piped(&plan(ProfileName::Standard, &["sh", "-c", "sleep 1000 & echo up; sleep 1000"]));
     let began = Instant::now();
     running.launched.kill(PATIENCE).expect("killed");
     read.read_to_string(&mut String::new()).expect("end of file");
@@ -81,12 +66,7 @@ fn the_kill_of_the_init_ends_everything_inside() {
 /// A foreground command must not outlive the one who asked for it, however that one ended.
 #[test]
 fn a_sandbox_ends_when_its_owner_is_gone() {
-    let (mut read, write) = pipe();
-    let running = start_with(&plan(ProfileName::Standard, &["sleep", "1000"]), |streams| {
-        streams.standard[1] = write.as_fd();
-    })
-    .expect("launch");
-    drop(write);
+    let (running, mut read) = start_piped(&plan(ProfileName::Standard, &["sleep", "1000"]));
     let (pidfd, control) = running.into_parts();
     drop(control);
     crate::support::wait_for(&pidfd);
@@ -103,15 +83,11 @@ fn a_sandbox_that_waits_is_adopted_with_its_listeners() {
     let mut workload = workload(&["sh", "-c", WAITS]);
     workload.when_alone = WhenAlone::Wait;
     let plan = arw::sandbox::Profile::embedded(ProfileName::Standard).plan(&workload).expect("plan");
-    let (read, write) = pipe();
-    let running = start_with(&plan, |streams| {
-        streams.standard[1] = write.as_fd();
-        streams.exit_record = Some(record.as_fd());
-        streams.adoption = Some(adoption.as_fd());
-    })
-    .expect("launch");
+    let (read, write) = std::io::pipe().expect("pipe");
+    let extra = Extra { out: Some(write.as_fd()), exit_record: Some(record.as_fd()), adoption: Some(adoption.as_fd()) };
+    let running = start_with(&plan, &extra).expect("launch");
     drop(write);
-    let (line, _rest) = hear(read);
+    let (line, _rest) = hear(File::from(OwnedFd::from(read)));
     assert_eq!(line, "ready\n");
     let before: Vec<Listener> = running.launched.listeners.iter().map(|(listener, _)| *listener).collect();
     let (pidfd, control) = running.into_parts();

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek};
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -82,15 +82,32 @@ pub(crate) struct Ended {
     pub(crate) said: String,
 }
 
-pub(crate) fn start(plan: &Plan) -> Result<Running, LaunchError> {
-    start_with(plan, |_| {})
+/// What a launch gets besides its plan.
+#[derive(Default)]
+pub(crate) struct Extra<'a> {
+    /// Standard output, in place of a file.
+    pub(crate) out: Option<BorrowedFd<'a>>,
+    pub(crate) exit_record: Option<BorrowedFd<'a>>,
+    pub(crate) adoption: Option<BorrowedFd<'a>>,
 }
 
-pub(crate) fn start_with(plan: &Plan, with: impl FnOnce(&mut Streams<'_>)) -> Result<Running, LaunchError> {
+pub(crate) fn start(plan: &Plan) -> Result<Running, LaunchError> {
+    start_with(plan, &Extra::default())
+}
+
+/// A sandbox whose output goes into a pipe: its reading end ends when nobody inside holds the other any more.
+pub(crate) fn start_piped(plan: &Plan) -> (Running, File) {
+    let (read, write) = std::io::pipe().expect("pipe");
+    let running = start_with(plan, &Extra { out: Some(write.as_fd()), ..Extra::default() });
+    (running.unwrap_or_else(|fault| panic!("{fault}")), File::from(OwnedFd::from(read)))
+}
+
+pub(crate) fn start_with(plan: &Plan, extra: &Extra<'_>) -> Result<Running, LaunchError> {
     let null = File::open("/dev/null").expect("null");
     let out = tempfile::tempfile().expect("file");
-    let mut streams = Streams::new(null.as_fd(), out.as_fd(), out.as_fd());
-    with(&mut streams);
+    let mut streams = Streams::new(null.as_fd(), extra.out.unwrap_or(out.as_fd()), out.as_fd());
+    streams.exit_record = extra.exit_record;
+    streams.adoption = extra.adoption;
     let launched = launcher().launch(plan, &streams)?;
     Ok(Running { launched: Guarded(Some(launched)), out })
 }
@@ -121,11 +138,6 @@ pub(crate) fn wait_for(pidfd: &OwnedFd) {
 
 pub(crate) fn run(plan: &Plan) -> Ended {
     start(plan).unwrap_or_else(|fault| panic!("{fault}")).finish()
-}
-
-pub(crate) fn pipe() -> (File, OwnedFd) {
-    let (read, write) = std::io::pipe().expect("pipe");
-    (File::from(OwnedFd::from(read)), write.into())
 }
 
 /// A folder with the program under its self-test's name, where every user reaches it and Landlock lets it be executed.
