@@ -72,7 +72,7 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// The init's process id, as the caller sees it. Use `pidfd` to signal.
     pub pid: i32,
-    /// The sockets made inside, blocking, in the order of the plan.
+    /// The sockets made inside, non-blocking, in the order of the plan; without IPv6 in the kernel, without its own.
     pub listeners: Vec<(Listener, OwnedFd)>,
     /// What was measured from inside before the command was executed.
     pub report: Report,

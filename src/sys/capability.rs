@@ -31,17 +31,21 @@ impl Capabilities {
         let done = unsafe { libc::syscall(libc::SYS_capget, std::ptr::from_mut(&mut header), data.as_mut_ptr()) };
         Errno::result(done)?;
         let join = |part: fn(&Data) -> u32| u64::from(part(&data[0])) | (u64::from(part(&data[1])) << 32);
+        let permitted = join(|data| data.permitted);
         let (mut bounding, mut ambient) = (0, 0);
         for number in 0..MAX_CAPABILITIES {
             // An unknown number ends the list: EINVAL.
             let Ok(bounded) = prctl(libc::PR_CAPBSET_READ, number, 0) else { break };
-            let raised = prctl(libc::PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, number).unwrap_or(0);
             bounding |= u64::from(bounded == 1) << number;
-            ambient |= u64::from(raised == 1) << number;
+            // The kernel keeps only what is permitted in the ambient set.
+            if permitted & (1 << number) != 0 {
+                let raised = prctl(libc::PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, number).unwrap_or(0);
+                ambient |= u64::from(raised == 1) << number;
+            }
         }
         Ok(Self {
             effective: join(|data| data.effective),
-            permitted: join(|data| data.permitted),
+            permitted,
             inheritable: join(|data| data.inheritable),
             ambient,
             bounding,

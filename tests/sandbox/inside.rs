@@ -49,7 +49,7 @@ fn private_memory_has_a_bound_in_bytes_and_in_files() {
     let kept: u64 =
         said(&shell(ProfileName::Strict, fill)).lines().last().expect("a line").trim().parse().expect("bytes");
     assert!(kept <= 64 << 20, "{kept}");
-    let many = "cd /dev/shm; i=0; while [ $i -lt 20000 ] && : > f$i; do i=$((i+1)); done 2>/dev/null; echo $i";
+    let many = "cd /dev/shm; i=0; while [ $i -lt 20000 ] && true > f$i; do i=$((i+1)); done 2>/dev/null; echo $i";
     let made: u64 =
         said(&shell(ProfileName::Strict, many)).lines().last().expect("a line").trim().parse().expect("files");
     assert!(made <= (16 << 20) / 4096, "{made}");

@@ -84,7 +84,12 @@ fn a_sandbox_that_waits_is_adopted_with_its_listeners() {
     workload.when_alone = WhenAlone::Wait;
     let plan = arw::sandbox::Profile::embedded(ProfileName::Standard).plan(&workload).expect("plan");
     let (read, write) = std::io::pipe().expect("pipe");
-    let extra = Extra { out: Some(write.as_fd()), exit_record: Some(record.as_fd()), adoption: Some(adoption.as_fd()) };
+    let extra = Extra {
+        out: Some(write.as_fd()),
+        exit_record: Some(record.as_fd()),
+        adoption: Some(adoption.as_fd()),
+        ..Extra::default()
+    };
     let running = start_with(&plan, &extra).expect("launch");
     drop(write);
     let (line, _rest) = hear(File::from(OwnedFd::from(read)));
@@ -156,4 +161,26 @@ fn a_failing_step_is_named_with_what_it_was_about() {
         }
         other => panic!("{:?}", other.map(|_| ()).err()),
     }
+}
+
+/// With a terminal of its own the command has job control, and the keys of that terminal reach it and nobody else.
+#[test]
+fn a_terminal_of_its_own_controls_the_command() {
+    use std::io::Write;
+    let pair = nix::pty::openpty(None, None).expect("terminal");
+    let mut workload =
+        workload(&["sh", "-c", "trap 'echo interrupted; exit 4' INT; echo ready; while :; do sleep 0.05; done"]);
+    workload.terminal = arw::sandbox::plan::Terminal::Own;
+    let plan = arw::sandbox::Profile::embedded(ProfileName::Strict).plan(&workload).expect("plan");
+    let extra = Extra { input: Some(pair.slave.as_fd()), out: Some(pair.slave.as_fd()), ..Extra::default() };
+    let running = start_with(&plan, &extra).expect("launch");
+    drop(pair.slave);
+    let mut keys = File::from(pair.master.try_clone().expect("clone"));
+    let (line, mut rest) = hear(File::from(pair.master));
+    assert_eq!(line.trim_end(), "ready");
+    keys.write_all(&[3]).expect("ctrl-c");
+    assert_eq!(running.launched.control.wait().expect("wait"), End::Exit(Exit::Code(4)));
+    let mut said = String::new();
+    let _ = rest.read_line(&mut said);
+    assert!(said.contains("interrupted"), "{said:?}");
 }

@@ -4,8 +4,10 @@
 //! Every test runs as the user that runs the suite; as root it runs a second time as an ordinary user, by executing
 //! this binary again. Where the kernel refuses namespaces the test prints why it skips.
 
+mod cgroup;
 mod escape;
 mod inside;
+mod latency;
 mod launch;
 mod life;
 mod ordinary;

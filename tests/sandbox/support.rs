@@ -11,7 +11,9 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use arw::sandbox::profile::Workload;
-use arw::sandbox::{End, Handle, LaunchError, Launched, Launcher, Plan, Profile, ProfileName, Streams, Text, User};
+use arw::sandbox::{
+    End, Entry, Handle, LaunchError, Launched, Launcher, Plan, Profile, ProfileName, Streams, Text, User,
+};
 
 /// How long anything here may take: these machines are slow and shared.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -85,8 +87,11 @@ pub(crate) struct Ended {
 /// What a launch gets besides its plan.
 #[derive(Default)]
 pub(crate) struct Extra<'a> {
+    /// Standard input, in place of nothing.
+    pub(crate) input: Option<BorrowedFd<'a>>,
     /// Standard output, in place of a file.
     pub(crate) out: Option<BorrowedFd<'a>>,
+    pub(crate) cgroup: Option<Entry<'a>>,
     pub(crate) exit_record: Option<BorrowedFd<'a>>,
     pub(crate) adoption: Option<BorrowedFd<'a>>,
 }
@@ -105,7 +110,8 @@ pub(crate) fn start_piped(plan: &Plan) -> (Running, File) {
 pub(crate) fn start_with(plan: &Plan, extra: &Extra<'_>) -> Result<Running, LaunchError> {
     let null = File::open("/dev/null").expect("null");
     let out = tempfile::tempfile().expect("file");
-    let mut streams = Streams::new(null.as_fd(), extra.out.unwrap_or(out.as_fd()), out.as_fd());
+    let mut streams = Streams::new(extra.input.unwrap_or(null.as_fd()), extra.out.unwrap_or(out.as_fd()), out.as_fd());
+    streams.cgroup = extra.cgroup.clone().unwrap_or(Entry::None);
     streams.exit_record = extra.exit_record;
     streams.adoption = extra.adoption;
     let launched = launcher().launch(plan, &streams)?;

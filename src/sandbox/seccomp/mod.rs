@@ -7,7 +7,7 @@
 //!
 //! | filter | lets through |
 //! |---|---|
-//! | strict | the calls of `table::ALLOWED`; no netlink at all |
+//! | strict | the calls of `table::ALLOWED`; no netlink at all, no set-user-id bits |
 //! | standard | the same, and netlink to read addresses and routes |
 //! | compat | all but `table::REFUSED` |
 //!

@@ -41,6 +41,9 @@ pub(super) fn rules(filter: Filter) -> BTreeMap<u32, Rule> {
             add(REFUSED_LEGACY, EPERM);
         }
     }
+    if filter != Filter::Compat {
+        rules.extend(without_set_id().into_iter().map(|(number, rule)| (key(number), rule)));
+    }
     rules.extend(conditional(filter).into_iter().map(|(number, rule)| (key(number), rule)));
     rules.insert(NOBODY, Rule::always(Answer::Refuse(NOBODYS_ANSWER)));
     rules
@@ -112,6 +115,44 @@ fn conditional(filter: Filter) -> Vec<(c_long, Rule)> {
                 .when(&[Test::Is { argument: 0, value: u32::MAX }], Answer::Allow),
         ),
     ]
+}
+
+/// No file with a set-user-id or set-group-id bit: in a workspace it would lie on the host, and give whoever executes
+/// it there the rights of its owner. A mount's `nosuid` stops that inside only.
+fn without_set_id() -> Vec<(c_long, Rule)> {
+    let at = |argument| {
+        let set_id = Test::Any { argument, mask: libc::S_ISUID | libc::S_ISGID };
+        Rule::always(Answer::Allow).when(&[set_id], EPERM)
+    };
+    let mut rules = vec![
+        (libc::SYS_fchmod, at(1)),
+        (libc::SYS_fchmodat, at(2)),
+        (libc::SYS_fchmodat2, at(2)),
+        (libc::SYS_mknodat, at(2)),
+        (libc::SYS_openat, creating(2, 3)),
+        // Its mode lies in memory. Programs fall back to openat.
+        (libc::SYS_openat2, Rule::always(ENOSYS)),
+    ];
+    #[cfg(target_arch = "x86_64")]
+    rules.extend([
+        (libc::SYS_chmod, at(1)),
+        (libc::SYS_creat, at(1)),
+        (libc::SYS_mknod, at(1)),
+        (libc::SYS_open, creating(1, 2)),
+    ]);
+    rules
+}
+
+/// Only an open that creates has a mode; in another that argument is whatever the register held.
+fn creating(flags: u8, mode: u8) -> Rule {
+    let set_id = Test::Any { argument: mode, mask: libc::S_ISUID | libc::S_ISGID };
+    Rule::always(Answer::Allow)
+        .when(&[Test::Any { argument: flags, mask: word(libc::O_CREAT) }, set_id], EPERM)
+        // O_TMPFILE contains the bit of O_DIRECTORY, which alone creates nothing.
+        .when(
+            &[Test::Bits { argument: flags, mask: word(libc::O_TMPFILE), value: word(libc::O_TMPFILE) }, set_id],
+            EPERM,
+        )
 }
 
 /// TCP, UDP and Unix sockets. Raw, packet, vsock and every other family is another way out or a larger kernel;

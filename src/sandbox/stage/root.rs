@@ -8,7 +8,7 @@ use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
@@ -18,6 +18,12 @@ use nix::unistd::symlinkat;
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Absent, Access, Mount, Plan, ProcView};
 use crate::sys::mount::{self, Restrictions};
+
+/// The new root while it is being built, with the folders that were entered last: entries come in groups.
+struct Root {
+    mount: OwnedFd,
+    entered: Vec<(PathBuf, OwnedFd)>,
+}
 
 /// A file that everybody may read and that no Landlock rule names: whether it can be opened tells whether
 /// Landlock is in force.
@@ -32,15 +38,15 @@ pub(super) fn build(plan: &Plan) -> Result<(), Fault> {
     mount::make_all_private().at(Step::MountsPrivate)?;
     // All of the host is opened before anything covers it.
     let sources: Vec<Option<OwnedFd>> = plan.mounts.iter().map(open_source).collect::<Result<_, Fault>>()?;
-    let root = memory_root().at(Step::NewRoot)?;
+    let mut root = Root { mount: memory_root().at(Step::NewRoot)?, entered: Vec::new() };
     for (entry, source) in plan.mounts.iter().zip(sources) {
-        place(&root, entry, source, plan.user.inside())?;
+        place(&mut root, entry, source, plan.user.inside())?;
     }
-    let closed = walk_to(&root, Path::new(CLOSED), Kind::File).at(Step::MountTarget)?;
+    let closed = root.walk_to(Path::new(CLOSED), Kind::File).at(Step::MountTarget)?;
     drop(closed);
-    mount::pivot_into(root.as_fd()).at(Step::Pivot)?;
+    mount::pivot_into(root.mount.as_fd()).at(Step::Pivot)?;
     let all = Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: true };
-    mount::restrict(&root, all, false).at(Step::Pivot)
+    mount::restrict(&root.mount, all, false).at(Step::Pivot)
 }
 
 /// A detached copy of what is to be bound, restricted before it is seen anywhere.
@@ -84,7 +90,7 @@ fn memory_root() -> io::Result<OwnedFd> {
     Ok(root)
 }
 
-fn place(root: &OwnedFd, entry: &Mount, source: Option<OwnedFd>, owner: (u32, u32)) -> Result<(), Fault> {
+fn place(root: &mut Root, entry: &Mount, source: Option<OwnedFd>, owner: (u32, u32)) -> Result<(), Fault> {
     match entry {
         Mount::Bind { target, .. } => match source {
             Some(source) => bind(root, target, &source),
@@ -94,11 +100,11 @@ fn place(root: &OwnedFd, entry: &Mount, source: Option<OwnedFd>, owner: (u32, u3
             let owner = if *owned { owner } else { (0, 0) };
             let named = || target.display().to_string();
             let memory = memory(*bytes, *mode, *exec, owned.then_some(owner)).at_with(Step::Mount, named)?;
-            let place = walk_to(root, target, Kind::Folder).at_with(Step::MountTarget, named)?;
-            mount::attach(&memory, &place).at_with(Step::Mount, named)
+            let place = root.walk_to(target, Kind::Folder).at_with(Step::MountTarget, named)?;
+            root.attach(target, &memory, &place).at_with(Step::Mount, named)
         }
         Mount::Folder { target } => {
-            walk_to(root, target, Kind::Folder).map(drop).at_with(Step::MountTarget, || target.display().to_string())
+            root.walk_to(target, Kind::Folder).map(drop).at_with(Step::MountTarget, || target.display().to_string())
         }
         Mount::Link { target, to } => {
             link(root, target, to).at_with(Step::MountTarget, || target.display().to_string())
@@ -111,12 +117,12 @@ fn place(root: &OwnedFd, entry: &Mount, source: Option<OwnedFd>, owner: (u32, u3
     }
 }
 
-fn bind(root: &OwnedFd, target: &Path, source: &OwnedFd) -> Result<(), Fault> {
+fn bind(root: &mut Root, target: &Path, source: &OwnedFd) -> Result<(), Fault> {
     let named = || target.display().to_string();
     let is_folder = file_type(source).at_with(Step::Bind, named)? == SFlag::S_IFDIR;
     let kind = if is_folder { Kind::Folder } else { Kind::File };
-    let place = walk_to(root, target, kind).at_with(Step::MountTarget, named)?;
-    mount::attach(source, &place).at_with(Step::Bind, named)
+    let place = root.walk_to(target, kind).at_with(Step::MountTarget, named)?;
+    root.attach(target, source, &place).at_with(Step::Bind, named)
 }
 
 fn memory(bytes: u64, mode: u32, exec: bool, owner: Option<(u32, u32)>) -> io::Result<OwnedFd> {
@@ -136,15 +142,15 @@ fn memory(bytes: u64, mode: u32, exec: bool, owner: Option<(u32, u32)>) -> io::R
 /// One file for every so many bytes: a source tree has fewer.
 const BYTES_PER_FILE: u64 = 4096;
 
-fn link(root: &OwnedFd, target: &Path, to: &Path) -> io::Result<()> {
-    let (folder, name) = parent(root, target)?;
-    Ok(symlinkat(to, &folder, name)?)
+fn link(root: &mut Root, target: &Path, to: &Path) -> io::Result<()> {
+    let (folder, name) = root.walk(target, Missing::Make)?;
+    Ok(symlinkat(to, folder, name)?)
 }
 
-fn file(root: &OwnedFd, target: &Path, contents: &str) -> io::Result<()> {
-    let (folder, name) = parent(root, target)?;
+fn file(root: &mut Root, target: &Path, contents: &str) -> io::Result<()> {
+    let (folder, name) = root.walk(target, Missing::Make)?;
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let made = openat(&folder, name, flags, Mode::from_bits_truncate(0o444))?;
+    let made = openat(folder, name, flags, Mode::from_bits_truncate(0o444))?;
     fchmod(&made, Mode::from_bits_truncate(0o444))?;
     File::from(made).write_all(contents.as_bytes())
 }
@@ -167,7 +173,7 @@ const MASKED_FILES: [&str; 12] = [
 ];
 const MASKED_FOLDERS: [&str; 6] = ["/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi"];
 
-fn proc(root: &OwnedFd, view: ProcView) -> io::Result<()> {
+fn proc(root: &mut Root, view: ProcView) -> io::Result<()> {
     // Read-only, so that no setting of the host can be written whatever its permission bits say. The init,
     // which is not dumpable, is hidden from the command (`hidepid`).
     let all = Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: true };
@@ -176,8 +182,8 @@ fn proc(root: &OwnedFd, view: ProcView) -> io::Result<()> {
         ProcView::Masked => &[(c"hidepid", c"invisible")],
     };
     let proc = mount::new_filesystem(c"proc", options, all)?;
-    let place = walk_to(root, Path::new("/proc"), Kind::Folder)?;
-    mount::attach(&proc, &place)?;
+    let place = root.walk_to(Path::new("/proc"), Kind::Folder)?;
+    root.attach(Path::new("/proc"), &proc, &place)?;
     if view == ProcView::Masked {
         let empty = memory(0, 0o555, false, None)?;
         for path in MASKED_FOLDERS {
@@ -192,19 +198,19 @@ fn proc(root: &OwnedFd, view: ProcView) -> io::Result<()> {
 }
 
 /// Puts a copy of `what` over an existing path.
-fn cover(root: &OwnedFd, path: &Path, what: &OwnedFd) -> io::Result<()> {
-    match walk_to(root, path, Kind::Existing) {
-        Ok(place) => mount::attach(&mount::copy_file(what)?, &place),
+fn cover(root: &mut Root, path: &Path, what: &OwnedFd) -> io::Result<()> {
+    match root.walk_to(path, Kind::Existing) {
+        Ok(place) => root.attach(path, &mount::copy_file(what)?, &place),
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(fault) => Err(fault),
     }
 }
 
-fn terminals(root: &OwnedFd) -> io::Result<()> {
+fn terminals(root: &mut Root) -> io::Result<()> {
     let restrictions = Restrictions { no_setuid: true, no_exec: true, ..Restrictions::default() };
     let instance = mount::new_filesystem(c"devpts", &[(c"ptmxmode", c"0666"), (c"mode", c"0620")], restrictions)?;
-    let place = walk_to(root, Path::new("/dev/pts"), Kind::Folder)?;
-    mount::attach(&instance, &place)
+    let place = root.walk_to(Path::new("/dev/pts"), Kind::Folder)?;
+    root.attach(Path::new("/dev/pts"), &instance, &place)
 }
 
 /// What a walk ends at.
@@ -220,30 +226,55 @@ enum Kind {
 
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// Walks from the new root to `target` and stands at it with a path descriptor.
-fn walk_to(root: &OwnedFd, target: &Path, kind: Kind) -> io::Result<OwnedFd> {
-    if target == Path::new("/") {
-        return Err(Errno::EBUSY.into());
+impl Root {
+    /// Mounts `what` at `place`, which was walked to as `target`.
+    fn attach(&mut self, target: &Path, what: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
+        // What was entered there before lies below the mount from now on.
+        self.entered.retain(|(path, _)| !path.starts_with(target));
+        mount::attach(what, place)
     }
-    let (folder, name) = match kind {
-        Kind::Existing => walk(root, target, Missing::Refuse)?,
-        Kind::Folder | Kind::File => walk(root, target, Missing::Make)?,
-    };
-    match kind {
-        Kind::Folder => enter(&folder, name, Missing::Make),
-        Kind::File => {
-            let make = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-            match openat(&folder, name, make, Mode::from_bits_truncate(0o444)) {
-                Ok(_) | Err(Errno::EEXIST) => existing(&folder, name),
-                Err(fault) => Err(fault.into()),
-            }
-        }
-        Kind::Existing => existing(&folder, name),
-    }
-}
 
-fn parent<'p>(root: &OwnedFd, target: &'p Path) -> io::Result<(OwnedFd, &'p OsStr)> {
-    walk(root, target, Missing::Make)
+    /// Walks from the new root to `target` and stands at it with a path descriptor.
+    fn walk_to(&mut self, target: &Path, kind: Kind) -> io::Result<OwnedFd> {
+        let missing = if kind == Kind::Existing { Missing::Refuse } else { Missing::Make };
+        let (folder, name) = self.walk(target, missing)?;
+        match kind {
+            Kind::Folder => enter(folder, name, Missing::Make),
+            Kind::File => {
+                let make = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                match openat(folder, name, make, Mode::from_bits_truncate(0o444)) {
+                    Ok(_) | Err(Errno::EEXIST) => existing(folder, name),
+                    Err(fault) => Err(fault.into()),
+                }
+            }
+            Kind::Existing => existing(folder, name),
+        }
+    }
+
+    /// Walks to the folder that holds the last component of `target`.
+    fn walk<'p>(&mut self, target: &'p Path, missing: Missing) -> io::Result<(&OwnedFd, &'p OsStr)> {
+        // `..` would climb; `Path` itself has taken `.` out.
+        let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(Errno::EINVAL.into());
+        };
+        if !target.is_absolute() || !target.components().all(is_plain) {
+            return Err(Errno::EINVAL.into());
+        }
+        if parent == Path::new("/") {
+            return Ok((&self.mount, name));
+        }
+        if let Some(at) = self.entered.iter().position(|(path, _)| path == parent) {
+            return Ok((&self.entered[at].1, name));
+        }
+        let mut at = self.mount.try_clone()?;
+        for part in parent.components().skip(1) {
+            at = enter(&at, part.as_os_str(), missing)?;
+        }
+        self.entered.push((parent.to_owned(), at));
+        let (_, folder) = self.entered.last().expect("it was just pushed");
+        Ok((folder, name))
+    }
 }
 
 /// What a walk does where there is no folder.
@@ -251,24 +282,6 @@ fn parent<'p>(root: &OwnedFd, target: &'p Path) -> io::Result<(OwnedFd, &'p OsSt
 enum Missing {
     Make,
     Refuse,
-}
-
-/// Walks to the folder that holds the last component of `target`.
-fn walk<'p>(root: &OwnedFd, target: &'p Path, missing: Missing) -> io::Result<(OwnedFd, &'p OsStr)> {
-    let mut at = root.try_clone()?;
-    let mut components = target.components().peekable();
-    if components.next() != Some(Component::RootDir) {
-        return Err(Errno::EINVAL.into());
-    }
-    while let Some(component) = components.next() {
-        // `..` would climb, and `Path` has taken `.` out.
-        let Component::Normal(name) = component else { return Err(Errno::EINVAL.into()) };
-        if components.peek().is_none() {
-            return Ok((at, name));
-        }
-        at = enter(&at, name, missing)?;
-    }
-    Err(Errno::EINVAL.into())
 }
 
 fn enter(folder: &OwnedFd, name: &OsStr, missing: Missing) -> io::Result<OwnedFd> {
