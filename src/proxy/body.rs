@@ -26,6 +26,8 @@ const FORBIDDEN_TRAILERS: [&str; 12] = [
     "proxy-authorization",
     "proxy-authenticate",
 ];
+/// The gateway's own fields, which no other side may write: labels upwards, decision ids downwards.
+const OWN_PREFIX: &[u8] = b"x-arw-";
 
 /// Why a body is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -80,11 +82,6 @@ impl BodyReader {
             Framing::UntilClose => State::UntilClose,
         };
         Self { state, trailers: Vec::new() }
-    }
-
-    /// Whether the body is complete.
-    pub fn is_done(&self) -> bool {
-        self.state == State::Done
     }
 
     /// Trailer lines, each with CRLF, forbidden ones left out; without the final empty line.
@@ -164,7 +161,8 @@ impl BodyReader {
         if self.trailers.len() + line.len() > MAX_TRAILERS {
             return Err(BodyFault::Trailers);
         }
-        if !FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes())) {
+        let own = name.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX));
+        if !own && !FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes())) {
             self.trailers.extend_from_slice(line);
             self.trailers.extend_from_slice(b"\r\n");
         }

@@ -47,7 +47,12 @@ enum NoHead {
 }
 
 /// Serves one connection. `Some` when it has become a tunnel.
-pub async fn serve(gateway: Arc<Gateway>, pool: Arc<Pool>, client: ClientStream, peer: Peer) -> Option<Box<Tunnel>> {
+pub(super) async fn serve(
+    gateway: Arc<Gateway>,
+    pool: Arc<Pool>,
+    client: ClientStream,
+    peer: Peer,
+) -> Option<Box<Tunnel>> {
     let connection = Connection { gateway, pool, client: Wire::new(client), peer, counted: None };
     connection.run().await
 }
@@ -85,20 +90,24 @@ struct HeadOnly(bool);
 
 impl Connection {
     async fn run(mut self) -> Option<Box<Tunnel>> {
-        match self.requests().await {
-            Last::Closed => None,
-            Last::Upgraded(switched) => Some(Box::new(switched.with(self.client.stream))),
+        let last = self.requests().await;
+        let counted = self.counted.take();
+        let mut tunnel = match last {
+            Last::Closed => return None,
+            Last::Upgraded(switched) => Box::new(switched.with(self.client.stream)),
             Last::Connect(cleared) => {
                 let early = self.client.inbox.to_vec();
                 match tunnel::open(&self.gateway, self.client.stream, cleared, early).await {
-                    Ok(tunnel) => tunnel,
+                    Ok(tunnel) => tunnel?,
                     Err((client, refusal)) => {
                         end_with(&mut Wire::new(client).stream, &refusal, HeadOnly(false)).await;
-                        None
+                        return None;
                     }
                 }
             }
-        }
+        };
+        tunnel.connection = counted.map(|(_, held)| held);
+        Some(tunnel)
     }
 
     /// Serves requests until one of them is the last.

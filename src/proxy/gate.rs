@@ -11,11 +11,12 @@
 //! resolve, no record of a grant that was not made, no dial without a record.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::flow::{Flow, FlowGuard, FlowStart, FlowTable};
@@ -28,6 +29,7 @@ use crate::domain::{
     ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, PersonaId, Scheme, Surface,
     Target,
 };
+use crate::events::{EventBus, FirstSeen};
 use crate::ledger::{Kind, Ledger, Outcome, Receipt, Record, Via};
 use crate::policy::{Decision, Grant, GrantedBy, Snapshot, TlsDemand, Usage};
 
@@ -55,6 +57,10 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// The daemon's own listeners.
     pub own: OwnListeners,
+    /// What each persona reached before.
+    pub first_seen: Mutex<FirstSeen>,
+    /// Who is told of what is new.
+    pub events: EventBus,
     /// Set when the daemon drains: no new request, kept-alive connections end.
     pub draining: CancellationToken,
 }
@@ -140,11 +146,17 @@ impl Gateway {
         };
         let receipt = {
             let host = intent.target.host.to_string();
-            let record = opening(&intent, &grant, &host, addresses[0]);
+            let would_deny = grant
+                .would_deny()
+                .cloned()
+                .or_else(|| addresses.iter().find_map(|target| grant.would_deny_address(target.ip())))
+                .or_else(|| meter.would_deny().cloned());
+            if would_deny.is_some() { &stats.would_deny } else { &stats.allowed }.fetch_add(1, Ordering::Relaxed);
+            let record = opening(&intent, &grant, &host, addresses[0], would_deny.as_ref());
             self.ledger.record(&record).await
         };
         let receipt = receipt.map_err(|_| self.ledger_failed(&About::of(&intent)))?;
-        if grant.would_deny().is_some() { &stats.would_deny } else { &stats.allowed }.fetch_add(1, Ordering::Relaxed);
+        self.tell_first(&intent, grant.scheme(), receipt.seq());
         let idle_time = self.idle_time(intent.surface);
         let flow = self.flows.enter(FlowStart {
             seq: receipt.seq(),
@@ -160,6 +172,17 @@ impl Gateway {
             self.recheck(&flow);
         }
         Ok(Cleared { permit: DialPermit { addresses }, receipt, flow, tls: grant.tls(), held })
+    }
+
+    /// Tells of a host or a scheme that the persona uses for the first time.
+    fn tell_first(&self, intent: &EgressIntent, scheme: Scheme, decision: u64) {
+        let host = &intent.target.host;
+        let news =
+            self.first_seen.lock().unwrap_or_else(PoisonError::into_inner).observe(&intent.persona, host, scheme);
+        for kind in news {
+            let data = json!({"host": host.to_string(), "scheme": scheme, "decision": decision});
+            self.events.publish(kind, Some(intent.persona.as_str()), data);
+        }
     }
 
     const fn idle_time(&self, surface: Surface) -> Duration {
@@ -293,11 +316,8 @@ impl<'a> About<'a> {
         record.persona = self.persona;
         record.client = Some(self.client);
         record.identity = Some(self.identity);
-        record.scheme = self.surface.map(|surface| match surface {
-            // What a tunnel would have carried is not known; port 80 and 443 are not a proof.
-            Surface::Tunnel => Scheme::Tcp,
-            Surface::Forward => Scheme::Http,
-        });
+        // What a refused tunnel would have carried is not known: ports are no proof.
+        record.scheme = (self.surface == Some(Surface::Forward)).then_some(Scheme::Http);
         record.host = host;
         record.port = self.target.map(|target| target.port);
         record.method = self.method;
@@ -306,7 +326,14 @@ impl<'a> About<'a> {
     }
 }
 
-fn opening<'a>(intent: &'a EgressIntent, grant: &'a Grant, host: &'a str, address: SocketAddr) -> Record<'a> {
+/// The record of a grant. `would_deny`: what enforcement would have said, in report mode.
+fn opening<'a>(
+    intent: &'a EgressIntent,
+    grant: &'a Grant,
+    host: &'a str,
+    address: SocketAddr,
+    would_deny: Option<&'a Denial>,
+) -> Record<'a> {
     let mut record = Record::new(Kind::Open);
     record.persona = Some(&intent.persona);
     record.client = Some(intent.client);
@@ -325,12 +352,7 @@ fn opening<'a>(intent: &'a EgressIntent, grant: &'a Grant, host: &'a str, addres
     };
     record.rule = grant.rule();
     record.labels = (!intent.labels.is_empty()).then_some(&intent.labels);
-    record.outcome = Some(match grant.would_deny() {
-        None => Outcome::Allow,
-        Some(denial) => {
-            record.code = Some(denial.code);
-            Outcome::WouldDeny
-        }
-    });
+    record.outcome = Some(if would_deny.is_some() { Outcome::WouldDeny } else { Outcome::Allow });
+    record.code = would_deny.map(|denial| denial.code);
     record
 }

@@ -324,9 +324,9 @@ fn check_host(fields: &Fields, target: &RequestTarget, version: Version) -> Resu
         return if version == Version::Http11 { Err(HeadFault::BadHost) } else { Ok(()) };
     };
     let agrees = match target {
-        RequestTarget::Origin => true,
-        // Clients differ in whether they name the port of a tunnel; the host decides.
-        RequestTarget::Tunnel(target) => host_of(host, target.port).is_some_and(|named| named.host == target.host),
+        // Of a tunnel the target alone counts (RFC 9112 section 3.2.3), and the field goes nowhere: Node's own
+        // example names the proxy there.
+        RequestTarget::Origin | RequestTarget::Tunnel(_) => true,
         RequestTarget::Forward { target, .. } => host_of(host, 80).is_some_and(|named| named == *target),
     };
     if agrees { Ok(()) } else { Err(HeadFault::BadHost) }

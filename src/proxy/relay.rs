@@ -43,7 +43,7 @@ fn give_back(pipe: Pipe) {
 }
 
 /// A socket that can be spliced from and to.
-pub trait Socket: AsFd {
+pub(super) trait Socket: AsFd {
     /// Ready to read, or closed.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Ready to write, or broken.
@@ -93,8 +93,10 @@ socket!(UnixStream, |_| {});
 struct Half {
     direction: Direction,
     pipe: Option<Pipe>,
-    /// Bytes in the pipe.
+    /// Bytes in the pipe that are to be sent.
     held: usize,
+    /// Bytes behind them that the budget does not hold: they go down with the pipe.
+    unfit: usize,
     source_ended: bool,
     finished: bool,
 }
@@ -106,7 +108,7 @@ struct Broken {
 
 impl Half {
     const fn new(direction: Direction) -> Self {
-        Self { direction, pipe: None, held: 0, source_ended: false, finished: false }
+        Self { direction, pipe: None, held: 0, unfit: 0, source_ended: false, finished: false }
     }
 
     /// Ready once the source ended and all of it was passed on, the half-close included.
@@ -129,14 +131,18 @@ impl Half {
                 let _ = to.shutdown_write();
                 return Poll::Ready(Ok(()));
             } else {
-                ready!(self.fill(context, from)).map_err(|_| self.source_broken())?;
+                ready!(self.fill(context, from, flow)).map_err(|_| self.source_broken())?;
             }
         }
         context.waker().wake_by_ref();
         Poll::Pending
     }
 
-    fn fill(&mut self, context: &mut Context<'_>, from: &impl Socket) -> Poll<io::Result<()>> {
+    fn fill(&mut self, context: &mut Context<'_>, from: &impl Socket, flow: &Flow) -> Poll<io::Result<()>> {
+        if self.unfit > 0 {
+            flow.cut(CloseReason::BudgetExhausted);
+            return Poll::Ready(Err(spent()));
+        }
         loop {
             let moved = from.attempt(Interest::READABLE, || {
                 let pipe = match self.pipe.take() {
@@ -154,8 +160,11 @@ impl Half {
                     return Poll::Ready(Ok(()));
                 }
                 Ok(count) => {
-                    self.held = count;
-                    return Poll::Ready(Ok(()));
+                    // Exactly what came, and before it is sent. A reservation ahead of the read would leave
+                    // nothing, for that moment, to other tunnels of the same rule.
+                    self.held = flow.reserve(count);
+                    self.unfit = count - self.held;
+                    return if self.held > 0 { Poll::Ready(Ok(())) } else { Poll::Ready(Err(spent())) };
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.release();
@@ -189,6 +198,7 @@ impl Half {
     fn release(&mut self) {
         if let Some(pipe) = self.pipe.take()
             && self.held == 0
+            && self.unfit == 0
         {
             give_back(pipe);
         }
@@ -209,6 +219,11 @@ impl Drop for Half {
     }
 }
 
+/// The byte budget holds no more.
+fn spent() -> io::Error {
+    io::ErrorKind::QuotaExceeded.into()
+}
+
 const fn side(direction: Direction, source: bool) -> CloseReason {
     match (direction, source) {
         (Direction::Up, true) | (Direction::Down, false) => CloseReason::ClientClosed,
@@ -221,7 +236,7 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> io::Result<
 }
 
 /// Relays both ways until both sides ended, one broke, or the flow was cut. Says why it ended.
-pub async fn relay<C: Socket>(client: &C, upstream: &TcpStream, flow: &Flow) -> CloseReason {
+pub(super) async fn relay<C: Socket>(client: &C, upstream: &TcpStream, flow: &Flow) -> CloseReason {
     let mut up = Half::new(Direction::Up);
     let mut down = Half::new(Direction::Down);
     let mut first_end = None;
