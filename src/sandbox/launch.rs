@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -93,6 +93,8 @@ pub enum End {
 #[derive(Debug)]
 pub struct Handle {
     socket: OwnedFd,
+    /// Heard while waiting for something else.
+    ended: OnceLock<Exit>,
 }
 
 /// Launches one sandbox with a launcher made for it alone.
@@ -219,7 +221,7 @@ fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> 
     let outcome = collect(&socket, plan, &mut init);
     match (outcome, init) {
         (Ok((listeners, report)), Some((pid, pidfd))) => {
-            Ok(Launched { pidfd, pid, listeners, report, control: Handle { socket } })
+            Ok(Launched { pidfd, pid, listeners, report, control: Handle::of(socket) })
         }
         (Ok(_), None) => Err(LaunchError::Wire("no pidfd came".to_owned())),
         (Err(fault), init) => {
@@ -271,6 +273,10 @@ fn is_gone(fault: &io::Error) -> bool {
 }
 
 impl Handle {
+    const fn of(socket: OwnedFd) -> Self {
+        Self { socket, ended: OnceLock::new() }
+    }
+
     /// Takes a running sandbox over: `socket` was connected to its adoption socket. Hands back the
     /// listeners of `plan`.
     ///
@@ -287,7 +293,7 @@ impl Handle {
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
-        Ok((Self { socket }, listeners))
+        Ok((Self::of(socket), listeners))
     }
 
     /// Sends the command a signal, such as 15.
@@ -304,9 +310,17 @@ impl Handle {
     /// The init is gone. Not to be called while another thread waits for the end.
     pub fn socket(&self, v6: bool) -> io::Result<OwnedFd> {
         tell(&self.socket, &Order::Socket { v6 }, &[])?;
-        match hear::<Event>(&self.socket)? {
-            Some((Event::Socket, sockets)) => sockets.into_iter().next().ok_or_else(|| Errno::EPROTO.into()),
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        loop {
+            match hear::<Event>(&self.socket)? {
+                Some((Event::Socket, sockets)) => {
+                    return sockets.into_iter().next().ok_or_else(|| Errno::EPROTO.into());
+                }
+                Some((Event::Exited(exit), _)) => {
+                    let _ = self.ended.set(exit);
+                }
+                Some(_) => {}
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
         }
     }
 
@@ -316,6 +330,9 @@ impl Handle {
     /// # Errors
     /// The channel is broken.
     pub fn wait(&self) -> io::Result<End> {
+        if let Some(exit) = self.ended.get() {
+            return Ok(End::Exit(*exit));
+        }
         loop {
             match hear::<Event>(&self.socket) {
                 Ok(Some((Event::Exited(exit), _))) => return Ok(End::Exit(exit)),

@@ -8,9 +8,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv6Net};
+use nix::unistd::{getegid, geteuid};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::SYNTHETIC_V4;
+use crate::sys::capability::Capabilities;
 
 use super::{Control, Text};
 
@@ -92,6 +94,19 @@ pub enum User {
 }
 
 impl User {
+    /// The user for a sandbox of this process: `host_id`, which nothing else may have, where it can become that user and
+    /// mount; the caller's own id in a user namespace where it cannot.
+    pub fn for_caller(host_id: u32) -> Self {
+        let (outside_uid, outside_gid) = (geteuid().as_raw(), getegid().as_raw());
+        let sets = Capabilities::of_this_thread();
+        if sets.is_ok_and(|sets| NEEDED.iter().all(|number| sets.effective & (1 << number) != 0)) {
+            return Self::Host { uid: host_id, gid: host_id };
+        }
+        // Root without its powers, as in many containers: inside it is not root by name either.
+        let inside = |id: u32| if id == 0 { 1000 } else { id };
+        Self::Mapped { uid: inside(outside_uid), gid: inside(outside_gid), outside_uid, outside_gid }
+    }
+
     /// The user and group id that the command itself sees.
     pub const fn inside(self) -> (u32, u32) {
         match self {
@@ -99,6 +114,10 @@ impl User {
         }
     }
 }
+
+/// What it takes to launch without a user namespace: `CAP_SETGID`, `CAP_SETUID`, `CAP_SETPCAP`, `CAP_NET_ADMIN`,
+/// `CAP_SYS_ADMIN`.
+const NEEDED: [u32; 5] = [6, 7, 8, 12, 21];
 
 /// One entry of the new root. Every path is absolute and as seen inside, but for `source`. No component of
 /// a target may be a symbolic link.

@@ -1,7 +1,7 @@
 //! Which descriptors a process has when it becomes another program.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::FdFlag;
@@ -43,14 +43,24 @@ fn close_range(first: u32, last: u32, flags: libc::c_uint) -> io::Result<()> {
     Ok(())
 }
 
-/// The flags of whatever is open at `number`.
+/// The numbers below `end` where something is open that would stay open across `execve`, from `first` on.
 ///
 /// # Errors
-/// `EBADF` when nothing is.
-pub fn flags_of(number: i32) -> io::Result<FdFlag> {
+/// The system call's own.
+pub fn inheritable(first: i32, end: i32) -> io::Result<Vec<i32>> {
+    let mut asked: Vec<libc::pollfd> = (first..end).map(|fd| libc::pollfd { fd, events: 0, revents: 0 }).collect();
+    let count = libc::nfds_t::try_from(asked.len()).unwrap_or(0);
+    // SAFETY: `asked` holds `count` entries; a number where nothing is open is answered with POLLNVAL, and no
+    // entry is read from or written to.
+    Errno::result(unsafe { libc::poll(asked.as_mut_ptr(), count, 0) })?;
+    let open = asked.into_iter().filter(|entry| entry.revents & libc::POLLNVAL == 0).map(|entry| entry.fd);
+    Ok(open.filter(|fd| !closes_on_exec(*fd)).collect())
+}
+
+fn closes_on_exec(number: i32) -> bool {
     // SAFETY: F_GETFD reads one word of the descriptor table; a number where nothing is open gives EBADF.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-    Ok(FdFlag::from_bits_retain(Errno::result(flags)?))
+    flags == -1 || FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC)
 }
 
 /// Takes standard input as a descriptor of its own, close-on-exec, and leaves `/dev/null` in its place.
@@ -64,19 +74,6 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     Ok(taken)
 }
 
-/// The same file at a number of at least `least`, close-on-exec.
-///
-/// # Errors
-/// No descriptors left.
-pub fn moved_above(fd: OwnedFd, least: i32) -> io::Result<OwnedFd> {
-    if fd.as_raw_fd() >= least {
-        return Ok(fd);
-    }
-    let raw = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(least))?;
-    // SAFETY: F_DUPFD_CLOEXEC has just returned this new descriptor, and nobody else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
 /// Makes the terminal `fd` the controlling one of this session (`TIOCSCTTY`).
 ///
 /// # Errors
@@ -86,4 +83,20 @@ pub fn take_terminal(fd: &impl AsFd) -> io::Result<()> {
     let done = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) };
     Errno::result(done)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::fcntl::{FcntlArg, fcntl};
+
+    use super::*;
+
+    #[test]
+    fn a_descriptor_that_stays_open_is_found_and_one_that_closes_is_not() {
+        let file = std::fs::File::open("/dev/null").expect("null");
+        let number = file.as_raw_fd();
+        assert!(!inheritable(number, number + 1).expect("asked").contains(&number));
+        fcntl(&file, FcntlArg::F_SETFD(FdFlag::empty())).expect("flags");
+        assert_eq!(inheritable(number, number + 1).expect("asked"), [number]);
+    }
 }

@@ -58,13 +58,15 @@ pub fn copy_tree(path: &Path) -> io::Result<OwnedFd> {
     owned(fd)
 }
 
-/// A detached copy of the mount that `file`, opened with `O_PATH`, stands for.
+/// A detached copy of what `place`, opened with `O_PATH`, stands for, and of what is mounted below it: in a user
+/// namespace of its own a process cannot leave out what is mounted over a part.
 ///
 /// # Errors
 /// As [`copy_tree`].
-pub fn copy_file(file: &impl AsFd) -> io::Result<OwnedFd> {
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.cast_unsigned();
-    let fd = file.as_fd().as_raw_fd();
+pub fn copy_opened(place: &impl AsFd) -> io::Result<OwnedFd> {
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags.cast_unsigned();
+    let fd = place.as_fd().as_raw_fd();
     // SAFETY: an empty NUL-terminated path with AT_EMPTY_PATH means the open descriptor itself.
     owned(unsafe { libc::syscall(libc::SYS_open_tree, fd, c"".as_ptr(), flags) })
 }

@@ -184,3 +184,28 @@ fn a_terminal_of_its_own_controls_the_command() {
     let _ = rest.read_line(&mut said);
     assert!(said.contains("interrupted"), "{said:?}");
 }
+
+#[test]
+fn an_open_folder_is_no_standard_stream() {
+    let folder = File::open("/usr").expect("folder");
+    let extra = Extra { input: Some(folder.as_fd()), ..Extra::default() };
+    match start_with(&plan(ProfileName::Standard, &["true"]), &extra) {
+        Err(LaunchError::Step(fault)) => assert_eq!(fault.step, Step::Streams),
+        other => panic!("{:?}", other.map(|_| ()).err()),
+    }
+}
+
+/// One launcher serves every thread of a daemon.
+#[test]
+fn launches_from_many_threads_do_not_mix() {
+    std::thread::scope(|scope| {
+        let one = |number: usize| {
+            let ended = run(&plan(ProfileName::Strict, &["sh", "-c", &format!("echo {number}; exit {number}")]));
+            assert_eq!(ended.end, End::Exit(Exit::Code(i32::try_from(number).expect("small"))));
+            assert_eq!(ended.said, format!("{number}\n"));
+        };
+        (1..9).map(|number| scope.spawn(move || one(number))).collect::<Vec<_>>().into_iter().for_each(|thread| {
+            thread.join().expect("no panic");
+        });
+    });
+}

@@ -30,12 +30,7 @@ pub(crate) fn is_root() -> bool {
 
 /// The user of this suite's sandboxes: a host uid that nothing else has, or the caller in a user namespace.
 pub(crate) fn user() -> User {
-    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
-    if is_root() {
-        User::Host { uid: 231_072, gid: 231_072 }
-    } else {
-        User::Mapped { uid, gid, outside_uid: uid, outside_gid: gid }
-    }
+    User::for_caller(231_072)
 }
 
 pub(crate) fn workload(argv: &[&str]) -> Workload {

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use super::attempt::{Attempt, Attempted, Outcome};
 use super::trap::{Bait, SECRET};
 use crate::sys::capability::Capabilities;
-use crate::sys::descriptor::flags_of;
+use crate::sys::descriptor::inheritable;
 use crate::sys::mount::{Restrictions, new_filesystem};
 use crate::sys::probe;
 use crate::sys::route::Routing;
@@ -149,10 +149,10 @@ fn abstract_socket(name: &str) -> Outcome {
 
 /// More than the three streams is a leak, whatever its number became.
 fn leaked_descriptor(left_open: i32) -> Outcome {
-    // Beyond the bait's number a little, because a launcher moves descriptors upwards, never far.
-    match (3..left_open.saturating_add(64)).find(|number| flags_of(*number).is_ok()) {
-        Some(number) => Outcome::Escaped(format!("descriptor {number} is open")),
-        None => Outcome::Held("none but the three streams".to_owned()),
+    match inheritable(3, left_open.saturating_add(64)) {
+        Ok(open) if open.is_empty() => Outcome::Held("none but the three streams".to_owned()),
+        Ok(open) => Outcome::Escaped(format!("open: {open:?}")),
+        Err(fault) => Outcome::NotTried(fault.to_string()),
     }
 }
 

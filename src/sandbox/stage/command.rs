@@ -2,12 +2,13 @@
 
 use std::ffi::CString;
 use std::io::{PipeWriter, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::exit;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::SigSet;
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::{Mode, SFlag, fstat, umask};
 use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 
 use crate::sandbox::fault::{At, Fault, Step};
@@ -37,6 +38,7 @@ fn become_command(
     let program = seccomp::compile(plan.seccomp);
     let command = Command::of(plan)?;
     setsid().at(Step::Session)?;
+    descriptors.standard.iter().try_for_each(refuse_folder)?;
     let [stdin, stdout, stderr] = &descriptors.standard;
     dup2_stdin(stdin).at(Step::Streams)?;
     dup2_stdout(stdout).at(Step::Streams)?;
@@ -62,6 +64,16 @@ fn become_command(
         return Err(Fault::said(Step::Require, why));
     }
     command.execute()
+}
+
+/// An open folder of the host is a way to everything below and above it.
+fn refuse_folder(stream: &OwnedFd) -> Result<(), Fault> {
+    let kind = SFlag::from_bits_truncate(fstat(stream).at(Step::Streams)?.st_mode & SFlag::S_IFMT.bits());
+    let flags = OFlag::from_bits_truncate(fcntl(stream, FcntlArg::F_GETFL).at(Step::Streams)?);
+    if kind == SFlag::S_IFDIR || kind == SFlag::S_IFBLK || flags.contains(OFlag::O_PATH) {
+        return Err(Fault::said(Step::Streams, "one of them is an open folder, a disk, or a path"));
+    }
+    Ok(())
 }
 
 /// What `execve` takes.

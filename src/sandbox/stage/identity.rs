@@ -15,10 +15,8 @@ pub(super) fn become_user(plan: &Plan) -> Result<(), Fault> {
         lock_secure_bits().at(Step::BoundingSet)?;
         empty_bounding_set().at(Step::BoundingSet)?;
     }
-    if let User::Host { uid, gid } = plan.user {
-        if plan.applies(Control::Identity) {
-            become_host_user(plan, Uid::from_raw(uid), Gid::from_raw(gid))?;
-        }
+    if let (User::Host { uid, gid }, true) = (plan.user, plan.applies(Control::Identity)) {
+        become_host_user(plan, Uid::from_raw(uid), Gid::from_raw(gid))?;
     }
     if drops {
         drop_all().at(Step::Capabilities)?;

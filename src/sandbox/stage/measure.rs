@@ -7,7 +7,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::FdFlag;
 use nix::sys::prctl;
 use nix::sys::resource::getrlimit;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -18,6 +17,7 @@ use crate::sandbox::plan::{Plan, Terminal, User};
 use crate::sandbox::seccomp;
 use crate::sandbox::{Control, Finding, Report, State};
 use crate::sys::capability::Capabilities;
+use crate::sys::descriptor::inheritable;
 use crate::sys::filter;
 
 use super::init::kernel_resource;
@@ -168,7 +168,7 @@ fn groups() -> State {
     const OVERFLOW: Gid = Gid::from_raw(65_534);
     match getgroups() {
         Ok(groups) if groups.iter().all(|group| *group == getegid()) => State::Enforced,
-        Ok(groups) if groups.iter().any(|group| *group == OVERFLOW) => {
+        Ok(groups) if groups.contains(&OVERFLOW) => {
             State::Partial("groups of the caller are kept: an ordinary user cannot drop them".to_owned())
         }
         Ok(_) => State::Unavailable("groups of the caller are kept".to_owned()),
@@ -272,13 +272,10 @@ fn limits(plan: &Plan) -> State {
 const LIKELY: i32 = 256;
 
 fn descriptors() -> State {
-    let open = (3..LIKELY).find(|number| {
-        let Ok(flags) = crate::sys::descriptor::flags_of(*number) else { return false };
-        !flags.contains(FdFlag::FD_CLOEXEC)
-    });
-    match open {
-        None => State::Enforced,
-        Some(number) => State::Unavailable(format!("descriptor {number} stays open")),
+    match inheritable(3, LIKELY) {
+        Ok(open) if open.is_empty() => State::Enforced,
+        Ok(open) => State::Unavailable(format!("these stay open: {open:?}")),
+        Err(fault) => State::Unavailable(format!("it cannot be measured: {fault}")),
     }
 }
 

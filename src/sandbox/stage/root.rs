@@ -55,7 +55,7 @@ fn open_source(entry: &Mount) -> Result<Option<OwnedFd>, Fault> {
     let named = || source.display().to_string();
     let copy = match access {
         // The command's own folder: what it leaves there must not decide what the next launch binds.
-        Access::ReadWrite => open_without_links(source).and_then(|folder| mount::copy_file(&folder)),
+        Access::ReadWrite => open_without_links(source).and_then(|folder| mount::copy_opened(&folder)),
         Access::ReadOnly | Access::Device => mount::copy_tree(source),
     };
     let copy = match copy {
@@ -200,7 +200,7 @@ fn proc(root: &mut Root, view: ProcView) -> io::Result<()> {
 /// Puts a copy of `what` over an existing path.
 fn cover(root: &mut Root, path: &Path, what: &OwnedFd) -> io::Result<()> {
     match root.walk_to(path, Kind::Existing) {
-        Ok(place) => root.attach(path, &mount::copy_file(what)?, &place),
+        Ok(place) => root.attach(path, &mount::copy_opened(what)?, &place),
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(fault) => Err(fault),
     }
