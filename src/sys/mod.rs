@@ -11,6 +11,7 @@
 //! | `socket` | listeners, connects, socket options, peers, the host's own addresses |
 //! | `limits` | how many descriptors the process may hold |
 //! | `process` | what others may read of this process |
+//! | `schedule` | niceness and scheduling policy of a thread |
 //! | `usage` | CPU time and memory |
 //!
 //! It refuses to know about policy, personas or HTTP; it never logs and never retries.
@@ -20,6 +21,7 @@ pub mod inherit;
 pub mod limits;
 pub mod pipe;
 pub mod process;
+pub mod schedule;
 pub mod socket;
 mod splice;
 pub mod usage;

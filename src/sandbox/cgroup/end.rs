@@ -1,0 +1,188 @@
+//! Stops, continues, kills and removes a leaf.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid};
+
+use super::tree::NAP;
+use super::walk::{groups, is_gone, pids, read, write};
+use super::{CgroupFault, Controller, Leaf};
+
+/// How long `cgroup.kill` alone is waited for before the slower ways are taken as well.
+const FIRST_LOOK: Duration = Duration::from_millis(20);
+/// How long a v1 group is waited for to freeze before its processes are killed as they are.
+const FREEZE_FOR_KILL: Duration = Duration::from_millis(50);
+
+impl Leaf {
+    /// Kills every process of the leaf, daemonised ones and those in groups made inside included, and
+    /// waits until none is left. Holds against a fork bomb: `cgroup.kill` (kernel 5.14) takes all at once,
+    /// and in v1 forking is forbidden first (`pids.max` 0) and the group frozen while it is signalled.
+    ///
+    /// This process is never signalled by number; do not call it from inside the leaf all the same.
+    ///
+    /// # Errors
+    /// [`CgroupFault::Alive`] when some outlived `within`: they sit in the kernel (state `D`).
+    pub fn kill(&self, within: Duration) -> Result<(), CgroupFault> {
+        let deadline = Instant::now() + within;
+        self.forbid_forks();
+        let at_once = self.kill_at_once();
+        // A frozen v1 group holds SIGKILL until it is thawed.
+        self.set_freezer("THAWED");
+        if at_once && self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))?.is_empty() {
+            return Ok(());
+        }
+        loop {
+            self.kill_one_by_one()?;
+            self.kill_at_once();
+            let alive = self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))?;
+            if alive.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(CgroupFault::Alive(alive.into_iter().collect()));
+            }
+        }
+    }
+
+    /// Stops every process of the leaf and waits until all stand still. In v1 not even SIGKILL gets
+    /// through until [`Leaf::thaw`]; [`Leaf::kill`] sees to that.
+    ///
+    /// # Errors
+    /// [`CgroupFault::Unsettled`] when that took longer than `within`; thaw it then.
+    /// [`CgroupFault::Unavailable`] when no hierarchy here can freeze.
+    pub fn freeze(&self, within: Duration) -> Result<(), CgroupFault> {
+        let deadline = Instant::now() + within;
+        let mut can = false;
+        if let Some(dir) = &self.place().unified
+            && write(&dir.join("cgroup.freeze"), "1").is_ok()
+        {
+            can = true;
+            self.wait(deadline, "frozen", || shows(dir, "cgroup.events", "frozen 1"))?;
+        }
+        // A process that is in the v1 groups only would run on.
+        let left = if can { self.outside_the_v2_group()? } else { self.pids()? };
+        if (!can || !left.is_empty()) && self.set_freezer("FROZEN") {
+            can = true;
+            self.wait(deadline, "frozen", || self.freezer_shows("FROZEN"))?;
+        }
+        if can { Ok(()) } else { Err(CgroupFault::Unavailable(vec!["nothing here can freeze a group".to_owned()])) }
+    }
+
+    /// Lets a frozen leaf run on.
+    ///
+    /// # Errors
+    /// [`CgroupFault::Unsettled`] when it did not within `within`.
+    pub fn thaw(&self, within: Duration) -> Result<(), CgroupFault> {
+        let deadline = Instant::now() + within;
+        self.set_freezer("THAWED");
+        self.wait(deadline, "thawed", || self.freezer().is_none() || self.freezer_shows("THAWED"))?;
+        if let Some(dir) = &self.place().unified
+            && write(&dir.join("cgroup.freeze"), "0").is_ok()
+        {
+            self.wait(deadline, "thawed", || shows(dir, "cgroup.events", "frozen 0"))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the groups of the leaf with those made inside, children first. Kills nobody: a leaf with a
+    /// process in it stays. One that is gone already is fine.
+    ///
+    /// # Errors
+    /// The group that was still busy after `within`.
+    pub fn remove(&self, within: Duration) -> Result<(), CgroupFault> {
+        let deadline = Instant::now() + within;
+        for top in self.place().paths() {
+            while let Err((path, fault)) = remove_tree(top)? {
+                let busy = matches!(fault.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::DirectoryNotEmpty);
+                if !busy || Instant::now() >= deadline {
+                    return Err(CgroupFault::file(&path, fault));
+                }
+                std::thread::sleep(NAP);
+            }
+        }
+        Ok(())
+    }
+
+    fn forbid_forks(&self) {
+        if let Some(dir) = self.place().v1_of(Controller::Pids) {
+            // What counts is that processes end; without this it takes more rounds.
+            let _ = write(&dir.join("pids.max"), "0");
+        }
+    }
+
+    /// Whether the v2 tree took the order.
+    fn kill_at_once(&self) -> bool {
+        self.place().unified.as_ref().is_some_and(|dir| write(&dir.join("cgroup.kill"), "1").is_ok())
+    }
+
+    /// Freezes the v1 group, signals each process and thaws. Nothing in a frozen group can end, so no
+    /// number read from it is taken by a stranger meanwhile.
+    fn kill_one_by_one(&self) -> Result<(), CgroupFault> {
+        if self.set_freezer("FROZEN") {
+            let _ = self.wait(Instant::now() + FREEZE_FOR_KILL, "frozen", || self.freezer_shows("FROZEN"));
+        }
+        let found = self.pids();
+        for pid in found.iter().flatten().map(|pid| Pid::from_raw(*pid)).filter(|pid| *pid != getpid()) {
+            // Gone is what it shall be.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        self.set_freezer("THAWED");
+        found.map(drop)
+    }
+
+    fn empty_by(&self, deadline: Instant) -> Result<BTreeSet<i32>, CgroupFault> {
+        loop {
+            let alive = self.pids()?;
+            if alive.is_empty() || Instant::now() >= deadline {
+                return Ok(alive);
+            }
+            std::thread::sleep(NAP);
+        }
+    }
+
+    fn outside_the_v2_group(&self) -> Result<BTreeSet<i32>, CgroupFault> {
+        let inside = self.place().unified.as_deref().map_or_else(|| Ok(BTreeSet::new()), pids)?;
+        Ok(self.pids()?.difference(&inside).copied().collect())
+    }
+
+    fn freezer(&self) -> Option<&Path> {
+        self.place().v1_of(Controller::Freezer)
+    }
+
+    fn set_freezer(&self, state: &str) -> bool {
+        self.freezer().is_some_and(|dir| write(&dir.join("freezer.state"), state).is_ok())
+    }
+
+    fn freezer_shows(&self, state: &str) -> bool {
+        self.freezer().is_some_and(|dir| shows(dir, "freezer.state", state))
+    }
+
+    fn wait(&self, deadline: Instant, what: &'static str, done: impl Fn() -> bool) -> Result<(), CgroupFault> {
+        while !done() {
+            if Instant::now() >= deadline {
+                return Err(CgroupFault::Unsettled(what));
+            }
+            std::thread::sleep(NAP);
+        }
+        Ok(())
+    }
+}
+
+fn shows(dir: &Path, name: &str, line: &str) -> bool {
+    read(&dir.join(name)).is_ok_and(|text| text.lines().any(|found| found == line))
+}
+
+/// Removes a group with all below it; the group that would not go is in the inner error.
+fn remove_tree(top: &Path) -> Result<Result<(), (PathBuf, io::Error)>, CgroupFault> {
+    for path in groups(top)?.into_iter().rev() {
+        match std::fs::remove_dir(&path) {
+            Err(fault) if !is_gone(&fault) => return Ok(Err((path, fault))),
+            _ => {}
+        }
+    }
+    Ok(Ok(()))
+}
