@@ -1,1 +1,46 @@
-fn main() {}
+//! The client: parses the command line, runs the command, and turns its end into an exit status.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use arw::config::Environment;
+use arw::ui::args::Cli;
+use arw::ui::{Failure, Outcome, Screen, commands};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let env = Environment::capture();
+    let json = cli.global.json;
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("cannot start").why(error))
+        .and_then(|executor| {
+            let mut screen = Screen::stdout(json, &env);
+            executor.block_on(commands::run(cli, &env, &mut screen))
+        });
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Refused) => ExitCode::from(1),
+        Err(failure) => {
+            report(&failure, json);
+            ExitCode::from(failure.exit)
+        }
+    }
+}
+
+/// One line on standard error. Nobody is left to tell when even that is closed.
+fn report(failure: &Failure, json: bool) {
+    if failure.silent {
+        return;
+    }
+    let mut err = std::io::stderr().lock();
+    let _ = if json {
+        serde_json::to_writer(&mut err, &serde_json::json!({ "error": failure }))
+            .map_err(Into::into)
+            .and_then(|()| err.write_all(b"\n"))
+    } else {
+        writeln!(err, "arw-cli: {failure}")
+    };
+}

@@ -125,7 +125,7 @@ fn page(ledger: &Ledger, query: LinesQuery, limit: usize) -> Result<EgressPage, 
     let reader = ledger.reader()?;
     let mut filter = Filter { persona: query.persona, host: query.host, decision: query.decision, ..Filter::default() };
     let deadline = Instant::now() + SEARCH_TIME;
-    let mut within = |filter: &mut Filter, from: u64, to: u64| {
+    let within = |filter: &mut Filter, from: u64, to: u64| {
         (filter.from_seq, filter.to_seq) = (Some(from), Some(to));
         if Instant::now() < deadline { Ok(()) } else { Err(SearchFault::TooLong) }
     };

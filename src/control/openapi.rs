@@ -202,4 +202,19 @@ mod tests {
             assert_eq!(operation["responses"].get("401").is_none(), open, "{}", route.path);
         }
     }
+
+    #[test]
+    fn the_handbook_page_has_every_route_and_every_code() {
+        const PAGE: &str = include_str!("../../docs/control-api.md");
+        for route in table() {
+            let name = format!("`{} {}", route.method, route.path);
+            assert!(PAGE.contains(&name), "{name}");
+            for param in route.params.iter().filter(|param| param.place == Place::Query) {
+                assert!(PAGE.contains(&format!("{}=", param.name)), "{name}: {}", param.name);
+            }
+        }
+        for code in ProblemCode::ALL {
+            assert!(PAGE.contains(&format!("`{}`", code.code())), "{}", code.code());
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! What the gate would decide, without a dial or a look-up.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -120,7 +119,7 @@ impl Verdict {
         };
         let mut denial = grant.would_deny().cloned();
         if let Host::Addr(addr) = intent.target.host {
-            if let Err(denial) = vet(&grant, addr) {
+            if let Err(denial) = grant.vet(addr) {
                 return refused(denial);
             }
             denial = denial.or_else(|| grant.would_deny_address(addr));
@@ -157,10 +156,6 @@ impl Verdict {
         }
         record
     }
-}
-
-fn vet(grant: &Grant, addr: IpAddr) -> Result<(), Denial> {
-    grant.vet(addr)
 }
 
 impl Question {
@@ -253,6 +248,7 @@ mod tests {
             ("http://api.example.com?q", "http api.example.com:80 /"),
             ("tcp://db.example.com:5432", "tcp db.example.com:5432"),
             ("https://[2001:db8::1]/", "https [2001:db8::1]:443"),
+            ("https://evil.example#@api.example.com:x", "https evil.example:443"),
         ] {
             assert_eq!(of(url), Ok(expected.to_owned()), "{url}");
         }
@@ -267,7 +263,6 @@ mod tests {
             "https://",
             "https://user@api.example.com",
             "https://api.example.com\\@evil.example",
-            "https://evil.example#@api.example.com:x",
             "https://api.example.com:0",
             "https://api.example.com:65536",
             "https://2130706433",
@@ -275,9 +270,7 @@ mod tests {
             "tcp://db.example.com",
             "http://api.example.com/%2f",
         ] {
-            let read = of(url);
-            let harmless = read.as_deref() == Ok("https evil.example:443");
-            assert!(read.is_err() || harmless, "{url}: {read:?}");
+            assert!(of(url).is_err(), "{url}: {:?}", of(url));
         }
     }
 }

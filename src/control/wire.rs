@@ -322,7 +322,7 @@ pub struct Preview {
 pub struct ReloadReport {
     /// Counts reloads.
     pub generation: u64,
-    /// SHA-256 of what is in force.
+    /// SHA-256 over what is in force.
     pub digest: String,
     /// Personas in force now.
     pub personas: u64,
@@ -330,20 +330,6 @@ pub struct ReloadReport {
     pub changed: bool,
     /// Open tunnels that the new policy ended.
     pub tunnels_ended: u64,
-}
-
-impl ReloadReport {
-    /// A policy of so many personas is in force.
-    pub fn new(generation: u64, digest: &str, personas: usize, changed: bool) -> Self {
-        Self { generation, digest: digest.to_owned(), personas: personas as u64, changed, tunnels_ended: 0 }
-    }
-
-    /// The same, and it ended so many open tunnels.
-    #[must_use]
-    pub fn ending(mut self, tunnels: usize) -> Self {
-        self.tunnels_ended = tunnels as u64;
-        self
-    }
 }
 
 /// `GET /egress/settings`: sections by name; times in milliseconds, sizes in bytes, as the names say.

@@ -25,9 +25,9 @@ pub(super) struct Reloader {
 /// # Errors
 /// Every fault of every file; nothing is applied then.
 pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
-    let settings =
-        PolicySettings { block_ip_literals: config.proxy.block_ip_literals, dns_guard: config.proxy.dns_guard };
-    policy::load(&config.config_dir.join("personas"), &settings)
+    let settings = PolicySettings::from(&config.proxy);
+    let environment = config.default_persona.as_ref().map(|persona| (persona, nix::unistd::geteuid().as_raw()));
+    policy::load_with(&config.config_dir.join("personas"), &settings, environment)
 }
 
 impl Reloader {

@@ -121,6 +121,8 @@ pub(crate) fn latest(dir: &Path, key: &VerifierKey) -> Result<Option<Checkpoint>
 pub(crate) struct CheckpointLog {
     dir: PathBuf,
     log: File,
+    /// Bytes of whole notes in the log.
+    whole: u64,
     latest: Option<Checkpoint>,
 }
 
@@ -139,7 +141,7 @@ impl CheckpointLog {
             log.set_len(whole).map_err(io("cut"))?;
         }
         files::sync_parent(&path)?;
-        Ok(Self { dir: dir.to_owned(), log, latest: None })
+        Ok(Self { dir: dir.to_owned(), log, whole, latest: None })
     }
 
     /// Goes on behind a checkpoint that is already kept.
@@ -154,14 +156,14 @@ impl CheckpointLog {
     /// Keeps `checkpoint`; when this returns it is on the disk.
     pub(crate) fn add(&mut self, checkpoint: Checkpoint) -> Result<(), LedgerError> {
         let path = log_path(&self.dir);
-        let before = self.log.metadata().map_err(|source| LedgerError::io("inspect", &path, source))?.len();
-        let entry = format!("{}\n", checkpoint.note);
-        let written = self.log.write_all(entry.as_bytes()).and_then(|()| self.log.sync_data());
-        if let Err(source) = written {
-            // A torn note is also cut at the next start; a whole note behind a torn one would not be found.
-            let _ = self.log.set_len(before);
-            return Err(LedgerError::io("write", &path, source));
+        let fault = |source| LedgerError::io("write", &path, source);
+        // A whole note behind one that a full disk tore would not be found.
+        if self.log.metadata().map_err(fault)?.len() != self.whole {
+            self.log.set_len(self.whole).map_err(fault)?;
         }
+        let entry = format!("{}\n", checkpoint.note);
+        self.log.write_all(entry.as_bytes()).and_then(|()| self.log.sync_data()).map_err(fault)?;
+        self.whole += entry.len() as u64;
         files::replace(&latest_path(&self.dir), checkpoint.note.as_bytes(), 0o644)?;
         self.latest = Some(checkpoint);
         Ok(())

@@ -316,7 +316,7 @@ mod tests {
         let persona = PersonaId::parse("research").expect("valid");
         let rule = RuleId::parse("pypi").expect("valid");
         let labels = Labels { corr: Some("c-1".to_owned()), project: None };
-        let tls = TlsSeen { sni: Some("pypi.org".to_owned()), version: Some("1.3".to_owned()), ech: false };
+        let tls = TlsSeen { sni: Some("index.example".to_owned()), version: Some("1.3".to_owned()), ech: false };
         let record = Record {
             persona: Some(&persona),
             runtime: Some("rt"),
@@ -324,7 +324,7 @@ mod tests {
             client: Some(ClientAddr::Unix { uid: 1000, pid: 42 }),
             identity: Some(Identity::Peercred),
             scheme: Some(Scheme::Https),
-            host: Some("pypi.org"),
+            host: Some("index.example"),
             port: Some(443),
             method: Some("GET"),
             path: Some("/simple/"),
@@ -350,12 +350,12 @@ mod tests {
             concat!(
                 r#"{"seq":9,"time":"2026-11-22T10:31:21.123456Z","kind":"close","persona":"research","#,
                 r#""runtime":"rt","run":"7","client":"unix:uid=1000,pid=42","identity":"peercred","#,
-                r#""scheme":"https","host":"pypi.org","port":443,"method":"GET","path":"/simple/","#,
+                r#""scheme":"https","host":"index.example","port":443,"method":"GET","path":"/simple/","#,
                 r#""address":"[2001:db8::1]:443","decision":"would_deny","code":"not_allowlisted","#,
                 r#""via":"policy","rule":"pypi","lease":"l-1","opened":3,"bytes_up":0,"#,
                 r#""bytes_down":18446744073709551615,"duration_ms":12,"close_reason":"completed","#,
                 r#""status":200,"labels":{"corr":"c-1"},"#,
-                r#""tls":{"sni":"pypi.org","version":"1.3","ech":false},"detail":"why"}"#,
+                r#""tls":{"sni":"index.example","version":"1.3","ech":false},"detail":"why"}"#,
                 "\n"
             )
         );

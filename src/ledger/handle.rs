@@ -194,6 +194,14 @@ impl Ledger {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        match &self.0.body {
+            Body::On(shared) => shared,
+            Body::Off { .. } => panic!("this ledger is off"),
+        }
+    }
+
     /// How it is.
     pub fn status(&self) -> LedgerStatus {
         let config = &self.0.config;

@@ -197,11 +197,12 @@ impl NoteSigner {
         }
         let mut text = String::new();
         file.take(MAX_KEY_FILE).read_to_string(&mut text).map_err(|source| LedgerError::io("read", path, source))?;
+        // A name has no plus, but base64 may: split from the left.
         let parts: Option<(&str, &str)> = text
             .trim_end()
             .strip_prefix("PRIVATE+KEY+")
-            .and_then(|rest| rest.rsplit_once('+'))
-            .and_then(|(head, seed)| Some((head.rsplit_once('+')?.0, seed)));
+            .and_then(|rest| rest.split_once('+'))
+            .and_then(|(name, rest)| Some((name, rest.split_once('+')?.1)));
         let (stored, seed) = parts.ok_or_else(|| fault("not a note signing key"))?;
         let bytes = STANDARD.decode(seed).map_err(|_| fault("not a note signing key"))?;
         let seed: [u8; 32] = match bytes.split_first() {
@@ -239,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_published_example_key_is_read_and_written_alike() {
-        // The example verifier key of golang.org/x/mod/sumdb/note.
+        // The example key and note of the documentation of Go's sumdb/note.
         let text = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW";
         let key = VerifierKey::parse(text).expect("the published key");
         assert_eq!(key.to_string(), text);
@@ -281,6 +282,23 @@ mod tests {
         }
         let wrong_id = signer().verifier().to_string().replacen('+', "+00", 1);
         assert!(VerifierKey::parse(&wrong_id).is_err());
+    }
+
+    #[test]
+    fn keys_whose_base64_has_a_plus_are_read_back() {
+        let dir = tempfile::tempdir().expect("a folder");
+        // 0xfb starts a base64 text with a plus.
+        let signer = NoteSigner::from_seed("o", &[0xfb; 32]).expect("a good name");
+        let mut bytes = vec![ED25519];
+        bytes.extend_from_slice(&[0xfb; 32]);
+        let blob = STANDARD.encode(bytes);
+        assert!(blob.contains('+'));
+        let path = dir.path().join("ledger.key");
+        super::super::files::replace(&path, format!("PRIVATE+KEY+o+00000000+{blob}\n").as_bytes(), 0o600)
+            .expect("written");
+        let read = NoteSigner::load(&path, "o").expect("read").expect("there");
+        assert_eq!(read.verifier(), signer.verifier());
+        assert_eq!(VerifierKey::parse(&read.verifier().to_string()), Ok(read.verifier().clone()));
     }
 
     #[test]

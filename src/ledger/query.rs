@@ -51,6 +51,12 @@ impl RawLine<'_> {
     }
 }
 
+/// Is shown every line, and may end the walk.
+type RawVisitor<'f> = dyn FnMut(RawLine<'_>) -> Result<ControlFlow<()>, LedgerError> + 'f;
+
+/// Is shown every matching line, and may end the walk.
+type SelectVisitor<'f> = dyn FnMut(&RawLine<'_>, Line) -> Result<ControlFlow<()>, LedgerError> + 'f;
+
 /// Which lines. Empty: all of them. Every condition that is set must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -162,7 +168,7 @@ impl Reader {
         &self,
         first: u64,
         from_seq: u64,
-        see: &mut dyn FnMut(RawLine<'_>) -> Result<ControlFlow<()>, LedgerError>,
+        see: &mut RawVisitor<'_>,
     ) -> Result<ControlFlow<()>, LedgerError> {
         let mut reader = LineReader::open(&self.dir, first)?;
         let path = reader.path().to_owned();
@@ -205,7 +211,7 @@ impl Reader {
         first: u64,
         from_seq: u64,
         filter: &Filter,
-        see: &mut dyn FnMut(&RawLine<'_>, Line) -> Result<ControlFlow<()>, LedgerError>,
+        see: &mut SelectVisitor<'_>,
     ) -> Result<ControlFlow<()>, LedgerError> {
         let needles = filter.needles();
         let last = filter.to_seq.unwrap_or(u64::MAX);

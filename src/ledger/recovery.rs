@@ -267,6 +267,7 @@ fn read_segments(
             let record = SegmentRecord::load(&segment::path(dir, first, segment::REMOVED), key, first)?;
             retention::finish_removal(dir, first)?;
             found.add_whole(&record);
+            found.check_head(dir, first, signed)?;
             continue;
         }
         match has.form() {
@@ -291,15 +292,7 @@ fn read_segments(
                 if Some(first) == newest_sealed {
                     found.unclosed.read(LineReader::open_form(dir, first, Form::Zstd)?)?;
                 }
-                if found.base.end() == signed.size && found.base.root() != signed.root {
-                    let path = segment::path(dir, first, segment::SEAL);
-                    return Err(LedgerError::damaged(&path, None, Some(first), "the segments are not what was signed"));
-                }
-                if signed.size < found.base.end() {
-                    let path = checkpoint::latest_path(dir);
-                    let detail = format!("it covers {} lines, and {} are sealed", signed.size, found.base.end());
-                    return Err(LedgerError::damaged(&path, None, None, detail));
-                }
+                found.check_head(dir, first, signed)?;
             }
             None => {
                 let path = segment::path(dir, first, segment::SEAL);
@@ -322,6 +315,21 @@ impl Found {
             self.base.append(&range);
         }
         self.last_time = self.last_time.max(record.last_time);
+    }
+
+    /// A segment is sealed only behind a signed head that covers it.
+    fn check_head(&self, dir: &Path, first: u64, signed: &Checkpoint) -> Result<(), LedgerError> {
+        let end = self.base.end();
+        if signed.size < end {
+            let path = checkpoint::latest_path(dir);
+            let detail = format!("it covers {} lines, and {end} are sealed", signed.size);
+            return Err(LedgerError::damaged(&path, None, None, detail));
+        }
+        if signed.size == end && self.base.root() != signed.root {
+            let path = segment::path(dir, first, segment::SEAL);
+            return Err(LedgerError::damaged(&path, None, Some(first), "the segments are not what was signed"));
+        }
+        Ok(())
     }
 }
 

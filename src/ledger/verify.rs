@@ -181,8 +181,8 @@ struct Walk<'a> {
     heads: BTreeMap<u64, (Hash, PathBuf)>,
     /// The tree before the segment that is being read.
     tree: CompactRange,
-    /// The last file that was read, and its lines, to say where a cut log ends.
-    last_file: Option<(PathBuf, u64)>,
+    /// The last file that was read, to say where a cut log ends.
+    last_file: Option<LastFile>,
     /// The tree can no longer be computed: a fault says why.
     lost: bool,
 }
@@ -409,7 +409,7 @@ impl<'a> Walk<'a> {
         let ReadLines { path, lines, changed, broke_off } = read;
         self.report.first_time = self.report.first_time.or(lines.first_time());
         self.report.last_time = lines.last_time().or(self.report.last_time);
-        self.last_file = Some((path.clone(), lines.marks.len() as u64));
+        self.last_file = Some(LastFile { path: path.clone(), first, marks: lines.marks.clone() });
         let signed_range = record.and_then(SegmentRecord::range);
         let differs = signed_range.as_ref().is_some_and(|range| *range != lines.range);
         if broke_off {
@@ -450,20 +450,43 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// The log ends at `end` lines, and more were signed. Names also the first line that changed, when
+    /// the rest was renumbered to fill a gap.
+    fn name_cut(&mut self, end: u64) {
+        let last = self.last_file.take().unwrap_or_else(|| LastFile {
+            path: segment::path(self.dir, end + 1, PLAIN),
+            first: end + 1,
+            marks: Vec::new(),
+        });
+        let marks = seal::load_marks(self.dir, last.first);
+        let changed = marks.iter().zip(&last.marks).position(|(was, is)| was != is);
+        if let Some(index) = changed.map(|index| index as u64) {
+            let (line, seq) = (Some(index + 1), Some(last.first + index));
+            self.fault(FaultKind::ChangedLine, &last.path, line, seq, "the line is not what was signed");
+        }
+        let detail = format!("the log ends here, and {} lines were signed", self.report.signed_size);
+        let line = last.marks.len() as u64 + 1;
+        self.fault(FaultKind::CutTail, &last.path, Some(line), Some(end + 1), detail);
+    }
+
     fn finish(mut self) -> VerifyReport {
         let end = self.tree.end();
         if !self.lost {
             self.report.root = Some(self.tree.root());
             self.report.unsigned_lines = end.saturating_sub(self.report.signed_size);
             if self.report.signed_size > end {
-                let (path, lines) =
-                    self.last_file.clone().unwrap_or_else(|| (segment::path(self.dir, end + 1, PLAIN), 0));
-                let detail = format!("the log ends here, and {} lines were signed", self.report.signed_size);
-                self.fault(FaultKind::CutTail, &path, Some(lines + 1), Some(end + 1), detail);
+                self.name_cut(end);
             }
         }
         self.report
     }
+}
+
+/// The file that was read last.
+struct LastFile {
+    path: PathBuf,
+    first: u64,
+    marks: Vec<u32>,
 }
 
 /// One segment as it was read.

@@ -39,7 +39,7 @@ mod warning;
 mod tests;
 
 pub use grant::{Decision, Grant, GrantedBy};
-pub use load::load;
+pub use load::{load, load_with};
 pub use pattern::{HostPattern, PatternFault, Purpose};
 pub use persona::{Persona, PersonaLimits, PersonaSummary, TokenSummary};
 pub use rule::{Budget, RuleSummary};

@@ -26,10 +26,12 @@ const FORBIDDEN_TRAILERS: [&str; 12] = [
     "proxy-authorization",
     "proxy-authenticate",
 ];
+/// The gateway's own fields, which no other side may write: labels upwards, decision ids downwards.
+const OWN_PREFIX: &[u8] = b"x-arw-";
 
 /// Why a body is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BodyFault {
+pub(super) enum BodyFault {
     /// A chunk size that is no plain hexadecimal number below 2^60, or its line is too long.
     #[error("a chunk size is not valid")]
     ChunkSize,
@@ -43,7 +45,7 @@ pub enum BodyFault {
 
 /// What the front of the buffer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     /// This many bytes at the front are payload: take them, then call again.
     Data(usize),
     /// More bytes are needed.
@@ -65,14 +67,14 @@ enum State {
 
 /// Finds the payload and the end of one body in a growing buffer.
 #[derive(Debug)]
-pub struct BodyReader {
+pub(super) struct BodyReader {
     state: State,
     trailers: Vec<u8>,
 }
 
 impl BodyReader {
     /// A reader for a body that ends as `framing` says.
-    pub const fn new(framing: Framing) -> Self {
+    pub(super) const fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::Empty | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Plain(length),
@@ -82,18 +84,13 @@ impl BodyReader {
         Self { state, trailers: Vec::new() }
     }
 
-    /// Whether the body is complete.
-    pub fn is_done(&self) -> bool {
-        self.state == State::Done
-    }
-
     /// Trailer lines, each with CRLF, forbidden ones left out; without the final empty line.
-    pub fn trailers(&self) -> &[u8] {
+    pub(super) fn trailers(&self) -> &[u8] {
         &self.trailers
     }
 
     /// Whether the end of the stream is the end of this body.
-    pub fn ends_with_stream(&self) -> bool {
+    pub(super) fn ends_with_stream(&self) -> bool {
         matches!(self.state, State::UntilClose | State::Done)
     }
 
@@ -102,7 +99,7 @@ impl BodyReader {
     ///
     /// # Errors
     /// [`BodyFault`]; the connection cannot be used any more then.
-    pub fn step(&mut self, buf: &mut BytesMut) -> Result<Step, BodyFault> {
+    pub(super) fn step(&mut self, buf: &mut BytesMut) -> Result<Step, BodyFault> {
         loop {
             match self.state {
                 State::Done => return Ok(Step::End),
@@ -164,7 +161,8 @@ impl BodyReader {
         if self.trailers.len() + line.len() > MAX_TRAILERS {
             return Err(BodyFault::Trailers);
         }
-        if !FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes())) {
+        let own = name.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX));
+        if !own && !FORBIDDEN_TRAILERS.iter().any(|forbidden| name.eq_ignore_ascii_case(forbidden.as_bytes())) {
             self.trailers.extend_from_slice(line);
             self.trailers.extend_from_slice(b"\r\n");
         }

@@ -10,7 +10,7 @@ use tokio_rustls::server::TlsStream;
 
 /// A connected client.
 #[derive(Debug)]
-pub enum ClientStream {
+pub(super) enum ClientStream {
     /// Plain TCP.
     Tcp(TcpStream),
     /// A Unix socket.
@@ -37,17 +37,6 @@ macro_rules! each {
             }
         }
     };
-}
-
-impl ClientStream {
-    /// Tries once to read without waiting: what has arrived already. `WouldBlock` when nothing has.
-    pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buf),
-            Self::Unix(stream) => stream.try_read(buf),
-            Self::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
 }
 
 impl AsyncRead for ClientStream {

@@ -47,7 +47,12 @@ enum NoHead {
 }
 
 /// Serves one connection. `Some` when it has become a tunnel.
-pub async fn serve(gateway: Arc<Gateway>, pool: Arc<Pool>, client: ClientStream, peer: Peer) -> Option<Box<Tunnel>> {
+pub(super) async fn serve(
+    gateway: Arc<Gateway>,
+    pool: Arc<Pool>,
+    client: ClientStream,
+    peer: Peer,
+) -> Option<Box<Tunnel>> {
     let connection = Connection { gateway, pool, client: Wire::new(client), peer, counted: None };
     connection.run().await
 }

@@ -9,7 +9,7 @@ use crate::domain::CloseReason;
 const CHUNK: usize = 16 << 10;
 
 /// Copies both ways until both sides ended, one broke, or the flow was cut.
-pub async fn copy_both<C, U>(client: &mut C, upstream: &mut U, flow: &Flow) -> CloseReason
+pub(super) async fn copy_both<C, U>(client: &mut C, upstream: &mut U, flow: &Flow) -> CloseReason
 where
     C: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -36,11 +36,12 @@ where
             }
         }
     };
-    tokio::select! {
+    let reason = tokio::select! {
         biased;
         reason = flow.cut_off() => reason,
         reason = both => reason,
-    }
+    };
+    flow.cut_reason().unwrap_or(reason)
 }
 
 async fn copy<R, W>(from: &mut R, to: &mut W, direction: Direction, flow: &Flow) -> Result<(), ()>
@@ -55,6 +56,9 @@ where
             // The other side may be gone already, which its own direction finds out.
             let _ = to.shutdown().await;
             return Ok(());
+        }
+        if !flow.spend(count) {
+            return Err(());
         }
         to.write_all(&chunk[..count]).await.map_err(|_| ())?;
         to.flush().await.map_err(|_| ())?;

@@ -18,7 +18,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
 /// Why no vetted address could be connected to.
 #[derive(Debug, thiserror::Error)]
-pub enum DialFault {
+pub(super) enum DialFault {
     /// Every address refused or was unreachable.
     #[error("no address accepted the connection: {0}")]
     Failed(#[source] io::Error),
@@ -31,7 +31,7 @@ pub enum DialFault {
 ///
 /// # Errors
 /// [`DialFault`] when none does.
-pub async fn dial(permit: DialPermit, receipt: Receipt, limit: Duration) -> Result<TcpStream, DialFault> {
+pub(super) async fn dial(permit: DialPermit, receipt: Receipt, limit: Duration) -> Result<TcpStream, DialFault> {
     // The receipt is the proof that the record exists; the dial uses it up.
     drop(receipt);
     connect_any(permit.addresses(), limit).await

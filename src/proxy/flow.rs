@@ -57,26 +57,47 @@ pub enum Direction {
 }
 
 impl Flow {
-    /// Counts `bytes` that were passed on, and cuts the flow when its budget is spent.
+    /// Takes `bytes` of the rule's byte budget before they are passed on. When they do not fit the flow is cut,
+    /// and they must not pass.
+    #[must_use]
+    pub fn spend(&self, bytes: usize) -> bool {
+        let fits = self.meter.add(bytes as u64);
+        if !fits {
+            self.cut(CloseReason::BudgetExhausted);
+        }
+        fits
+    }
+
+    /// Takes up to `wanted` bytes of the budget; what is not used goes back by [`Flow::refund`]. Zero when the
+    /// budget is spent, and the flow is cut then.
+    pub fn reserve(&self, wanted: usize) -> usize {
+        let got = usize::try_from(self.meter.reserve(wanted as u64)).unwrap_or(usize::MAX);
+        if got == 0 && wanted > 0 {
+            self.cut(CloseReason::BudgetExhausted);
+        }
+        got
+    }
+
+    /// Hands back what [`Flow::reserve`] gave and nobody used.
+    pub fn refund(&self, unused: usize) {
+        if unused > 0 {
+            self.meter.refund(unused as u64);
+        }
+    }
+
+    /// Counts `bytes` that were passed on.
     pub fn count(&self, direction: Direction, bytes: usize) {
         let counter = match direction {
             Direction::Up => &self.up,
             Direction::Down => &self.down,
         };
         counter.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.touch();
-        if !self.meter.add(bytes as u64) {
-            self.cut(CloseReason::BudgetExhausted);
-        }
+        self.last_active.store(tick(self.epoch), Ordering::Relaxed);
     }
 
     /// Bytes passed on so far: up, down.
     pub fn bytes(&self) -> (u64, u64) {
         (self.up.load(Ordering::Relaxed), self.down.load(Ordering::Relaxed))
-    }
-
-    fn touch(&self) {
-        self.last_active.store(tick(self.epoch), Ordering::Relaxed);
     }
 
     /// Ends the flow; the first reason stays.

@@ -140,11 +140,16 @@ impl Gateway {
         };
         let receipt = {
             let host = intent.target.host.to_string();
-            let record = opening(&intent, &grant, &host, addresses[0]);
+            let would_deny = grant
+                .would_deny()
+                .cloned()
+                .or_else(|| addresses.iter().find_map(|target| grant.would_deny_address(target.ip())))
+                .or_else(|| meter.would_deny().cloned());
+            if would_deny.is_some() { &stats.would_deny } else { &stats.allowed }.fetch_add(1, Ordering::Relaxed);
+            let record = opening(&intent, &grant, &host, addresses[0], would_deny.as_ref());
             self.ledger.record(&record).await
         };
         let receipt = receipt.map_err(|_| self.ledger_failed(&About::of(&intent)))?;
-        if grant.would_deny().is_some() { &stats.would_deny } else { &stats.allowed }.fetch_add(1, Ordering::Relaxed);
         let idle_time = self.idle_time(intent.surface);
         let flow = self.flows.enter(FlowStart {
             seq: receipt.seq(),
@@ -293,11 +298,8 @@ impl<'a> About<'a> {
         record.persona = self.persona;
         record.client = Some(self.client);
         record.identity = Some(self.identity);
-        record.scheme = self.surface.map(|surface| match surface {
-            // What a tunnel would have carried is not known; port 80 and 443 are not a proof.
-            Surface::Tunnel => Scheme::Tcp,
-            Surface::Forward => Scheme::Http,
-        });
+        // What a refused tunnel would have carried is not known: ports are no proof.
+        record.scheme = (self.surface == Some(Surface::Forward)).then_some(Scheme::Http);
         record.host = host;
         record.port = self.target.map(|target| target.port);
         record.method = self.method;
@@ -306,7 +308,14 @@ impl<'a> About<'a> {
     }
 }
 
-fn opening<'a>(intent: &'a EgressIntent, grant: &'a Grant, host: &'a str, address: SocketAddr) -> Record<'a> {
+/// The record of a grant. `would_deny`: what enforcement would have said, in report mode.
+fn opening<'a>(
+    intent: &'a EgressIntent,
+    grant: &'a Grant,
+    host: &'a str,
+    address: SocketAddr,
+    would_deny: Option<&'a Denial>,
+) -> Record<'a> {
     let mut record = Record::new(Kind::Open);
     record.persona = Some(&intent.persona);
     record.client = Some(intent.client);
@@ -325,12 +334,7 @@ fn opening<'a>(intent: &'a EgressIntent, grant: &'a Grant, host: &'a str, addres
     };
     record.rule = grant.rule();
     record.labels = (!intent.labels.is_empty()).then_some(&intent.labels);
-    record.outcome = Some(match grant.would_deny() {
-        None => Outcome::Allow,
-        Some(denial) => {
-            record.code = Some(denial.code);
-            Outcome::WouldDeny
-        }
-    });
+    record.outcome = Some(if would_deny.is_some() { Outcome::WouldDeny } else { Outcome::Allow });
+    record.code = would_deny.map(|denial| denial.code);
     record
 }

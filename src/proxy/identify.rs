@@ -14,7 +14,7 @@ use crate::policy::{Persona, Snapshot};
 
 /// What is known about a connection before its first byte.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub(super) struct Peer {
     /// From where.
     pub addr: ClientAddr,
     /// What was proved.
@@ -23,7 +23,7 @@ pub struct Peer {
 
 /// Proof that came with the connection itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Evidence {
+pub(super) enum Evidence {
     /// None: the request must bring credentials.
     None,
     /// The peer's user id, from `SO_PEERCRED`.
@@ -38,7 +38,7 @@ pub enum Evidence {
 ///
 /// # Errors
 /// `no_identity` when nothing was proved or presented, `unknown_persona` when it leads nowhere.
-pub fn identify<'a>(
+pub(super) fn identify<'a>(
     snapshot: &'a Snapshot,
     peer: &Peer,
     fields: &Fields,

@@ -17,6 +17,7 @@ use super::gate::Gateway;
 use super::tls::ReloadableAcceptor;
 use super::worker::Worker;
 use crate::config::ProxyConfig;
+use crate::domain::PersonaId;
 use crate::sys;
 
 /// Connections that the kernel may queue before they are accepted; the usual `net.core.somaxconn`.
@@ -52,6 +53,8 @@ pub struct Inherited {
     pub tcp: Vec<StdTcpListener>,
     /// Unix listeners of the proxy.
     pub unix: Vec<StdUnixListener>,
+    /// Listeners inside network namespaces that belong to one persona each: whoever connects there is it.
+    pub namespaces: Vec<(PersonaId, StdTcpListener)>,
 }
 
 /// What one worker accepts on.
@@ -59,6 +62,7 @@ pub(super) enum Door {
     Tcp(StdTcpListener),
     Tls(StdTcpListener, Arc<ReloadableAcceptor>),
     Unix(StdUnixListener),
+    Namespace(StdTcpListener, PersonaId),
 }
 
 /// The running proxy.
@@ -97,6 +101,9 @@ pub fn start(
     }
     for listener in inherited.unix {
         share(&mut doors, &listener, StdUnixListener::try_clone, Door::Unix)?;
+    }
+    for (persona, listener) in inherited.namespaces {
+        share(&mut doors, &listener, StdTcpListener::try_clone, |listener| Door::Namespace(listener, persona.clone()))?;
     }
     if !activated {
         for addr in &config.bind {

@@ -1,10 +1,9 @@
 //! The daemon's own listeners, which are never a destination, whatever a rule says.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::PoisonError;
-use std::sync::RwLock;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{PoisonError, RwLock};
 
-use crate::domain::embedded_v4;
+use crate::domain::embedded_v4s;
 
 /// The listening addresses of proxy and control API.
 #[derive(Debug, Default)]
@@ -30,27 +29,31 @@ impl OwnListeners {
         listeners.iter().any(|listener| {
             listener.port() == target.port()
                 && (same(listener.ip(), target.ip())
-                    || target.ip().is_unspecified()
+                    // Linux takes the unspecified address for loopback, also the IPv4 one inside IPv6.
+                    || target.ip().to_canonical().is_unspecified()
                     || (listener.ip().is_unspecified() && self.is_local(target.ip())))
         })
     }
 
     fn is_local(&self, addr: IpAddr) -> bool {
         let local = self.local.read().unwrap_or_else(PoisonError::into_inner);
-        plain(addr).is_loopback() || local.iter().any(|own| same(*own, addr))
+        addr.is_loopback() || carried(addr).any(|inner| inner.is_loopback()) || local.iter().any(|own| same(*own, addr))
     }
 }
 
-/// Compares what the kernel would: `::ffff:127.0.0.1` is 127.0.0.1.
-fn same(a: IpAddr, b: IpAddr) -> bool {
-    plain(a) == plain(b)
+/// Whether `target` is `own`, or an IPv6 address that carries it: `::ffff:127.0.0.1` is 127.0.0.1 to the
+/// kernel, and a translator on the way may unwrap the others.
+fn same(own: IpAddr, target: IpAddr) -> bool {
+    own == target || carried(target).any(|inner| IpAddr::V4(inner) == own.to_canonical())
 }
 
-fn plain(addr: IpAddr) -> IpAddr {
+fn carried(addr: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
     match addr {
-        IpAddr::V6(v6) => embedded_v4(v6).map_or(addr, IpAddr::V4),
-        IpAddr::V4(_) => addr,
+        IpAddr::V6(v6) => Some(embedded_v4s(v6)),
+        IpAddr::V4(_) => None,
     }
+    .into_iter()
+    .flatten()
 }
 
 #[cfg(test)]
@@ -61,7 +64,9 @@ mod tests {
     fn a_listener_is_found_in_every_disguise() {
         let own = OwnListeners::default();
         own.add("127.0.0.1:9080".parse().expect("valid"));
-        for disguise in ["127.0.0.1:9080", "[::ffff:127.0.0.1]:9080", "0.0.0.0:9080", "[::]:9080"] {
+        for disguise in
+            ["127.0.0.1:9080", "[::ffff:127.0.0.1]:9080", "0.0.0.0:9080", "[::]:9080", "[::ffff:0.0.0.0]:9080"]
+        {
             assert!(own.contains(disguise.parse().expect("valid")), "{disguise}");
         }
         assert!(!own.contains("127.0.0.1:9081".parse().expect("valid")));

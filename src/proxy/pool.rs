@@ -18,7 +18,7 @@ use crate::domain::{PersonaId, Target};
 const MAX_IDLE: usize = 256;
 
 /// Something that can be kept.
-pub trait Kept {
+pub(super) trait Kept {
     /// Whether it can carry another request.
     fn usable(&self) -> bool;
     /// Where it is connected to.
@@ -33,7 +33,7 @@ struct Idle {
 
 /// Idle upstream connections of one worker.
 #[derive(Debug)]
-pub struct Pool {
+pub(super) struct Pool {
     idle: Mutex<HashMap<(PersonaId, Target), Vec<Idle>>>,
     per_host: usize,
     keep: Duration,
@@ -41,7 +41,7 @@ pub struct Pool {
 
 impl Pool {
     /// An empty pool that keeps `per_host` connections per persona and target, each for `keep`.
-    pub fn new(per_host: usize, keep: Duration) -> Self {
+    pub(super) fn new(per_host: usize, keep: Duration) -> Self {
         Self { idle: Mutex::default(), per_host, keep }
     }
 
@@ -50,7 +50,7 @@ impl Pool {
     }
 
     /// The youngest usable connection to one of `vetted`.
-    pub fn take(&self, persona: &PersonaId, target: &Target, vetted: &[SocketAddr]) -> Option<Wire<TcpStream>> {
+    pub(super) fn take(&self, persona: &PersonaId, target: &Target, vetted: &[SocketAddr]) -> Option<Wire<TcpStream>> {
         let mut pool = self.lock();
         let kept = pool.get_mut(&(persona.clone(), target.clone()))?;
         while let Some(idle) = kept.pop() {
@@ -63,7 +63,7 @@ impl Pool {
     }
 
     /// Keeps a connection that is between two requests; drops it when there are enough.
-    pub fn put(&self, persona: &PersonaId, target: &Target, wire: Wire<TcpStream>) {
+    pub(super) fn put(&self, persona: &PersonaId, target: &Target, wire: Wire<TcpStream>) {
         let mut pool = self.lock();
         let total: usize = pool.values().map(Vec::len).sum();
         let kept = pool.entry((persona.clone(), target.clone())).or_default();
@@ -73,7 +73,7 @@ impl Pool {
     }
 
     /// Drops connections that were idle for too long.
-    pub fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         self.lock().retain(|_, kept| {
             kept.retain(|idle| idle.since.elapsed() < self.keep);
             !kept.is_empty()

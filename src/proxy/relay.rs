@@ -43,7 +43,7 @@ fn give_back(pipe: Pipe) {
 }
 
 /// A socket that can be spliced from and to.
-pub trait Socket: AsFd {
+pub(super) trait Socket: AsFd {
     /// Ready to read, or closed.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
     /// Ready to write, or broken.
@@ -129,21 +129,27 @@ impl Half {
                 let _ = to.shutdown_write();
                 return Poll::Ready(Ok(()));
             } else {
-                ready!(self.fill(context, from)).map_err(|_| self.source_broken())?;
+                ready!(self.fill(context, from, flow)).map_err(|_| self.source_broken())?;
             }
         }
         context.waker().wake_by_ref();
         Poll::Pending
     }
 
-    fn fill(&mut self, context: &mut Context<'_>, from: &impl Socket) -> Poll<io::Result<()>> {
+    fn fill(&mut self, context: &mut Context<'_>, from: &impl Socket, flow: &Flow) -> Poll<io::Result<()>> {
         loop {
             let moved = from.attempt(Interest::READABLE, || {
                 let pipe = match self.pipe.take() {
                     Some(pipe) => pipe,
                     None => take_pipe()?,
                 };
-                let moved = splice(from.as_fd(), pipe.write.as_fd(), pipe.capacity());
+                // The budget is taken before the bytes are: what does not fit is never read, let alone sent.
+                let room = flow.reserve(pipe.capacity());
+                let moved = match room {
+                    0 => Err(io::ErrorKind::QuotaExceeded.into()),
+                    room => splice(from.as_fd(), pipe.write.as_fd(), room),
+                };
+                flow.refund(room - moved.as_ref().copied().unwrap_or(0));
                 self.pipe = Some(pipe);
                 moved
             });
@@ -221,7 +227,7 @@ fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes: usize) -> io::Result<
 }
 
 /// Relays both ways until both sides ended, one broke, or the flow was cut. Says why it ended.
-pub async fn relay<C: Socket>(client: &C, upstream: &TcpStream, flow: &Flow) -> CloseReason {
+pub(super) async fn relay<C: Socket>(client: &C, upstream: &TcpStream, flow: &Flow) -> CloseReason {
     let mut up = Half::new(Direction::Up);
     let mut down = Half::new(Direction::Down);
     let mut first_end = None;

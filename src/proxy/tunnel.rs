@@ -30,7 +30,7 @@ const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
 
 /// A dialled and checked tunnel: all that is kept while it is open.
 #[derive(Debug)]
-pub struct Tunnel {
+pub(super) struct Tunnel {
     client: ClientStream,
     upstream: TcpStream,
     ending: Ending,
@@ -38,7 +38,7 @@ pub struct Tunnel {
 
 /// Writes the close record, however the flow ends.
 #[derive(Debug)]
-pub struct Ending {
+pub(super) struct Ending {
     gateway: Arc<Gateway>,
     /// The flow that ends.
     pub flow: FlowGuard,
@@ -54,7 +54,7 @@ pub struct Ending {
 impl Ending {
     /// From here on the flow's end is recorded. `Unclean` stands until a reason is set: a task that is
     /// dropped in the middle says so.
-    pub fn new(gateway: &Arc<Gateway>, flow: FlowGuard, held: Held) -> Self {
+    pub(super) fn new(gateway: &Arc<Gateway>, flow: FlowGuard, held: Held) -> Self {
         let stats = gateway.metrics.persona(&flow.intent.persona);
         Self {
             gateway: Arc::clone(gateway),
@@ -69,7 +69,7 @@ impl Ending {
     }
 
     /// Says why it ends. A cut has the last word.
-    pub fn because(&mut self, reason: CloseReason) {
+    pub(super) fn because(&mut self, reason: CloseReason) {
         self.reason = self.flow.cut_reason().unwrap_or(reason);
     }
 }
@@ -105,7 +105,7 @@ impl Drop for Ending {
 ///
 /// # Errors
 /// A refusal to send when nothing was dialled; `Ok(None)` when the client was told inside the tunnel.
-pub async fn open(
+pub(super) async fn open(
     gateway: &Arc<Gateway>,
     mut client: ClientStream,
     cleared: Cleared,
@@ -159,7 +159,7 @@ pub async fn open(
 }
 
 /// The answer to a client whose grant led to no connection.
-pub fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
+pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
     let mut refusal = match fault {
         DialFault::Failed(_) => {
             Refusal::upstream(502, CloseReason::ConnectFailed.code(), "connection_refused", fault.to_string())
@@ -212,6 +212,9 @@ async fn first_bytes(
         }
     }
     if !flight.bytes.is_empty() {
+        if !ending.flow.spend(flight.bytes.len()) {
+            return Err(CloseReason::BudgetExhausted);
+        }
         upstream.write_all(&flight.bytes).await.map_err(|_| CloseReason::UpstreamClosed)?;
         ending.flow.count(Direction::Up, flight.bytes.len());
     }
@@ -316,12 +319,12 @@ fn record_objection(gateway: &Gateway, ending: &Ending, code: DenialCode, seen: 
 
 impl Tunnel {
     /// A tunnel that is open already: the second half of an `Upgrade`.
-    pub fn upgraded(client: ClientStream, upstream: TcpStream, ending: Ending) -> Self {
+    pub(super) fn upgraded(client: ClientStream, upstream: TcpStream, ending: Ending) -> Self {
         Self { client, upstream, ending }
     }
 
     /// Relays until it ends, and records that.
-    pub async fn run(&mut self) {
+    pub(super) async fn run(&mut self) {
         let reason = match &mut self.client {
             ClientStream::Tcp(client) => relay(client, &self.upstream, &self.ending.flow).await,
             ClientStream::Unix(client) => relay(client, &self.upstream, &self.ending.flow).await,

@@ -20,7 +20,7 @@ use super::identify::{Evidence, Peer};
 use super::listener::Door;
 use super::pool::Pool;
 use super::tls::ReloadableAcceptor;
-use crate::domain::{ClientAddr, CloseReason};
+use crate::domain::{ClientAddr, CloseReason, PersonaId};
 use crate::sys;
 
 /// Pause after an accept failed for want of descriptors, so that the failure does not spin.
@@ -92,6 +92,7 @@ enum Listening {
     Tcp(TcpListener),
     Tls(TcpListener, Arc<ReloadableAcceptor>),
     Unix(UnixListener),
+    Namespace(TcpListener, PersonaId),
 }
 
 /// A connection that was just accepted.
@@ -106,12 +107,13 @@ impl Listening {
             Door::Tcp(listener) => Self::Tcp(TcpListener::from_std(listener)?),
             Door::Tls(listener, acceptor) => Self::Tls(TcpListener::from_std(listener)?, acceptor),
             Door::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
+            Door::Namespace(listener, persona) => Self::Namespace(TcpListener::from_std(listener)?, persona),
         })
     }
 
     async fn accept(&self) -> io::Result<Incoming> {
         match self {
-            Self::Tcp(listener) | Self::Tls(listener, _) => {
+            Self::Tcp(listener) | Self::Tls(listener, _) | Self::Namespace(listener, _) => {
                 let (stream, addr) = listener.accept().await?;
                 // Fails only on a socket that is dead already.
                 let _ = stream.set_nodelay(true);
@@ -187,8 +189,12 @@ impl Shop {
             (Incoming::Tcp(stream, addr), Listening::Tls(_, acceptor)) => {
                 self.serve_tls(stream, addr, Arc::clone(acceptor), guest);
             }
-            (Incoming::Tcp(stream, addr), _) => {
-                let peer = Peer { addr: ClientAddr::Tcp(addr), evidence: Evidence::None };
+            (Incoming::Tcp(stream, addr), listening) => {
+                let evidence = match listening {
+                    Listening::Namespace(_, persona) => Evidence::Namespace(persona.clone()),
+                    _ => Evidence::None,
+                };
+                let peer = Peer { addr: ClientAddr::Tcp(addr), evidence };
                 self.serve(ClientStream::Tcp(stream), peer, guest);
             }
             (Incoming::Unix(stream), _) => match unix_peer(&stream) {

@@ -92,6 +92,12 @@ pub fn count(number: u64) -> String {
     out
 }
 
+/// A count and what is counted: `1 line`, `2 lines`. For nouns that take an `s`.
+pub fn amount(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {noun}{plural}", count(number))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,5 +146,6 @@ mod tests {
     fn counts_are_grouped() {
         assert_eq!(count(0), "0");
         assert_eq!(count(1_234_567), "1 234 567");
+        assert_eq!([amount(0, "line"), amount(1, "line")], ["0 lines", "1 line"]);
     }
 }

@@ -13,6 +13,7 @@
 mod floor;
 mod load;
 mod measure;
+mod micro;
 mod origin;
 mod process;
 mod report;

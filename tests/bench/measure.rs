@@ -2,11 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 
 use crate::load::{self, Operation, Road};
+use crate::micro;
 use crate::origin::Origin;
 use crate::process::{self, Cores};
 use crate::report::{Goal, Row};
@@ -17,6 +20,8 @@ const REST_CPU: Duration = Duration::from_micros(200);
 const REST_STEP: Duration = Duration::from_millis(30);
 /// Waited for rest at most: a subject with work of its own in the background is measured with it.
 const REST_TIME: Duration = Duration::from_millis(600);
+/// An operation of microseconds, or a piece of a bulk transfer, that takes this much longer than its sample never ends.
+const STALL_TIME: Duration = Duration::from_secs(10);
 /// Tunnels opened before the memory of idle ones is taken, so that no start-up cost is in it.
 const IDLE_WARM_UP: usize = 64;
 
@@ -88,7 +93,8 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Measured> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
 
     let (mut running, mut skipped) = (Vec::new(), Vec::new());
-    for &subject in &plan.subjects {
+    let processes = ROWS.iter().any(|(name, ..)| plan.wants(name)) || plan.wants(IDLE_ROW);
+    for &subject in plan.subjects.iter().filter(|_| processes) {
         match subject.start(&plan.cores) {
             Ok(up) => running.push((subject, up)),
             Err(error) => skipped.push(format!("SKIP {}: {error:#}", subject.name())),
@@ -103,6 +109,7 @@ pub(crate) fn run(plan: &Plan) -> anyhow::Result<Measured> {
     if plan.wants(IDLE_ROW) {
         rows.push(idle_row(plan, &runtime, &there));
     }
+    rows.extend(micro::rows(plan.rounds, |row| plan.wants(row))?);
     Ok(Measured { rows, skipped })
 }
 
@@ -113,7 +120,6 @@ fn cpu_rows(plan: &Plan, runtime: &Runtime, running: &[(Subject, Running)]) -> V
         eprintln!("{name}");
         let mut row = Row::new(name, unit, goal);
         let mut well: Vec<&(Subject, Running)> = running.iter().collect();
-        let mut reconnects = 0;
         // Round 0 warms caches, pools and allocators up and is not counted.
         for round in 0..=plan.rounds {
             well.retain(|(subject, up)| match sample(plan, runtime, up, operation) {
@@ -121,8 +127,7 @@ fn cpu_rows(plan: &Plan, runtime: &Runtime, running: &[(Subject, Running)]) -> V
                     if round > 0 {
                         row.samples.entry(*subject).or_default().push(sample.seconds_each * scale);
                     }
-                    reconnects = sample.reconnects;
-                    if round == 1 && operation == Operation::KeptDenial && reconnects > 0 {
+                    if round == 1 && operation == Operation::KeptDenial && sample.reconnects > 0 {
                         row.notes.push(format!("{} closes the connection after a denial", subject.name()));
                     }
                     true
@@ -147,7 +152,10 @@ struct Sample {
 
 fn sample(plan: &Plan, runtime: &Runtime, up: &Running, operation: Operation) -> anyhow::Result<Sample> {
     let before = at_rest(up.pid())?;
-    let done = runtime.block_on(load::run(&up.road, operation, plan.concurrency, Instant::now() + plan.sample))?;
+    let done = runtime.block_on(async {
+        let load = load::run(&up.road, operation, plan.concurrency, Instant::now() + plan.sample);
+        timeout(plan.sample + STALL_TIME, load).await.context("an operation stalled")?
+    })?;
     let spent = at_rest(up.pid())?.saturating_sub(before);
     Ok(Sample { seconds_each: spent.as_secs_f64() / done.count as f64, reconnects: done.reconnects })
 }
@@ -184,7 +192,7 @@ fn idle_row(plan: &Plan, runtime: &Runtime, subjects: &[Subject]) -> Row {
 }
 
 fn idle_sample(plan: &Plan, runtime: &Runtime, pid: Pid, road: &Road) -> anyhow::Result<f64> {
-    runtime.block_on(async {
+    let grown = async {
         let origin = Origin::start().await?;
         let _first = load::idle_tunnels(road, &origin, IDLE_WARM_UP).await?;
         at_rest(pid)?;
@@ -193,5 +201,6 @@ fn idle_sample(plan: &Plan, runtime: &Runtime, pid: Pid, road: &Road) -> anyhow:
         at_rest(pid)?;
         let after = process::resident_bytes(pid)?;
         Ok(after.saturating_sub(before) as f64 / plan.idle as f64)
-    })
+    };
+    runtime.block_on(async { timeout(STALL_TIME, grown).await.context("a tunnel stalled")? })
 }

@@ -23,8 +23,8 @@ const FLOORS: [(&str, u8); 16] = [
     ("daemon", 6),
     ("bin", 6),
 ];
-/// The one import within a floor: raw forms become domain words.
-const WITHIN: [(&str, &str); 1] = [("config", "domain")];
+/// The imports within a floor: raw forms become domain words, and the client shows what the API says.
+const WITHIN: [(&str, &str); 2] = [("config", "domain"), ("ui", "control")];
 
 fn floor(module: &str) -> Option<u8> {
     FLOORS.iter().find(|(name, _)| *name == module).map(|(_, floor)| *floor)

@@ -12,8 +12,11 @@ use tokio_util::sync::CancellationToken;
 use super::super::serve::{Bounds, serve_within};
 use super::super::{Base, Client, Command, ControlState, Prepared, Running};
 use crate::config::ServerConfig;
-use crate::domain::{Secret, SystemClock, TokenHash};
-use crate::proxy::{Handle, Metrics, Status};
+use crate::domain::{Clock, SystemClock, TokenHash};
+use crate::events::EventBus;
+use crate::ledger::Ledger;
+use crate::policy::{PolicySettings, Usage, load};
+use crate::proxy::{FlowTable, Gateway, Handle, Metrics, OwnListeners, Resolver};
 
 /// The admin token of every fixture that has one.
 pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -25,6 +28,8 @@ pub(super) struct Fixture {
     pub(super) running: Running,
     pub(super) shutdown: CancellationToken,
     pub(super) commands: mpsc::Receiver<Command>,
+    /// The gateway's.
+    pub(super) draining: CancellationToken,
     // Last, so that the folder outlives what lies in it.
     _folder: tempfile::TempDir,
 }
@@ -41,21 +46,17 @@ impl Fixture {
         config.control.bind = "127.0.0.1:0".parse().expect("literal");
         config.control.admin_token_sha256 = token.map(|text| TokenHash::of(text.as_bytes()).to_hex());
         let (sender, commands) = mpsc::channel(4);
-        let state = state(&config, sender);
+        let draining = CancellationToken::new();
+        let state = state(&config, sender, draining.clone());
         let shutdown = CancellationToken::new();
         let running = serve_within(bounds, &config.control, Prepared::default(), state.clone(), shutdown.clone())
             .expect("listens");
-        Self { state, config, running, shutdown, commands, _folder: folder }
+        Self { state, config, running, shutdown, commands, draining, _folder: folder }
     }
 
     /// A client on the Unix socket, where this user is an admin.
     pub(super) fn unix(&self) -> Client {
         Client::new(Base::Unix(self.config.control.unix_socket.clone()), None)
-    }
-
-    /// A client on TCP.
-    pub(super) fn tcp(&self, token: Option<&str>) -> Client {
-        Client::new(Base::Tcp(self.running.tcp().to_string()), token.map(|text| Secret::new(text.to_owned())))
     }
 
     pub(super) async fn tcp_stream(&self) -> TcpStream {
@@ -132,15 +133,47 @@ fn unchunk(mut body: &str) -> String {
     out
 }
 
-fn state(config: &ServerConfig, commands: mpsc::Sender<Command>) -> ControlState {
+/// Two personas: `demo` may reach one host, `off` nothing.
+fn write_personas(config: &ServerConfig) {
+    let folder = config.config_dir.join("personas");
+    std::fs::create_dir_all(&folder).expect("made");
+    let hash = TokenHash::of(b"a token of the demo persona").to_hex();
+    let demo = format!(
+        "id = \"demo\"\ntokens = [{{ name = \"one\", sha256 = \"{hash}\" }}]\n\n[[allow]]\nid = \"api\"\nhosts = [\"api.example.com\"]\n"
+    );
+    std::fs::write(folder.join("demo.toml"), demo).expect("written");
+    std::fs::write(folder.join("off.toml"), "id = \"off\"\nposture = \"off\"\nuids = [4242]\n").expect("written");
+}
+
+fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: CancellationToken) -> ControlState {
+    write_personas(config);
+    std::fs::create_dir_all(&config.state_dir).expect("made");
+    std::fs::set_permissions(&config.state_dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("private");
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let snapshot = load(&config.config_dir.join("personas"), &PolicySettings::default()).expect("sound");
+    let policy = Arc::new(ArcSwap::from_pointee(snapshot));
+    let (ledger, _) = Ledger::open(&config.ledger, Arc::clone(&clock)).expect("opens");
+    let metrics = Arc::new(Metrics::default());
+    let gateway = Arc::new(Gateway {
+        policy: Arc::clone(&policy),
+        usage: Usage::new(),
+        ledger: ledger.clone(),
+        resolver: Resolver::new(&config.dns, tokio::runtime::Handle::current()).expect("made"),
+        clock: Arc::clone(&clock),
+        limits: config.limits,
+        flows: Arc::new(FlowTable::default()),
+        metrics: Arc::clone(&metrics),
+        own: OwnListeners::default(),
+        draining,
+    });
     ControlState {
         config: Arc::new(config.clone()),
-        ledger: crate::ledger::Ledger {},
-        events: crate::events::EventBus {},
-        policy: Arc::new(ArcSwap::from_pointee(crate::policy::Snapshot {})),
-        gateway: Some(Handle::new(Status::default, |_| Vec::new())),
-        metrics: Arc::new(Metrics::default()),
+        ledger,
+        events: EventBus::new("/arw/test", Arc::clone(&clock)),
+        policy,
+        gateway: Some(Handle::new(gateway, vec!["127.0.0.1:9080".parse().expect("literal")])),
+        metrics,
         commands,
-        clock: Arc::new(SystemClock),
+        clock,
     }
 }

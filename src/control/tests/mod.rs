@@ -3,3 +3,5 @@
 mod bounds;
 mod fixture;
 mod gate;
+mod routes;
+mod stream;

@@ -106,6 +106,9 @@ async fn write_out<W: AsyncWrite + Unpin>(
     direction: Direction,
 ) -> Result<(), Fault> {
     if !out.is_empty() {
+        if !flow.spend(out.len()) {
+            return Err(Fault::Sink(std::io::ErrorKind::QuotaExceeded.into()));
+        }
         to.write_all(out).await.map_err(Fault::Sink)?;
         to.flush().await.map_err(Fault::Sink)?;
         flow.count(direction, out.len());

@@ -38,7 +38,7 @@ const READ_CHUNK: usize = 16 << 10;
 
 /// What becomes of the client's connection.
 #[derive(Debug)]
-pub enum After {
+pub(super) enum After {
     /// The next request may follow.
     KeepAlive,
     /// It ends.
@@ -53,21 +53,21 @@ pub enum After {
 
 /// Both sides of an upgraded connection, but for the client's stream, which the caller has.
 #[derive(Debug)]
-pub struct Switched {
+pub(super) struct Switched {
     upstream: TcpStream,
     ending: Ending,
 }
 
 impl Switched {
     /// The tunnel that it has become.
-    pub fn with(self, client: ClientStream) -> Tunnel {
+    pub(super) fn with(self, client: ClientStream) -> Tunnel {
         Tunnel::upgraded(client, self.upstream, self.ending)
     }
 }
 
 /// One side of a connection: the stream and what was read from it beyond the last message.
 #[derive(Debug)]
-pub struct Wire<S> {
+pub(super) struct Wire<S> {
     /// The stream.
     pub stream: S,
     /// Bytes read and not yet used.
@@ -76,7 +76,7 @@ pub struct Wire<S> {
 
 impl<S> Wire<S> {
     /// A fresh connection.
-    pub fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S) -> Self {
         Self { stream, inbox: BytesMut::new() }
     }
 }
@@ -105,7 +105,7 @@ struct Answered {
 }
 
 /// Relays one exchange. The client's answer has been sent when this returns, unless it says `Refuse`.
-pub async fn exchange(
+pub(super) async fn exchange(
     gateway: &Arc<Gateway>,
     pool: &Pool,
     client: &mut Wire<ClientStream>,
@@ -159,6 +159,10 @@ pub async fn exchange(
             Ok(Ok(answered)) => {
                 ending.status = Some(answered.status);
                 if answered.switched {
+                    if let Err(reason) = pass_early(client, &mut upstream, &ending.flow).await {
+                        ending.because(reason);
+                        return After::Abort;
+                    }
                     return After::Upgraded(Switched { upstream: upstream.stream, ending });
                 }
                 ending.because(CloseReason::Completed);
@@ -170,6 +174,26 @@ pub async fn exchange(
             }
         }
     }
+}
+
+/// What the client said behind its request belongs to the protocol that it asked for.
+async fn pass_early(
+    client: &mut Wire<ClientStream>,
+    upstream: &mut Wire<TcpStream>,
+    flow: &Flow,
+) -> Result<(), CloseReason> {
+    let early = client.inbox.split();
+    if early.is_empty() {
+        return Ok(());
+    }
+    let sent = tokio::select! {
+        biased;
+        reason = flow.cut_off() => return Err(reason),
+        sent = upstream.stream.write_all(&early) => sent,
+    };
+    sent.map_err(|_| CloseReason::UpstreamClosed)?;
+    flow.count(Direction::Up, early.len());
+    Ok(())
 }
 
 enum NotConnected {
@@ -288,6 +312,9 @@ async fn transact(
     flow: &Flow,
     sent_any: &mut bool,
 ) -> Result<Answered, Broken> {
+    if !flow.spend(request.len()) {
+        return Err(Broken::Client);
+    }
     upstream.stream.write_all(request).await.map_err(Broken::Upstream)?;
     flow.count(Direction::Up, request.len());
     let max_head = gateway.limits.head_bytes;
@@ -379,6 +406,9 @@ impl Answer<'_> {
     }
 
     async fn send<C: AsyncWrite + Unpin>(&mut self, client: &mut C, out: &[u8]) -> Result<(), Broken> {
+        if !self.flow.spend(out.len()) {
+            return Err(Broken::Client);
+        }
         *self.sent_any = true;
         client.write_all(out).await.map_err(|_| Broken::Client)?;
         client.flush().await.map_err(|_| Broken::Client)?;

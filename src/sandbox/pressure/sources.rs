@@ -1,7 +1,7 @@
 //! Where the readings come from: `/proc/pressure` and the host's thermometers.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sysinfo::Components;
 

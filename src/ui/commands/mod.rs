@@ -5,6 +5,7 @@ mod events;
 mod gate;
 mod generate;
 mod ledger;
+mod lines;
 mod persona;
 mod policy;
 mod status;
@@ -23,10 +24,12 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
     let outcome = match cli.command {
         Command::Status => status::status(&context, screen).await,
         Command::Health => status::health(&context, screen).await,
-        Command::Ledger(_) | Command::Persona(_) | Command::Policy(_) | Command::Reload | Command::Events(_) => {
-            Ok(Outcome::Done)
-        }
+        Command::Ledger(command) => ledger::run(command, &context, screen).await,
         Command::Egress(command) => gate::run(command, &context, screen).await,
+        Command::Persona(command) => persona::run(command, &context, screen).await,
+        Command::Policy(command) => policy::run(&command, &context, screen),
+        Command::Reload => policy::reload(&context, screen).await,
+        Command::Events(args) => events::run(&args, &context, screen).await,
         Command::Completions { shell } => generate::completions(shell, screen),
         Command::Man { dir } => generate::man(dir.as_deref(), screen),
     }?;

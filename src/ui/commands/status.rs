@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::context::Context;
 use crate::control::{ClientError, EgressStatus, GatewayStatus, Health, Readiness, Tunnel, Tunnels};
-use crate::ui::text::{count, size, span};
+use crate::ui::text::{amount, count, size, span};
 use crate::ui::{Failure, Outcome, Paint, Screen, Table};
 
 /// Tunnels that `status` lists. 20: a screen; `--json` has them all.
@@ -29,20 +29,17 @@ fn show_status(status: &EgressStatus, tunnels: &[Tunnel], screen: &mut Screen) -
         Some(gateway) => {
             let word = if gateway.draining { (Paint::Warn, "draining") } else { (Paint::Good, "open") };
             let line = format!(
-                "{}{}  {}  {} connections, {} tunnels",
+                "{}{}  {}  {}, {}",
                 heading(screen, "gateway"),
                 screen.paint(word.0, word.1),
                 gateway.listening.join(" "),
-                count(gateway.connections),
-                count(gateway.tunnels)
+                amount(gateway.connections, "connection"),
+                amount(gateway.tunnels, "tunnel")
             );
             screen.line(&line)?;
             let shed = count(gateway.shed);
-            screen.line(&format!(
-                "{:<10}{} connections since the start, {shed} turned away",
-                "",
-                count(gateway.accepted)
-            ))?;
+            let accepted = amount(gateway.accepted, "connection");
+            screen.line(&format!("{:<10}{accepted} since the start, {shed} turned away", ""))?;
         }
         None => {
             let line = format!("{}{}", heading(screen, "gateway"), screen.paint(Paint::Warn, "off"));
@@ -59,20 +56,20 @@ fn show_status(status: &EgressStatus, tunnels: &[Tunnel], screen: &mut Screen) -
         }
     };
     let line = format!(
-        "{}{}  {} lines, {} signed, {}  {}",
+        "{}{}  {}, {} signed, {}  {}",
         heading(screen, "ledger"),
         screen.paint(paint, &word),
-        count(ledger.last_seq),
+        amount(ledger.last_seq, "line"),
         count(ledger.signed_size.unwrap_or(0)),
         size(ledger.bytes),
         ledger.dir.display()
     );
     screen.line(&line)?;
     let line = format!(
-        "{}generation {}, {} personas",
+        "{}generation {}, {}",
         heading(screen, "policy"),
         status.policy.generation,
-        count(status.policy.personas)
+        amount(status.policy.personas, "persona")
     );
     screen.line(&line)?;
     let line = format!("{}{}", heading(screen, "daemon"), status.version);
@@ -233,10 +230,10 @@ mod tests {
         assert_eq!(
             text,
             "\
-gateway   open  127.0.0.1:9080  3 connections, 1 tunnels
+gateway   open  127.0.0.1:9080  3 connections, 1 tunnel
           1 240 connections since the start, 0 turned away
 ledger    writable  2 473 lines, 2 400 signed, 1.0 MiB  /var/lib/arw/ledger
-policy    generation 2, 1 personas
+policy    generation 2, 1 persona
 daemon    0.1.0
 
 PERSONA  OPEN  ALLOWED  WOULD DENY  DENIED       UP     DOWN

@@ -76,7 +76,11 @@ fn intents(rules: usize, hit: bool) -> anyhow::Result<Vec<EgressIntent>> {
         .step_by(rules.div_ceil(1_000))
         .filter(|index| index % 100 != 99)
         .map(|index| {
-            let host = if index % 10 == 9 { format!("a.b.zone-{index}.example.{end}") } else { format!("service-{index}.example.{end}") };
+            let host = if index % 10 == 9 {
+                format!("a.b.zone-{index}.example.{end}")
+            } else {
+                format!("service-{index}.example.{end}")
+            };
             Ok(EgressIntent {
                 persona: PersonaId::parse(PERSONA)?,
                 identity: Identity::Basic,
@@ -90,4 +94,3 @@ fn intents(rules: usize, hit: bool) -> anyhow::Result<Vec<EgressIntent>> {
         })
         .collect()
 }
-
