@@ -209,7 +209,7 @@ pub fn step(state: State, reading: &Reading, ceiling: CpuQuota) -> (State, Optio
         }
         _ => return (next, None),
     };
-    next = State { level, changed: Some(now), strained_since: None, calm_since: None, ..next };
+    next = State { level, changed: Some(now), ..next };
     let (before, after) = (state.quota(ceiling), next.quota(ceiling));
     (next, (before != after).then_some(Adjustment { cpu_quota: after, reason }))
 }

@@ -218,3 +218,42 @@ proptest! {
         prop_assert_eq!(limits.asked(), preset.asked());
     }
 }
+
+/// The table of the page, row by row, made of the files.
+#[test]
+fn the_page_shows_what_the_files_say() {
+    let page = include_str!("../../../docs/presets.md");
+    let presets = every_preset();
+    let row = |name: &str, cell: &dyn Fn(&Preset) -> String| {
+        let cells: Vec<String> = presets.iter().map(cell).collect();
+        let row = format!("| {name} | {} |", cells.join(" | "));
+        assert!(page.lines().any(|line| line == row), "the page lacks:\n{row}");
+    };
+    let size = |bytes: u64| if bytes == 0 { "0".to_owned() } else { shown(bytes) };
+    let amount = |amount: MemoryAmount| match amount {
+        MemoryAmount::Unlimited => "unlimited".to_owned(),
+        MemoryAmount::OfHost(Percent(share)) => format!("{share}%"),
+        MemoryAmount::Bytes(bytes) => size(bytes),
+    };
+    row("CPU quota", &|preset| match preset.cpu_quota {
+        CpuAmount::Unlimited => "unlimited".to_owned(),
+        CpuAmount::OfHost(Percent(share)) => format!("{share}%"),
+        CpuAmount::Millis(millis) => format!("{millis}m"),
+    });
+    row("CPU weight", &|preset| preset.cpu_weight.value().to_string());
+    row("nice, policy", &|preset| format!("{} {}", preset.nice, format!("{:?}", preset.policy).to_lowercase()));
+    row("memory high", &|preset| amount(preset.memory_high));
+    row("memory max", &|preset| amount(preset.memory_max));
+    row("swap", &|preset| amount(preset.swap_max));
+    row("tasks", &|preset| preset.pids_max.to_string());
+    row("I/O weight", &|preset| preset.io_weight.value().to_string());
+    row("connections", &|preset| preset.egress.connections.to_string());
+    row("egress per second", &|preset| preset.egress.bytes_per_second.map_or("unlimited".to_owned(), size));
+}
+
+fn shown(bytes: u64) -> String {
+    match (bytes >> 30, bytes >> 20) {
+        (gib, _) if gib > 0 => format!("{gib}GiB"),
+        (_, mib) => format!("{mib}MiB"),
+    }
+}

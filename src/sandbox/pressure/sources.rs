@@ -74,6 +74,6 @@ mod tests {
         for bad in [f32::NAN, f32::INFINITY, -127.0, 255.0, 1e9] {
             assert_eq!(Celsius::from_degrees(bad), None, "{bad}");
         }
-        assert_eq!(Celsius::from_degrees(85.05).expect("degrees").to_string(), "85.1 °C");
+        assert_eq!(Celsius::from_degrees(85.25).expect("degrees").degrees(), 85.25);
     }
 }

@@ -142,7 +142,8 @@ proptest! {
             if next.level() != state.level() {
                 let relaxed = next.level() < state.level();
                 if let Some((before, _)) = last {
-                    prop_assert!(at - before >= if relaxed { CALM_FOR } else { SETTLE });
+                    let least = if relaxed { CALM_FOR } else { SETTLE };
+                    prop_assert!(at - before >= least);
                 }
                 if relaxed {
                     prop_assert!(is_calm(&reading));

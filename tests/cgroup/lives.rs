@@ -1,0 +1,158 @@
+//! Freezing, killing, removing, and finding a leaf again.
+
+use std::time::Duration;
+
+use arw::sandbox::cgroup::{CgroupFault, Cgroups, Kind};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::fixture::{Ground, PATIENCE, is_gone, roots, until};
+
+/// Starts a daemon as a runtime would to outlive its own end: another session, no parent, no terminal.
+const DAEMONISES: &str = "(setsid sh -c 'trap \"\" TERM HUP INT; sleep 300 & sleep 300' </dev/null &) ; sleep 300";
+
+#[test]
+fn what_the_host_offers_is_told() {
+    let cgroups = Cgroups::discover(&roots()).expect("the tables of /proc");
+    println!("this host: {:?}", cgroups.kind());
+    if cgroups.kind() == Kind::None {
+        assert!(matches!(cgroups.leaf("none"), Err(CgroupFault::Unavailable(_))));
+    }
+}
+
+#[test]
+fn daemonised_grandchildren_end_with_the_leaf() {
+    let Some(mut ground) = Ground::new("kill") else { return };
+    ground.sh(DAEMONISES);
+    until("the daemon", || ground.leaf.pids().expect("listed").len() >= 4);
+    let pids = ground.leaf.pids().expect("listed");
+    ground.leaf.kill(PATIENCE).expect("killed");
+    assert_eq!(ground.leaf.pids().expect("listed").len(), 0);
+    assert_eq!(ground.end(), Signal::SIGKILL as i32);
+    for pid in pids {
+        until("the end of each process", || is_gone(pid));
+    }
+}
+
+/// A bomb that makes new processes as fast as old ones end, bounded by the group's limit and its own.
+#[test]
+fn a_running_fork_bomb_is_killed() {
+    let limits = arw::sandbox::cgroup::Limits { pids_max: Some(64), ..Default::default() };
+    let Some(mut ground) = Ground::limited("bomb", &limits, arw::sandbox::cgroup::Control::PidsMax) else { return };
+    ground.sh("b() { sleep 0.01; b & b & }; b 2>/dev/null; sleep 60");
+    until("a refused fork", || ground.leaf.events().pids_max_hits.is_some_and(|hits| hits >= 1));
+    ground.leaf.kill(PATIENCE).expect("killed");
+    assert_eq!(ground.leaf.pids().expect("listed").len(), 0);
+}
+
+#[test]
+fn the_v1_groups_alone_suffice_to_kill() {
+    let Some(mut ground) = Ground::new("kill-v1") else { return };
+    let mut place = ground.leaf.place().clone();
+    if place.v1.is_empty() || place.unified.is_none() {
+        println!("SKIP kill-v1: not a hybrid host");
+        return;
+    }
+    ground.sh(DAEMONISES);
+    until("the daemon", || ground.leaf.pids().expect("listed").len() >= 4);
+    place.unified = None;
+    let v1 = ground.cgroups.adopt(place).expect("adopted");
+    v1.freeze(PATIENCE).expect("frozen");
+    v1.kill(PATIENCE).expect("killed although frozen");
+    assert_eq!(ground.leaf.pids().expect("listed").len(), 0);
+}
+
+#[test]
+fn the_v2_group_alone_suffices_to_freeze_and_kill() {
+    let Some(mut ground) = Ground::new("kill-v2") else { return };
+    let mut place = ground.leaf.place().clone();
+    if place.unified.is_none() {
+        println!("SKIP kill-v2: no v2 tree here");
+        return;
+    }
+    ground.sh(DAEMONISES);
+    until("the daemon", || ground.leaf.pids().expect("listed").len() >= 4);
+    place.v1.clear();
+    let v2 = ground.cgroups.adopt(place).expect("adopted");
+    v2.freeze(PATIENCE).expect("frozen");
+    v2.kill(PATIENCE).expect("killed although frozen");
+    assert_eq!(ground.leaf.pids().expect("listed").len(), 0);
+}
+
+#[test]
+fn a_frozen_leaf_stands_still_until_it_is_thawed() {
+    let Some(mut ground) = Ground::new("freeze") else { return };
+    let pid = i32::try_from(ground.sh("while :; do :; done")).expect("pid");
+    until("work", || ground.leaf.usage().cpu_seconds.is_none_or(|seconds| seconds > 0.0));
+    ground.leaf.freeze(PATIENCE).expect("frozen");
+    let at_rest = cpu_ticks(pid);
+    // Another loop gets the CPU meanwhile: when that has worked, a running one would have too.
+    let mut other = std::process::Command::new("/bin/sh").args(["-c", "while :; do :; done"]).spawn().expect("shell");
+    let other_pid = i32::try_from(other.id()).expect("pid");
+    until("work of a loop outside", || cpu_ticks(other_pid) >= 10);
+    other.kill().expect("killed");
+    other.wait().expect("ended");
+    assert_eq!(cpu_ticks(pid), at_rest);
+    ground.leaf.thaw(PATIENCE).expect("thawed");
+    until("work after the thaw", || cpu_ticks(pid) > at_rest);
+}
+
+/// Why `kill` thaws: a v1 freezer holds even SIGKILL.
+#[test]
+fn a_v1_freezer_holds_a_kill_until_the_thaw() {
+    let Some(mut ground) = Ground::new("held") else { return };
+    let mut place = ground.leaf.place().clone();
+    place.unified = None;
+    let Some(v1) = (!place.is_empty()).then(|| ground.cgroups.adopt(place).expect("adopted")) else {
+        println!("SKIP held: no v1 hierarchies here");
+        return;
+    };
+    let pid = i32::try_from(ground.sh("sleep 300; :")).expect("pid");
+    if let Err(fault) = v1.freeze(PATIENCE) {
+        println!("SKIP held: {fault}");
+        return;
+    }
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("signalled");
+    assert!(!is_gone(pid), "the freezer let it through");
+    v1.thaw(PATIENCE).expect("thawed");
+    assert_eq!(ground.end(), Signal::SIGKILL as i32);
+}
+
+#[test]
+fn groups_made_inside_a_leaf_go_with_it() {
+    let Some(mut ground) = Ground::new("nested") else { return };
+    let inner: Vec<_> = ground.leaf.place().paths().map(|path| path.join("inner/most")).collect();
+    for path in &inner {
+        std::fs::create_dir_all(path).expect("made");
+    }
+    let pid = ground.sh("sleep 300; :");
+    for path in inner.iter().filter(|path| !path.to_string_lossy().contains("/cpuset/")) {
+        std::fs::write(path.join("cgroup.procs"), pid.to_string()).expect("moved deeper");
+    }
+    assert!(ground.leaf.pids().expect("listed").contains(&i32::try_from(pid).expect("pid")));
+    let busy = ground.leaf.remove(Duration::from_millis(20)).expect_err("a process is in it");
+    assert!(matches!(busy, CgroupFault::File { .. }), "{busy}");
+    ground.leaf.kill(PATIENCE).expect("killed");
+    ground.leaf.remove(PATIENCE).expect("removed");
+    ground.leaf.remove(PATIENCE).expect("gone already is fine");
+}
+
+#[test]
+fn another_process_finds_the_leaf_by_its_place() {
+    let Some(mut ground) = Ground::new("adopt") else { return };
+    let pid = ground.sh("sleep 300; :");
+    let state = serde_json::to_string(ground.leaf.place()).expect("written");
+    let place = serde_json::from_str(&state).expect("read");
+    let adopted = Cgroups::discover(&roots()).expect("tables").adopt(place).expect("adopted");
+    assert!(adopted.pids().expect("listed").contains(&i32::try_from(pid).expect("pid")));
+    assert!(matches!(ground.cgroups.leaf("adopt"), Err(CgroupFault::Exists(_))));
+    assert!(!adopted.pids().expect("listed").is_empty(), "the refused maker touched it");
+    adopted.kill(PATIENCE).expect("killed");
+}
+
+/// User and system time in clock ticks: fields 14 and 15 of `/proc/<pid>/stat`.
+fn cpu_ticks(pid: i32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+    [11, 12].into_iter().filter_map(|field| fields.get(field)?.parse::<u64>().ok()).sum()
+}
