@@ -23,12 +23,15 @@ fn what_the_host_offers_is_told() {
 #[test]
 fn daemonised_grandchildren_end_with_the_leaf() {
     let Some(mut ground) = Ground::new("kill") else { return };
-    ground.sh(DAEMONISES);
+    let main = i32::try_from(ground.sh(DAEMONISES)).expect("pid");
     until("the daemon", || ground.leaf.pids().expect("listed").len() >= 4);
     let pids = ground.leaf.pids().expect("listed");
-    ground.leaf.kill(PATIENCE).expect("killed");
-    assert_eq!(ground.leaf.pids().expect("listed").len(), 0);
+    // Without the group they live on: the end of the main process is not theirs.
+    kill(Pid::from_raw(main), Signal::SIGKILL).expect("signalled");
     assert_eq!(ground.end(), Signal::SIGKILL as i32);
+    assert!(ground.leaf.pids().expect("listed").len() >= 3);
+    ground.leaf.kill(PATIENCE).expect("killed");
+    assert!(ground.leaf.is_empty().expect("read") && ground.leaf.pids().expect("listed").is_empty());
     for pid in pids {
         until("the end of each process", || is_gone(pid));
     }
@@ -148,6 +151,45 @@ fn another_process_finds_the_leaf_by_its_place() {
     assert!(matches!(ground.cgroups.leaf("adopt"), Err(CgroupFault::Exists(_))));
     assert!(!adopted.pids().expect("listed").is_empty(), "the refused maker touched it");
     adopted.kill(PATIENCE).expect("killed");
+}
+
+/// The test binary again, inside a leaf: what it makes stands below that leaf, and ends with it.
+#[test]
+fn a_daemon_makes_its_leaves_below_the_group_that_it_is_in() {
+    let Some(mut ground) = Ground::new("outer") else { return };
+    let said = tempfile::NamedTempFile::new().expect("file");
+    let binary = std::env::current_exe().expect("own path");
+    let arguments = "--exact --ignored --nocapture lives::inside_a_leaf";
+    ground.sh(&format!("exec {} {arguments} >{} 2>&1", binary.display(), said.path().display()));
+    let code = ground.end();
+    let text = std::fs::read_to_string(said.path()).expect("read");
+    assert!(code == 0 && text.contains("1 passed"), "{code}: {text}");
+}
+
+#[test]
+#[ignore = "run inside a leaf by a_daemon_makes_its_leaves_below_the_group_that_it_is_in"]
+fn inside_a_leaf() {
+    let mut ground = Ground::new("inner").expect("a leaf");
+    let outer: Vec<_> =
+        ground.leaf.place().paths().map(|path| path.ancestors().nth(2).expect("deep").to_owned()).collect();
+    assert!(!outer.is_empty() && outer.iter().all(|path| path.ends_with("rt-outer")), "{outer:?}");
+    // The kernel refuses groups inside beyond the bound, so that nobody hides in thousands.
+    if let Some(unified) = &ground.leaf.place().unified {
+        let made =
+            (0..100).take_while(|number| std::fs::create_dir(unified.join(format!("g{number}"))).is_ok()).count();
+        // Those of the leaf around count as well.
+        assert!((1..=64).contains(&made), "{made}");
+    }
+    // Killing from within would be the end of the killer.
+    let around = ground.cgroups.leaf("around").expect("a leaf");
+    around.admit(std::process::id()).expect("admitted");
+    assert!(matches!(around.kill(PATIENCE), Err(CgroupFault::Inside)));
+    for path in &outer {
+        std::fs::write(path.join("cgroup.procs"), "0").expect("back");
+    }
+    around.remove(PATIENCE).expect("removed");
+    ground.sh("sleep 300; :");
+    ground.leaf.kill(PATIENCE).expect("killed");
 }
 
 /// User and system time in clock ticks: fields 14 and 15 of `/proc/<pid>/stat`.

@@ -22,7 +22,8 @@ fn memory_above_the_limit_is_the_end_of_the_process() {
     assert_eq!(ground.end(), Signal::SIGKILL as i32);
     let events = ground.leaf.events();
     assert!(events.oom_kills.is_some_and(|kills| kills >= 1), "{events:?}");
-    assert!(events.memory_max_hits.is_some_and(|hits| hits >= 1), "{events:?}");
+    // v1 does not count them on every kernel, and then it is unknown rather than none.
+    assert_ne!(events.memory_max_hits, Some(0), "{events:?}");
     let peak = ground.leaf.usage().memory_peak_bytes.expect("peak");
     assert!((20 << 20..=24 << 20).contains(&peak), "{peak}");
 }

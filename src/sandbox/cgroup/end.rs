@@ -22,28 +22,29 @@ impl Leaf {
     /// waits until none is left. Holds against a fork bomb: `cgroup.kill` (kernel 5.14) takes all at once,
     /// and in v1 forking is forbidden first (`pids.max` 0) and the group frozen while it is signalled.
     ///
-    /// This process is never signalled by number; do not call it from inside the leaf all the same.
-    ///
     /// # Errors
-    /// [`CgroupFault::Alive`] when some outlived `within`: they sit in the kernel (state `D`).
+    /// [`CgroupFault::Inside`] when the caller is in the leaf: nobody is killed then. [`CgroupFault::Alive`] when some outlived `within`: they sit in the kernel (state `D`).
     pub fn kill(&self, within: Duration) -> Result<(), CgroupFault> {
         let deadline = Instant::now() + within;
+        // A list that is too long to read must not save those on it.
+        if self.pids().is_ok_and(|pids| pids.contains(&getpid().as_raw())) {
+            return Err(CgroupFault::Inside);
+        }
         self.forbid_forks();
         let at_once = self.kill_at_once();
         // A frozen v1 group holds SIGKILL until it is thawed.
         self.set_freezer("THAWED");
-        if at_once && self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))?.is_empty() {
+        if at_once && self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))? {
             return Ok(());
         }
         loop {
             self.kill_one_by_one()?;
             self.kill_at_once();
-            let alive = self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))?;
-            if alive.is_empty() {
+            if self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))? {
                 return Ok(());
             }
             if Instant::now() >= deadline {
-                return Err(CgroupFault::Alive(alive.into_iter().collect()));
+                return Err(CgroupFault::Alive(self.pids()?.into_iter().collect()));
             }
         }
     }
@@ -134,14 +135,37 @@ impl Leaf {
         found.map(drop)
     }
 
-    fn empty_by(&self, deadline: Instant) -> Result<BTreeSet<i32>, CgroupFault> {
+    fn empty_by(&self, deadline: Instant) -> Result<bool, CgroupFault> {
         loop {
-            let alive = self.pids()?;
-            if alive.is_empty() || Instant::now() >= deadline {
-                return Ok(alive);
+            let empty = self.is_empty()?;
+            if empty || Instant::now() >= deadline {
+                return Ok(empty);
             }
             std::thread::sleep(NAP);
         }
+    }
+
+    /// Whether no process is left. In v2 the kernel says so of the whole tree in one line.
+    ///
+    /// # Errors
+    /// A group that cannot be read.
+    pub fn is_empty(&self) -> Result<bool, CgroupFault> {
+        if let Some(dir) = &self.place().unified {
+            let events = read(&dir.join("cgroup.events"));
+            let empty = match events {
+                Ok(text) => text.lines().any(|line| line == "populated 0"),
+                Err(fault) => is_gone(&fault),
+            };
+            if !empty {
+                return Ok(false);
+            }
+        }
+        for (_, path) in &self.place().v1 {
+            if !pids(path)?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn outside_the_v2_group(&self) -> Result<BTreeSet<i32>, CgroupFault> {

@@ -34,6 +34,9 @@ pub enum CgroupFault {
     /// Processes that outlived every attempt within the given time.
     #[error("{} processes are still there, the first is {}", .0.len(), .0.first().copied().unwrap_or_default())]
     Alive(Vec<i32>),
+    /// This process is in the leaf that it shall kill.
+    #[error("this process is in the group itself")]
+    Inside,
     /// The group did not freeze or thaw within the given time.
     #[error("the group did not become {0} in time")]
     Unsettled(&'static str),

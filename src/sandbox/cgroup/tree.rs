@@ -136,7 +136,10 @@ impl Cgroups {
             Ok(more) => {
                 let dir = base.join(folder);
                 match make_new(&dir)? {
-                    Ok(()) => place.unified = Some(dir),
+                    Ok(()) => {
+                        bound(&dir);
+                        place.unified = Some(dir);
+                    }
                     Err(reason) => withheld.push(Withheld { controller: None, reason }),
                 }
                 // On a hybrid host the v1 hierarchies have what the v2 tree has not.
@@ -195,6 +198,17 @@ fn fill_cpuset(hierarchy: &Hierarchy, dir: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Groups that may be made inside a leaf, and how deep: a runtime that finds a way to make some shall not
+/// hide in thousands of them.
+const INSIDE: [(&str, &str); 2] = [("cgroup.max.descendants", "64"), ("cgroup.max.depth", "8")];
+
+fn bound(leaf: &Path) {
+    for (name, value) in INSIDE {
+        // Only a second wall: the sandbox has no cgroup file system to make groups in.
+        let _ = write(&leaf.join(name), value);
+    }
 }
 
 fn tolerable(fault: &io::Error) -> bool {

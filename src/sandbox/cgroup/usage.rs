@@ -42,7 +42,7 @@ pub struct Usage {
 pub struct Events {
     /// Processes that the kernel killed because memory ran out at the leaf's limit.
     pub oom_kills: Option<u64>,
-    /// Times that memory reached its limit.
+    /// Times that memory reached its limit; in v1 unknown until it did, since kernels differ in counting it.
     pub memory_max_hits: Option<u64>,
     /// Times that memory was above the high mark (v2).
     pub memory_high_hits: Option<u64>,
@@ -91,7 +91,11 @@ impl Leaf {
             }
             Ok(Site::V1(dir)) => {
                 events.oom_kills = field(dir, "memory.oom_control", "oom_kill");
-                events.memory_max_hits = number(dir, "memory.failcnt");
+                // Where swap is limited too, that of both together is asked first, and counts apart.
+                let (memory, both) = (number(dir, "memory.failcnt"), number(dir, "memory.memsw.failcnt"));
+                let hits = memory.map(|memory| memory.saturating_add(both.unwrap_or(0)));
+                // Kernel 6.18 shows 0 even after an OOM kill, so 0 says nothing.
+                events.memory_max_hits = hits.filter(|hits| *hits > 0);
             }
             Err(_) => {}
         }
