@@ -13,6 +13,9 @@ use super::{CgroupFault, Controller, Kind, Leaf, LeafPlace, Roots, Withheld, del
 const PREFIX: &str = "rt-";
 /// Longest name of a leaf: as long as an id, and with the prefix well below the kernel's 255.
 const MAX_NAME: usize = 64;
+/// How often our folder is made again when another of our processes takes it away: each time needs a
+/// runtime to end at that very moment.
+const ATTEMPTS: u32 = 8;
 
 /// The hierarchies that can hold our leaves.
 #[derive(Debug, Clone)]
@@ -112,36 +115,16 @@ impl Cgroups {
 
     fn make_all(&self, folder: &str, place: &mut LeafPlace, withheld: &mut Vec<Withheld>) -> Result<(), CgroupFault> {
         for hierarchy in &self.layout.v1 {
-            let base = hierarchy.dir.join(&self.folder);
-            let ready = delegate::make(&base).and_then(|()| fill_cpuset(hierarchy, &base));
-            match ready.map(|()| base.join(folder)) {
-                Ok(dir) => match make_new(&dir)? {
-                    Ok(()) => {
-                        place.v1.push((hierarchy.controllers.clone(), dir.clone()));
-                        if let Err(reason) = fill_cpuset(hierarchy, &dir) {
-                            // It takes no process without CPUs and memory nodes.
-                            place.v1.pop();
-                            let _ = std::fs::remove_dir(&dir);
-                            withheld.extend(each(hierarchy, &reason));
-                        }
-                    }
-                    Err(reason) => withheld.extend(each(hierarchy, &reason)),
-                },
+            match self.make_one(hierarchy, folder, |base| delegate::make(base).map(|()| Vec::new()))? {
+                Ok((dir, _)) => place.v1.push((hierarchy.controllers.clone(), dir)),
                 Err(reason) => withheld.extend(each(hierarchy, &reason)),
             }
         }
         let Some(tree) = &self.layout.unified else { return Ok(()) };
-        let base = tree.dir.join(&self.folder);
-        match delegate::prepare(tree, &base) {
-            Ok(more) => {
-                let dir = base.join(folder);
-                match make_new(&dir)? {
-                    Ok(()) => {
-                        bound(&dir);
-                        place.unified = Some(dir);
-                    }
-                    Err(reason) => withheld.push(Withheld { controller: None, reason }),
-                }
+        match self.make_one(tree, folder, |base| delegate::prepare(tree, base))? {
+            Ok((dir, more)) => {
+                bound(&dir);
+                place.unified = Some(dir);
                 // On a hybrid host the v1 hierarchies have what the v2 tree has not.
                 let in_v1 = |one: &Withheld| one.controller.is_some_and(|wanted| place.v1_of(wanted).is_some());
                 withheld.extend(more.into_iter().filter(|one| !in_v1(one)));
@@ -149,6 +132,39 @@ impl Cgroups {
             Err(reason) => withheld.push(Withheld { controller: None, reason }),
         }
         Ok(())
+    }
+
+    /// Makes the leaf's group in one hierarchy, our folder before it. The outer error ends the making of the
+    /// whole leaf, the inner one is a reason.
+    fn make_one(
+        &self,
+        hierarchy: &Hierarchy,
+        folder: &str,
+        prepare: impl Fn(&Path) -> Result<Vec<Withheld>, String>,
+    ) -> Result<Result<(PathBuf, Vec<Withheld>), String>, CgroupFault> {
+        let base = hierarchy.dir.join(&self.folder);
+        let dir = base.join(folder);
+        let mut attempt = 1;
+        loop {
+            let made = prepare(&base).and_then(|withheld| fill_cpuset(hierarchy, &base).map(|()| withheld));
+            let made = match made {
+                Ok(withheld) => make_new(&dir)?.map(|()| withheld),
+                Err(reason) => Err(reason),
+            };
+            match made {
+                Ok(withheld) => {
+                    let filled = fill_cpuset(hierarchy, &dir);
+                    if filled.is_err() {
+                        // It takes no process without CPUs and memory nodes.
+                        let _ = std::fs::remove_dir(&dir);
+                    }
+                    return Ok(filled.map(|()| (dir, withheld)));
+                }
+                // Another of our processes may tidy the folder away in between.
+                Err(_) if attempt < ATTEMPTS && !base.exists() && hierarchy.dir.exists() => attempt += 1,
+                Err(reason) => return Ok(Err(reason)),
+            }
+        }
     }
 
     /// Whether the path is `<mount>/…/<folder>/rt-<name>` of a hierarchy that we see, with no way up in it.
@@ -263,6 +279,25 @@ mod tests {
         leaf.remove(Duration::from_secs(1)).expect("removed");
         cgroups.tidy().expect("tidy");
         assert!(!dir.path().join("pids/me/arw").exists() && dir.path().join("pids/me").exists());
+    }
+
+    #[test]
+    fn leaves_are_made_while_others_tidy_up() {
+        let (_dir, cgroups) = fake();
+        let tidier = cgroups.clone();
+        std::thread::scope(|scope| {
+            let done = std::sync::atomic::AtomicBool::new(false);
+            scope.spawn(|| {
+                for number in 0..500 {
+                    let leaf = cgroups.leaf(&format!("leaf-{number}")).expect("made");
+                    leaf.remove(Duration::from_secs(1)).expect("removed");
+                }
+                done.store(true, std::sync::atomic::Ordering::Release);
+            });
+            while !done.load(std::sync::atomic::Ordering::Acquire) {
+                tidier.tidy().expect("tidy");
+            }
+        });
     }
 
     #[test]
