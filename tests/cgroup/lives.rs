@@ -1,8 +1,9 @@
 //! Freezing, killing, removing, and finding a leaf again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arw::sandbox::cgroup::{CgroupFault, Cgroups, Kind};
+use arw::sandbox::preset::{Host, Preset, PresetName, resolve};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -153,6 +154,26 @@ fn another_process_finds_the_leaf_by_its_place() {
     adopted.kill(PATIENCE).expect("killed");
 }
 
+/// What a kill switch does: the order to all, then the wait for each.
+#[test]
+fn twenty_leaves_end_within_a_second() {
+    let mut grounds: Vec<Ground> = (0..20).map_while(|number| Ground::new(&format!("many-{number}"))).collect();
+    let pids: Vec<u32> = grounds.iter_mut().map(|ground| ground.sh(DAEMONISES)).collect();
+    for ground in &grounds {
+        until("the daemon", || ground.leaf.pids().expect("listed").len() >= 3);
+    }
+    let start = Instant::now();
+    for ground in &grounds {
+        ground.leaf.begin_kill().expect("ordered");
+    }
+    for ground in &grounds {
+        ground.leaf.kill(PATIENCE).expect("killed");
+    }
+    let took = start.elapsed();
+    println!("{} leaves ended in {took:?}", pids.len());
+    assert!(took < Duration::from_secs(1) || pids.is_empty(), "{took:?}");
+}
+
 /// The test binary again, inside a leaf: what it makes stands below that leaf, and ends with it.
 #[test]
 fn a_daemon_makes_its_leaves_below_the_group_that_it_is_in() {
@@ -199,4 +220,28 @@ fn cpu_ticks(pid: i32) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = text.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
     [11, 12].into_iter().filter_map(|field| fields.get(field)?.parse::<u64>().ok()).sum()
+}
+
+/// The part of a launch that is ours; the whole of one has a few milliseconds.
+#[test]
+fn a_leaf_costs_little() {
+    let Some(ground) = Ground::new("cost") else { return };
+    let eco = Preset::load(PresetName::Eco).expect("eco");
+    let limits = resolve(&eco, &Host::read().expect("host"));
+    let mut times: Vec<(Duration, Duration, Duration)> = (0..50)
+        .map(|number| {
+            let start = Instant::now();
+            let leaf = ground.cgroups.leaf(&format!("cost-{number}")).expect("leaf");
+            let made = start.elapsed();
+            leaf.apply(&limits);
+            let limited = start.elapsed() - made;
+            leaf.remove(PATIENCE).expect("removed");
+            (made, limited, start.elapsed() - made - limited)
+        })
+        .collect();
+    times.sort();
+    let (made, limited, removed) = times[times.len() / 2];
+    println!("made {made:?}, limited {limited:?}, removed {removed:?}");
+    // Far above what it takes: only a wait that crept in would be noticed.
+    assert!(made + limited < Duration::from_millis(500), "{made:?} {limited:?}");
 }

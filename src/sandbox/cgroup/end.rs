@@ -26,6 +26,23 @@ impl Leaf {
     /// [`CgroupFault::Inside`] when the caller is in the leaf: nobody is killed then. [`CgroupFault::Alive`] when some outlived `within`: they sit in the kernel (state `D`).
     pub fn kill(&self, within: Duration) -> Result<(), CgroupFault> {
         let deadline = Instant::now() + within;
+        self.begin_kill()?;
+        while !self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))? {
+            if Instant::now() >= deadline {
+                return Err(CgroupFault::Alive(self.pids()?.into_iter().collect()));
+            }
+            self.kill_at_once();
+            self.kill_one_by_one()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the order of [`Leaf::kill`] without waiting for the end: for many leaves at once, give it to all
+    /// first and then call `kill` for each.
+    ///
+    /// # Errors
+    /// [`CgroupFault::Inside`] as there; [`CgroupFault::Overgrown`] when not all could be found.
+    pub fn begin_kill(&self) -> Result<(), CgroupFault> {
         // A list that is too long to read must not save those on it.
         if self.pids().is_ok_and(|pids| pids.contains(&getpid().as_raw())) {
             return Err(CgroupFault::Inside);
@@ -34,19 +51,7 @@ impl Leaf {
         let at_once = self.kill_at_once();
         // A frozen v1 group holds SIGKILL until it is thawed.
         self.set_freezer("THAWED");
-        if at_once && self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))? {
-            return Ok(());
-        }
-        loop {
-            self.kill_one_by_one()?;
-            self.kill_at_once();
-            if self.empty_by(deadline.min(Instant::now() + FIRST_LOOK))? {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(CgroupFault::Alive(self.pids()?.into_iter().collect()));
-            }
-        }
+        if at_once { Ok(()) } else { self.kill_one_by_one() }
     }
 
     /// Stops every process of the leaf and waits until all stand still. In v1 not even SIGKILL gets

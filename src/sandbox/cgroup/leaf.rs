@@ -13,7 +13,7 @@ use super::walk::{self, write};
 use super::{CgroupFault, Controller, Withheld};
 
 /// Where the groups of a leaf are; kept in a state file so that another process finds them again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LeafPlace {
     /// In the v2 tree.

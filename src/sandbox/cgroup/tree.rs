@@ -1,5 +1,6 @@
 //! Makes leaves below the group that is ours, and finds them again.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -59,7 +60,7 @@ impl Cgroups {
     /// left. [`CgroupFault::Unavailable`] when no hierarchy would have it. [`CgroupFault::Name`].
     pub fn leaf(&self, name: &str) -> Result<Leaf, CgroupFault> {
         let folder = format!("{PREFIX}{}", check_name(name)?);
-        let mut place = LeafPlace { unified: None, v1: Vec::new() };
+        let mut place = LeafPlace::default();
         let mut withheld: Vec<Withheld> = Vec::new();
         let made = self.make_all(&folder, &mut place, &mut withheld);
         if let Err(fault) = made {
@@ -96,6 +97,33 @@ impl Cgroups {
             return Err(CgroupFault::Unavailable(vec!["the runtime was started without groups".to_owned()]));
         }
         Leaf::open(place, Vec::new())
+    }
+
+    /// The leaves that are there, by name: those of this daemon, and those that an earlier one left.
+    ///
+    /// # Errors
+    /// A folder of ours that cannot be read.
+    pub fn leaves(&self) -> Result<BTreeMap<String, LeafPlace>, CgroupFault> {
+        let mut found: BTreeMap<String, LeafPlace> = BTreeMap::new();
+        for hierarchy in self.layout.v1.iter().chain(&self.layout.unified) {
+            let base = hierarchy.dir.join(&self.folder);
+            let entries = match std::fs::read_dir(&base) {
+                Ok(entries) => entries,
+                Err(fault) if fault.kind() == io::ErrorKind::NotFound => continue,
+                Err(fault) => return Err(CgroupFault::file(&base, fault)),
+            };
+            for path in entries.map_while(Result::ok).map(|entry| entry.path()).filter(|path| self.is_ours(path)) {
+                let name = path.file_name().and_then(OsStr::to_str).and_then(|name| name.strip_prefix(PREFIX));
+                let Some(name) = name.filter(|_| path.is_dir()) else { continue };
+                let place = found.entry(name.to_owned()).or_default();
+                if hierarchy.controllers.is_empty() {
+                    place.unified = Some(path);
+                } else {
+                    place.v1.push((hierarchy.controllers.clone(), path));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Removes our folders where no leaf is left in them. The daemon's own group stays: it is in it.
@@ -275,6 +303,11 @@ mod tests {
         assert_eq!(leaf.place().paths().collect::<Vec<_>>(), [&expected]);
         assert!(expected.is_dir());
         assert!(cgroups.adopt(leaf.place().clone()).is_ok());
+        std::fs::create_dir(dir.path().join("pids/me/arw/other")).expect("dir");
+        std::fs::write(dir.path().join("pids/me/arw/rt-file"), "").expect("write");
+        assert_eq!(cgroups.leaves().expect("listed"), BTreeMap::from([("demo".to_owned(), leaf.place().clone())]));
+        std::fs::remove_dir(dir.path().join("pids/me/arw/other")).expect("removed");
+        std::fs::remove_file(dir.path().join("pids/me/arw/rt-file")).expect("removed");
         cgroups.tidy().expect("a folder in use is left");
         leaf.remove(Duration::from_secs(1)).expect("removed");
         cgroups.tidy().expect("tidy");
