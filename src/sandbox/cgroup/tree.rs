@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::layout::{Hierarchy, Layout};
-use super::walk::{read, write};
+use super::walk::{is_gone, read, write};
 use super::{CgroupFault, Controller, Kind, Leaf, LeafPlace, Roots, Withheld, delegate};
 
 /// What the name of each leaf's folder begins with, so that it never is the name of a file of the kernel.
@@ -16,7 +16,7 @@ const PREFIX: &str = "rt-";
 const MAX_NAME: usize = 64;
 /// How often our folder is made again when another of our processes takes it away: each time needs a
 /// runtime to end at that very moment.
-const ATTEMPTS: u32 = 8;
+const ATTEMPTS: u32 = 100;
 
 /// The hierarchies that can hold our leaves.
 #[derive(Debug, Clone)]
@@ -172,25 +172,31 @@ impl Cgroups {
     ) -> Result<Result<(PathBuf, Vec<Withheld>), String>, CgroupFault> {
         let base = hierarchy.dir.join(&self.folder);
         let dir = base.join(folder);
-        let mut attempt = 1;
+        let mut attempt = 0;
         loop {
-            let made = prepare(&base).and_then(|withheld| fill_cpuset(hierarchy, &base).map(|()| withheld));
-            let made = match made {
-                Ok(withheld) => make_new(&dir)?.map(|()| withheld),
-                Err(reason) => Err(reason),
+            attempt += 1;
+            let withheld = match prepare(&base) {
+                Ok(withheld) => withheld,
+                Err(reason) => return Ok(Err(reason)),
             };
+            let made = fill_cpuset(hierarchy, &base).and_then(|()| {
+                std::fs::create_dir(&dir).map_err(|fault| (fault, format!("cannot make `{}`", dir.display())))
+            });
             match made {
-                Ok(withheld) => {
-                    let filled = fill_cpuset(hierarchy, &dir);
+                Ok(()) => {
+                    let filled = fill_cpuset(hierarchy, &dir).map_err(told);
                     if filled.is_err() {
                         // It takes no process without CPUs and memory nodes.
                         let _ = std::fs::remove_dir(&dir);
                     }
                     return Ok(filled.map(|()| (dir, withheld)));
                 }
-                // Another of our processes may tidy the folder away in between.
-                Err(_) if attempt < ATTEMPTS && !base.exists() && hierarchy.dir.exists() => attempt += 1,
-                Err(reason) => return Ok(Err(reason)),
+                Err((fault, _)) if fault.kind() == io::ErrorKind::AlreadyExists => {
+                    return Err(CgroupFault::Exists(dir));
+                }
+                // Another of our processes tidied the folder away in between.
+                Err((fault, _)) if is_gone(&fault) && attempt < ATTEMPTS => {}
+                Err(fault) => return Ok(Err(told(fault))),
             }
         }
     }
@@ -211,15 +217,6 @@ fn each(hierarchy: &Hierarchy, reason: &str) -> Vec<Withheld> {
     hierarchy.controllers.iter().map(one).collect()
 }
 
-/// Makes a leaf's group. The outer error ends the making of the leaf, the inner one is a reason.
-fn make_new(dir: &Path) -> Result<Result<(), String>, CgroupFault> {
-    match std::fs::create_dir(dir) {
-        Ok(()) => Ok(Ok(())),
-        Err(fault) if fault.kind() == io::ErrorKind::AlreadyExists => Err(CgroupFault::Exists(dir.to_owned())),
-        Err(fault) => Ok(Err(format!("cannot make `{}`: {fault}", dir.display()))),
-    }
-}
-
 /// Takes back what was made of a leaf that could not be finished; nothing can be in it yet.
 fn remove_new(place: &LeafPlace) {
     for path in place.paths() {
@@ -228,20 +225,23 @@ fn remove_new(place: &LeafPlace) {
 }
 
 /// A new group of v1's `cpuset` has neither CPUs nor memory nodes, and then takes no process.
-fn fill_cpuset(hierarchy: &Hierarchy, dir: &Path) -> Result<(), String> {
+fn fill_cpuset(hierarchy: &Hierarchy, dir: &Path) -> Result<(), (io::Error, String)> {
     if !hierarchy.controllers.contains(&Controller::CpuSet) {
         return Ok(());
     }
     for (name, effective) in [("cpuset.mems", "cpuset.effective_mems"), ("cpuset.cpus", "cpuset.effective_cpus")] {
-        let path = dir.join(name);
-        let said = |fault: io::Error| format!("`{}`: {fault}", path.display());
-        if read(&path).map_err(said)?.is_empty() {
-            let above: PathBuf = dir.parent().unwrap_or(dir).join(effective);
-            let value = read(&above).map_err(|fault| format!("`{}`: {fault}", above.display()))?;
-            write(&path, &value).map_err(said)?;
-        }
+        let (path, above) = (dir.join(name), dir.parent().unwrap_or(dir).join(effective));
+        let filled = read(&path).and_then(|now| {
+            // One that has some keeps them: an operator may have narrowed it.
+            if now.is_empty() { write(&path, &read(&above)?) } else { Ok(()) }
+        });
+        filled.map_err(|fault| (fault, format!("cannot fill `{}`", path.display())))?;
     }
     Ok(())
+}
+
+fn told((fault, what): (io::Error, String)) -> String {
+    format!("{what}: {fault}")
 }
 
 /// Groups that may be made inside a leaf, and how deep: a runtime that finds a way to make some shall not
@@ -317,19 +317,13 @@ mod tests {
     #[test]
     fn leaves_are_made_while_others_tidy_up() {
         let (_dir, cgroups) = fake();
-        let tidier = cgroups.clone();
         std::thread::scope(|scope| {
-            let done = std::sync::atomic::AtomicBool::new(false);
-            scope.spawn(|| {
-                for number in 0..500 {
-                    let leaf = cgroups.leaf(&format!("leaf-{number}")).expect("made");
-                    leaf.remove(Duration::from_secs(1)).expect("removed");
-                }
-                done.store(true, std::sync::atomic::Ordering::Release);
-            });
-            while !done.load(std::sync::atomic::Ordering::Acquire) {
-                tidier.tidy().expect("tidy");
+            let tidier = scope.spawn(|| (0..20_000).try_for_each(|_| cgroups.tidy()));
+            while !tidier.is_finished() {
+                let leaf = cgroups.leaf("demo").expect("made");
+                leaf.remove(Duration::from_secs(1)).expect("removed");
             }
+            tidier.join().expect("thread").expect("tidy");
         });
     }
 
