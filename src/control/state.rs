@@ -28,6 +28,8 @@ const MAX_READS: usize = 2;
 pub enum Command {
     /// Read the personas again and put them in force, or keep the old ones and say what is wrong.
     Reload(oneshot::Sender<Result<ReloadReport, Faults>>),
+    /// Publish what the ledger has and the events do not yet, then answer.
+    CatchUp(oneshot::Sender<()>),
 }
 
 /// The daemon as the API sees it; every handle is cheap to clone.

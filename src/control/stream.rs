@@ -10,14 +10,14 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use serde::Deserialize;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::egress::bounded;
 use super::extract::Strict;
 use super::problem::{Problem, ProblemCode};
 use super::routes::MAX_REPLAY;
-use super::state::{App, MAX_STREAMS};
+use super::state::{App, Command, MAX_STREAMS};
 use crate::events::{Delivery, EventKind, Subscription};
 
 /// Time without an event after which a comment is sent. 15 s: below the idle time of every usual
@@ -46,17 +46,25 @@ pub(super) async fn events(
             format!("{MAX_STREAMS} event streams are open, the most there may be"),
         )
     })?;
-    let stream = Stream {
-        subscription: app.state.events.subscribe(after, replay, &prefix),
-        shutdown: app.shutdown.clone(),
-        greeted: false,
-        _permit: permit,
-    };
+    // Before, so that a replay has the latest lines; and behind, so that those in between are told too.
+    catch_up(&app).await;
+    let subscription = app.state.events.subscribe(after, replay, &prefix);
+    catch_up(&app).await;
+    let stream = Stream { subscription, shutdown: app.shutdown.clone(), greeted: false, _permit: permit };
     let body = Body::from_stream(unfold(stream, |mut stream| async move {
         let frame = stream.next().await?;
         Some((Ok::<Bytes, std::convert::Infallible>(frame), stream))
     }));
     Ok(([(header::CONTENT_TYPE, "text/event-stream")], body).into_response())
+}
+
+/// Lines of the ledger become events only while somebody listens: this brings them level.
+async fn catch_up(app: &App) {
+    let (asker, answer) = oneshot::channel();
+    if app.state.commands.send(Command::CatchUp(asker)).await.is_ok() {
+        // An answer that never comes means that the daemon stops, and the stream with it.
+        let _ = answer.await;
+    }
 }
 
 /// A client that comes back says what it saw last; that beats what its address says.

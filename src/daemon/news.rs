@@ -1,88 +1,126 @@
-//! Tells what the ledger holds to whoever listens.
+//! Tells what the ledger holds to whoever listens to it line by line.
 //!
-//! The ledger comes first and the news follow it: nothing on the way of a request publishes events, and
-//! nothing is told that is not recorded. When the ledger runs ahead of this task, the news are late, never lost.
+//! The ledger comes first and the news follow it: nothing on the way of a request publishes its lines, and
+//! nothing is told that is not recorded. While nobody listens nothing is read back; who comes asks first
+//! ([`Command::CatchUp`](crate::control::Command)), and gets the latest lines as if he had been there.
 
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::{Host, PersonaId, Scheme};
-use crate::events::{EventBus, EventKind, FirstSeen};
-use crate::ledger::{Filter, Follower, Kind, Ledger, Line, Outcome};
+use crate::domain::PersonaId;
+use crate::events::{EventBus, EventKind};
+use crate::ledger::{Follower, Kind, Ledger, Line, Outcome};
 
 /// Lines read at once; a burst is told in several turns.
 const BATCH: usize = 512;
 /// Least time between two looks: a busy ledger is read in batches, not line by line.
 const PACE: Duration = Duration::from_millis(100);
-/// Lines from which the hosts that are known already are learned at the start.
-const HISTORY: usize = 50_000;
+/// Lines that a new listener finds: as many as a replay may ask for.
+const REPLAY: u64 = 1024;
 
-/// Publishes ledger lines, and what is new about them, until `stop`.
-pub(super) async fn publish(ledger: Ledger, events: EventBus, stop: CancellationToken) {
-    let Ok(reader) = ledger.reader() else { return };
-    let mut follower = Follower::new(reader.dir(), ledger.status().last_seq + 1);
-    let mut appended = ledger.watch();
-    let learned = tokio::task::spawn_blocking(move || {
-        let opened = Filter { kind: Some(Kind::Open), ..Filter::default() };
-        FirstSeen::restore(reader.latest(&opened, HISTORY).unwrap_or_default().iter().filter_map(seen))
-    });
-    let Ok(mut first_seen) = learned.await else { return };
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            changed = appended.changed() => if changed.is_err() { return },
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(PACE) => {}
-        }
+/// Somebody who waits until the events are level with the ledger.
+pub(super) type Asker = oneshot::Sender<()>;
+
+/// The news, before they begin.
+pub(super) struct News {
+    ledger: Ledger,
+    events: EventBus,
+    follower: Follower,
+}
+
+impl News {
+    /// News from here on, and from the latest lines for who asks.
+    pub(super) fn new(ledger: Ledger, events: EventBus, ledger_dir: &std::path::Path) -> Self {
+        let follower = Follower::new(ledger_dir, ledger.status().last_seq.saturating_sub(REPLAY) + 1);
+        Self { ledger, events, follower }
+    }
+
+    /// Publishes until `stop`, whenever somebody listens.
+    pub(super) async fn run(mut self, mut askers: mpsc::Receiver<Asker>, stop: CancellationToken) {
+        // Held only while somebody listens: without it an append tells nobody, which is cheaper.
+        let mut appended = None;
         loop {
-            let mut next = follower.clone();
+            let listening = self.events.stats().subscribers > 0;
+            if !listening {
+                appended = None;
+            } else if appended.is_none() {
+                appended = Some(self.ledger.watch());
+            }
+            let asker = tokio::select! {
+                () = stop.cancelled() => return,
+                asker = askers.recv() => match asker {
+                    Some(asker) => Some(asker),
+                    None => return,
+                },
+                changed = change(&mut appended) => {
+                    if !changed {
+                        return;
+                    }
+                    tokio::time::sleep(PACE).await;
+                    None
+                }
+            };
+            self.skip_what_is_old();
+            if !self.tell_new_lines().await {
+                return;
+            }
+            if let Some(asker) = asker {
+                // The asker may have gone.
+                let _ = asker.send(());
+            }
+        }
+    }
+
+    fn skip_what_is_old(&mut self) {
+        let oldest = self.ledger.status().last_seq.saturating_sub(REPLAY) + 1;
+        if self.follower.next_seq() < oldest {
+            self.follower = self.follower.from(oldest);
+        }
+    }
+
+    /// Publishes what was appended; `false` when the executor is going.
+    async fn tell_new_lines(&mut self) -> bool {
+        loop {
+            let mut next = self.follower.clone();
             let polled = tokio::task::spawn_blocking(move || next.poll(BATCH).map(|lines| (next, lines))).await;
             let lines = match polled {
                 Ok(Ok((moved, lines))) => {
-                    follower = moved;
+                    self.follower = moved;
                     lines
                 }
                 Ok(Err(fault)) => {
                     tracing::warn!(error = %fault, "the ledger could not be read back for the event stream");
-                    break;
+                    return true;
                 }
-                Err(_) => return,
+                Err(_) => return false,
             };
             if lines.is_empty() {
-                break;
+                return true;
             }
-            lines.iter().for_each(|line| tell(&events, &mut first_seen, line));
+            lines.iter().for_each(|line| self.tell(line));
+        }
+    }
+
+    fn tell(&self, line: &Line) {
+        let subject = line.persona.as_ref().map(PersonaId::as_str);
+        self.events.publish(EventKind::EgressLedgerAppended, subject, json!(line));
+        if line.kind == Kind::Deny || line.decision == Some(Outcome::WouldDeny) {
+            let data = json!({"decision": line.seq, "outcome": line.decision, "code": line.code, "host": line.host});
+            self.events.publish(EventKind::PolicyDecision, subject, data);
+        }
+        if line.kind == Kind::Preview {
+            self.events.publish(EventKind::EgressPreview, subject, json!(line));
         }
     }
 }
 
-/// Who reached what, of an `open` line.
-fn seen(line: &Line) -> Option<(PersonaId, Host, Scheme)> {
-    let host = line.host.as_ref().and_then(|host| Host::parse(host.as_bytes()).ok())?;
-    Some((line.persona.clone()?, host, line.scheme?))
-}
-
-fn tell(events: &EventBus, first_seen: &mut FirstSeen, line: &Line) {
-    let subject = line.persona.as_ref().map(PersonaId::as_str);
-    events.publish(EventKind::EgressLedgerAppended, subject, json!(line));
-    if line.kind == Kind::Deny || line.decision == Some(Outcome::WouldDeny) {
-        let data = json!({"decision": line.seq, "outcome": line.decision, "code": line.code, "host": line.host});
-        events.publish(EventKind::PolicyDecision, subject, data);
-    }
-    if line.kind == Kind::Preview {
-        events.publish(EventKind::EgressPreview, subject, json!(line));
-    }
-    if line.kind != Kind::Open {
-        return;
-    }
-    if let Some((persona, host, scheme)) = seen(line) {
-        for kind in first_seen.observe(&persona, &host, scheme) {
-            let data = json!({"persona": persona, "host": host.to_string(), "scheme": scheme, "decision": line.seq});
-            events.publish(kind, subject, data);
-        }
+/// Ends with `true` when a line was appended, with `false` when the ledger is gone; never without a watch.
+async fn change(appended: &mut Option<watch::Receiver<u64>>) -> bool {
+    match appended {
+        Some(appended) => appended.changed().await.is_ok(),
+        None => std::future::pending().await,
     }
 }

@@ -3,30 +3,33 @@
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::demo::{self, Demo};
+use super::news::{Asker, News};
 use super::reload::{Reloader, read_policy};
 use super::watch::Watch;
-use super::{inherit, log, news, service};
+use super::{inherit, log, service};
 use crate::config::{Environment, Loaded, ServerConfig};
 use crate::control::{Command, ControlState, serve_on};
-use crate::domain::{Clock, SystemClock};
-use crate::events::{EventBus, EventKind};
-use crate::ledger::{Ledger, Recovery};
+use crate::domain::{Clock, Host, SystemClock};
+use crate::events::{EventBus, EventKind, FirstSeen};
+use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
 use crate::proxy::{self, FlowTable, Gateway, Handle, Metrics, OwnListeners, Resolver};
 use crate::sys;
 
+/// Lines from which the hosts that are known already are learned at the start.
+const HISTORY: usize = 50_000;
 /// How often idle and expired flows are looked for: an expiry ends its tunnels within this.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Commands of the control API that may wait; reloads are rare and answered one by one.
@@ -87,6 +90,8 @@ fn fit_descriptors(mut config: ServerConfig) -> anyhow::Result<ServerConfig> {
 }
 
 async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
+    // Before anybody can know that the daemon is there: an early SIGHUP would end it.
+    let signals = Signals::catch()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stop = CancellationToken::new();
     let sockets = inherit::take()?;
@@ -98,6 +103,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         None
     };
     let config = Arc::new(config);
+    // Before the files are read: what changes in between must not go unnoticed.
+    let watch = Watch::new(&config.config_dir.join("personas"));
     let policy = read_policy(&config).map_err(|faults| anyhow::anyhow!("the personas are faulty:\n{faults}"))?;
     for warning in policy.warnings(clock.now()) {
         tracing::warn!(%warning, "policy");
@@ -117,6 +124,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::clone(&metrics),
         own: OwnListeners::default(),
+        first_seen: Mutex::new(first_seen(&ledger).await),
+        events: events.clone(),
         draining: CancellationToken::new(),
     });
     let tls = match &config.proxy.tls {
@@ -146,7 +155,9 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     };
     let control = serve_on(&config.control, sockets.control, state, stop.clone()).context("the control API")?;
     gateway.own.add(control.tcp());
-    let news = tokio::spawn(news::publish(ledger.clone(), events.clone(), stop.clone()));
+    let (askers, asked) = mpsc::channel(COMMANDS);
+    let news = News::new(ledger.clone(), events.clone(), &config.ledger.dir);
+    let news = tokio::spawn(news.run(asked, stop.clone()));
 
     let addresses = proxy.as_ref().map(|proxy| proxy.addresses.clone()).unwrap_or_default();
     announce(&config, &addresses, control.tcp(), demo.as_ref(), &recovery);
@@ -154,7 +165,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     service::ready(&format!("{} personas", gateway.policy.load().personas().len()));
 
     let reloader = Reloader { config: Arc::clone(&config), gateway: Arc::clone(&gateway), tls, events: events.clone() };
-    tend(&reloader, inbox).await?;
+    tend(&reloader, inbox, askers, signals, watch).await?;
 
     service::stopping();
     events.publish(EventKind::ServiceStop, None, json!({}));
@@ -177,6 +188,20 @@ fn open_ledger(config: &ServerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<
         tracing::warn!("the egress ledger is off: nothing is recorded");
     }
     Ok((ledger, recovery))
+}
+
+/// What every persona reached before, so that only what is new is told as new.
+async fn first_seen(ledger: &Ledger) -> FirstSeen {
+    let Ok(reader) = ledger.reader() else { return FirstSeen::new() };
+    let read = move || {
+        let opened = Filter { kind: Some(Kind::Open), ..Filter::default() };
+        let lines = reader.latest(&opened, HISTORY).unwrap_or_default();
+        FirstSeen::restore(lines.into_iter().filter_map(|line| {
+            let host = Host::parse(line.host?.as_bytes()).ok()?;
+            Some((line.persona?, host, line.scheme?))
+        }))
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_default()
 }
 
 /// What rules with budgets have spent, as the ledger tells it.
@@ -213,19 +238,38 @@ fn announce(
     }
 }
 
+/// The signals that the daemon obeys.
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup()).context("SIGHUP")?,
+            terminate: signal(SignalKind::terminate()).context("SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT")?,
+        })
+    }
+}
+
 /// Serves commands, signals, file changes and the clock until a signal says stop.
-async fn tend(reloader: &Reloader, mut inbox: mpsc::Receiver<Command>) -> anyhow::Result<()> {
-    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let mut watch = Watch::new(&reloader.config.config_dir.join("personas"));
+async fn tend(
+    reloader: &Reloader,
+    mut inbox: mpsc::Receiver<Command>,
+    news: mpsc::Sender<Asker>,
+    mut signals: Signals,
+    mut watch: Watch,
+) -> anyhow::Result<()> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut heartbeat = service::heartbeat().map(tokio::time::interval);
     loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => {
+            _ = signals.terminate.recv() => break,
+            _ = signals.interrupt.recv() => break,
+            _ = signals.hangup.recv() => {
                 service::reloading();
                 // Faults are in the log; the old policy stays.
                 let _ = reloader.reload();
@@ -237,6 +281,8 @@ async fn tend(reloader: &Reloader, mut inbox: mpsc::Receiver<Command>) -> anyhow
                     // The asker may have gone.
                     let _ = answer.send(reloader.reload());
                 }
+                // Full means that more listeners came at once than there may be: they are answered by silence.
+                Command::CatchUp(asker) => drop(news.try_send(asker)),
             },
             _ = sweep.tick() => { reloader.gateway.flows.sweep(reloader.gateway.clock.now()); }
             () = beat(&mut heartbeat) => service::alive(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 
 /// Quiet time after a change before the files are read: editors and deployments write several at once.
 pub(super) const SETTLE: Duration = Duration::from_millis(250);
@@ -16,6 +17,9 @@ pub(super) struct Watch {
     changes: mpsc::Receiver<()>,
     // Kept, so that `changed` never ends when there is no watcher.
     _sender: mpsc::Sender<()>,
+    /// When the folder will have been quiet for long enough, once something changed. It outlives a call
+    /// of `changed` that is dropped: the change is not forgotten because a signal came first.
+    quiet_at: Option<Instant>,
 }
 
 impl Watch {
@@ -34,12 +38,44 @@ impl Watch {
         if let Err(fault) = &watcher {
             tracing::warn!(error = %fault, folder = %folder.display(), "changes of persona files are not noticed; use SIGHUP");
         }
-        Self { _watcher: watcher.ok(), changes, _sender: sender }
+        Self { _watcher: watcher.ok(), changes, _sender: sender, quiet_at: None }
     }
 
-    /// Ends after the next change, once the folder is quiet.
+    /// Ends after the next change, once the folder is quiet. May be dropped and called again.
     pub(super) async fn changed(&mut self) {
-        self.changes.recv().await;
-        while let Ok(Some(())) = tokio::time::timeout(SETTLE, self.changes.recv()).await {}
+        loop {
+            match self.quiet_at {
+                None => {
+                    self.changes.recv().await;
+                }
+                Some(at) => {
+                    if timeout_at(at, self.changes.recv()).await.is_err() {
+                        self.quiet_at = None;
+                        return;
+                    }
+                }
+            }
+            self.quiet_at = Some(Instant::now() + SETTLE);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_change_is_not_forgotten_when_something_else_comes_first() {
+        let folder = tempfile::TempDir::new().expect("folder");
+        let mut watch = Watch::new(folder.path());
+        std::fs::write(folder.path().join("a.toml"), "id = \"a\"").expect("write");
+        // Each try is shorter than the folder has to be quiet.
+        let tries = 400;
+        for _ in 0..tries {
+            if tokio::time::timeout(SETTLE / 10, watch.changed()).await.is_ok() {
+                return;
+            }
+        }
+        panic!("{tries} tries, and the change was never told");
     }
 }

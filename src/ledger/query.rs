@@ -437,6 +437,12 @@ impl Follower {
         Self { dir: dir.to_owned(), next_seq: from_seq.max(1), place: None }
     }
 
+    /// The same ledger from line `from_seq` on.
+    #[must_use]
+    pub fn from(&self, from_seq: u64) -> Self {
+        Self::new(&self.dir, from_seq)
+    }
+
     /// The sequence number of the next line that it will give.
     pub const fn next_seq(&self) -> u64 {
         self.next_seq

@@ -31,7 +31,7 @@ const OWN_PREFIX: &[u8] = b"x-arw-";
 
 /// Why a body is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BodyFault {
+pub enum BodyFault {
     /// A chunk size that is no plain hexadecimal number below 2^60, or its line is too long.
     #[error("a chunk size is not valid")]
     ChunkSize,
@@ -45,7 +45,7 @@ pub(super) enum BodyFault {
 
 /// What the front of the buffer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// This many bytes at the front are payload: take them, then call again.
     Data(usize),
     /// More bytes are needed.
@@ -67,14 +67,14 @@ enum State {
 
 /// Finds the payload and the end of one body in a growing buffer.
 #[derive(Debug)]
-pub(super) struct BodyReader {
+pub struct BodyReader {
     state: State,
     trailers: Vec<u8>,
 }
 
 impl BodyReader {
     /// A reader for a body that ends as `framing` says.
-    pub(super) const fn new(framing: Framing) -> Self {
+    pub const fn new(framing: Framing) -> Self {
         let state = match framing {
             Framing::Empty | Framing::Length(0) => State::Done,
             Framing::Length(length) => State::Plain(length),
@@ -85,12 +85,12 @@ impl BodyReader {
     }
 
     /// Trailer lines, each with CRLF, forbidden ones left out; without the final empty line.
-    pub(super) fn trailers(&self) -> &[u8] {
+    pub fn trailers(&self) -> &[u8] {
         &self.trailers
     }
 
     /// Whether the end of the stream is the end of this body.
-    pub(super) fn ends_with_stream(&self) -> bool {
+    pub fn ends_with_stream(&self) -> bool {
         matches!(self.state, State::UntilClose | State::Done)
     }
 
@@ -99,7 +99,7 @@ impl BodyReader {
     ///
     /// # Errors
     /// [`BodyFault`]; the connection cannot be used any more then.
-    pub(super) fn step(&mut self, buf: &mut BytesMut) -> Result<Step, BodyFault> {
+    pub fn step(&mut self, buf: &mut BytesMut) -> Result<Step, BodyFault> {
         loop {
             match self.state {
                 State::Done => return Ok(Step::End),

@@ -68,21 +68,13 @@ impl Flow {
         fits
     }
 
-    /// Takes up to `wanted` bytes of the budget; what is not used goes back by [`Flow::refund`]. Zero when the
-    /// budget is spent, and the flow is cut then.
+    /// Takes up to `wanted` bytes of the budget. Zero when the budget is spent, and the flow is cut then.
     pub fn reserve(&self, wanted: usize) -> usize {
         let got = usize::try_from(self.meter.reserve(wanted as u64)).unwrap_or(usize::MAX);
         if got == 0 && wanted > 0 {
             self.cut(CloseReason::BudgetExhausted);
         }
         got
-    }
-
-    /// Hands back what [`Flow::reserve`] gave and nobody used.
-    pub fn refund(&self, unused: usize) {
-        if unused > 0 {
-            self.meter.refund(unused as u64);
-        }
     }
 
     /// Counts `bytes` that were passed on.

@@ -11,11 +11,12 @@
 //! resolve, no record of a grant that was not made, no dial without a record.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::flow::{Flow, FlowGuard, FlowStart, FlowTable};
@@ -28,6 +29,7 @@ use crate::domain::{
     ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, PersonaId, Scheme, Surface,
     Target,
 };
+use crate::events::{EventBus, FirstSeen};
 use crate::ledger::{Kind, Ledger, Outcome, Receipt, Record, Via};
 use crate::policy::{Decision, Grant, GrantedBy, Snapshot, TlsDemand, Usage};
 
@@ -55,6 +57,10 @@ pub struct Gateway {
     pub metrics: Arc<Metrics>,
     /// The daemon's own listeners.
     pub own: OwnListeners,
+    /// What each persona reached before.
+    pub first_seen: Mutex<FirstSeen>,
+    /// Who is told of what is new.
+    pub events: EventBus,
     /// Set when the daemon drains: no new request, kept-alive connections end.
     pub draining: CancellationToken,
 }
@@ -150,6 +156,7 @@ impl Gateway {
             self.ledger.record(&record).await
         };
         let receipt = receipt.map_err(|_| self.ledger_failed(&About::of(&intent)))?;
+        self.tell_first(&intent, grant.scheme(), receipt.seq());
         let idle_time = self.idle_time(intent.surface);
         let flow = self.flows.enter(FlowStart {
             seq: receipt.seq(),
@@ -165,6 +172,17 @@ impl Gateway {
             self.recheck(&flow);
         }
         Ok(Cleared { permit: DialPermit { addresses }, receipt, flow, tls: grant.tls(), held })
+    }
+
+    /// Tells of a host or a scheme that the persona uses for the first time.
+    fn tell_first(&self, intent: &EgressIntent, scheme: Scheme, decision: u64) {
+        let host = &intent.target.host;
+        let news =
+            self.first_seen.lock().unwrap_or_else(PoisonError::into_inner).observe(&intent.persona, host, scheme);
+        for kind in news {
+            let data = json!({"host": host.to_string(), "scheme": scheme, "decision": decision});
+            self.events.publish(kind, Some(intent.persona.as_str()), data);
+        }
     }
 
     const fn idle_time(&self, surface: Surface) -> Duration {

@@ -12,7 +12,7 @@
 //! It refuses to: dial without a vetted address and a ledger record; look up a name that is not allowed;
 //! pass on a message that two readers could read differently; intercept TLS.
 
-mod body;
+pub mod body;
 mod client;
 mod connection;
 mod copy;

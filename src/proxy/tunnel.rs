@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::client::ClientStream;
-use super::dial::{DialFault, dial};
+use super::dial::{DialFault, Upstream, dial};
 use super::first_flight::{self, ClientHello, Verdict};
 use super::flow::{Direction, FlowGuard};
 use super::gate::{About, Cleared, Gateway};
@@ -34,6 +34,8 @@ pub(super) struct Tunnel {
     client: ClientStream,
     upstream: TcpStream,
     ending: Ending,
+    /// The persona's count of client connections: this is one of them still.
+    pub(super) connection: Option<Held>,
 }
 
 /// Writes the close record, however the flow ends.
@@ -118,11 +120,12 @@ pub(super) async fn open(
         biased;
         reason = ending.flow.cut_off() => {
             ending.because(reason);
-            return Ok(None);
+            let refusal = cut_refusal(reason, &ending);
+            return Err((client, refusal));
         }
         dialled = dial(permit, receipt, gateway.limits.dial_time) => dialled,
     };
-    let mut upstream: TcpStream = match dialled {
+    let Upstream { stream: mut upstream, address, .. } = match dialled {
         Ok(upstream) => upstream,
         Err(fault) => {
             let refusal = dial_refusal(&fault, &ending);
@@ -134,23 +137,21 @@ pub(super) async fn open(
         }
     };
     gateway.metrics.connected(started.elapsed());
-    if let Ok(peer) = upstream.peer_addr() {
-        // Set once, here.
-        let _ = ending.flow.address.set(peer.ip());
-    }
+    // Set once, here.
+    let _ = ending.flow.address.set(address.ip());
     let answer = format!("HTTP/1.1 200 Connection established\r\nX-ARW-Decision-Id: {}\r\n\r\n", ending.flow.seq);
-    if client.write_all(answer.as_bytes()).await.is_err() || client.flush().await.is_err() {
-        ending.because(CloseReason::ClientClosed);
-        return Ok(None);
-    }
     let flow = ending.flow.shared();
     let passed = tokio::select! {
         biased;
         reason = flow.cut_off() => Err(reason),
-        passed = first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early) => passed,
+        passed = async {
+            client.write_all(answer.as_bytes()).await.map_err(|_| CloseReason::ClientClosed)?;
+            client.flush().await.map_err(|_| CloseReason::ClientClosed)?;
+            first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early).await
+        } => passed,
     };
     match passed {
-        Ok(()) => Ok(Some(Box::new(Tunnel { client, upstream, ending }))),
+        Ok(()) => Ok(Some(Box::new(Tunnel { client, upstream, ending, connection: None }))),
         Err(reason) => {
             ending.because(reason);
             Ok(None)
@@ -158,9 +159,31 @@ pub(super) async fn open(
     }
 }
 
+/// The answer to a client whose flow was cut before anything was answered.
+pub(super) fn cut_refusal(reason: CloseReason, ending: &Ending) -> Refusal {
+    let (status, detail) = match reason {
+        CloseReason::IdleTimeout => (504, "the upstream did not answer in time"),
+        CloseReason::BudgetExhausted => (403, "the byte budget of the rule is spent"),
+        CloseReason::Shutdown => (503, "the gateway is shutting down"),
+        _ => (403, "the grant was withdrawn while the request was under way"),
+    };
+    let mut refusal = Refusal::upstream(status, reason.code(), "http_response_incomplete", detail);
+    // Trying again leads past a slow upstream or a stop, but not past a policy.
+    refusal.retryable = status >= 500;
+    explained(refusal, ending)
+}
+
+/// The same refusal, with what it is about.
+pub(super) fn explained(mut refusal: Refusal, ending: &Ending) -> Refusal {
+    refusal.persona = Some(ending.flow.intent.persona.clone());
+    refusal.target = Some(ending.flow.intent.target.clone());
+    refusal.decision = Some(ending.flow.seq);
+    refusal
+}
+
 /// The answer to a client whose grant led to no connection.
 pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
-    let mut refusal = match fault {
+    let refusal = match fault {
         DialFault::Failed(_) => {
             Refusal::upstream(502, CloseReason::ConnectFailed.code(), "connection_refused", fault.to_string())
         }
@@ -168,10 +191,7 @@ pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
             Refusal::upstream(504, CloseReason::ConnectTimeout.code(), "connection_timeout", fault.to_string())
         }
     };
-    refusal.persona = Some(ending.flow.intent.persona.clone());
-    refusal.target = Some(ending.flow.intent.target.clone());
-    refusal.decision = Some(ending.flow.seq);
-    refusal
+    explained(refusal, ending)
 }
 
 /// Passes the first bytes on: unread for `tcp`, checked for `https`.
@@ -320,7 +340,7 @@ fn record_objection(gateway: &Gateway, ending: &Ending, code: DenialCode, seen: 
 impl Tunnel {
     /// A tunnel that is open already: the second half of an `Upgrade`.
     pub(super) fn upgraded(client: ClientStream, upstream: TcpStream, ending: Ending) -> Self {
-        Self { client, upstream, ending }
+        Self { client, upstream, ending, connection: None }
     }
 
     /// Relays until it ends, and records that.
@@ -329,7 +349,8 @@ impl Tunnel {
             ClientStream::Tcp(client) => relay(client, &self.upstream, &self.ending.flow).await,
             ClientStream::Unix(client) => relay(client, &self.upstream, &self.ending.flow).await,
             ClientStream::Tls(client) => {
-                super::copy::copy_both(client.as_mut(), &mut self.upstream, &self.ending.flow).await
+                // Boxed, so that a tunnel without TLS does not keep room for it.
+                Box::pin(super::copy::copy_both(client.as_mut(), &mut self.upstream, &self.ending.flow)).await
             }
         };
         self.ending.because(reason);

@@ -32,7 +32,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// The whole answer to a client that comes when the house is full. There is no memory to spare for more.
 const FULL: &[u8] = b"HTTP/1.1 503 overloaded\r\nContent-Type: application/problem+json\r\n\
 Proxy-Status: arw; error=connection_limit_reached; details=\"overloaded\"\r\nRetry-After: 1\r\nConnection: close\r\n\
-Content-Length: 105\r\n\r\n{\"type\":\"urn:arw:denial:overloaded\",\"title\":\"Service Unavailable\",\"status\":503,\
+Content-Length: 117\r\n\r\n{\"type\":\"urn:arw:denial:overloaded\",\"title\":\"Service Unavailable\",\"status\":503,\
 \"code\":\"overloaded\",\"retryable\":true}\n";
 
 /// One worker before it starts.
@@ -115,8 +115,6 @@ impl Listening {
         match self {
             Self::Tcp(listener) | Self::Tls(listener, _) | Self::Namespace(listener, _) => {
                 let (stream, addr) = listener.accept().await?;
-                // Fails only on a socket that is dead already.
-                let _ = stream.set_nodelay(true);
                 Ok(Incoming::Tcp(stream, addr))
             }
             Self::Unix(listener) => Ok(Incoming::Unix(listener.accept().await?.0)),

@@ -134,8 +134,6 @@ fn a_tunnel_without_a_word_ends() {
             silent.port()
         )
     };
-    let ground = tight();
-    drop(ground);
     let ground = Ground::with(|setup| {
         setup
             .host("silent.test", &["127.0.0.1"])

@@ -87,7 +87,36 @@ fn http_1_0_works_plain_and_in_a_tunnel() {
     for url in [stage.http("/hello"), stage.https("/hello"), stage.http("/chunked")] {
         let outcome = run(&mut stage.cast(&curl).curl(&["--http1.0", &url]));
         assert_eq!(outcome.succeeded().stdout, HELLO, "{url}");
+        let outcome = run(&mut stage.cast(&curl).curl(&["--proxy1.0", &stage.proxy_url(), &url]));
+        assert_eq!(outcome.succeeded().stdout, HELLO, "{url} by a proxy of HTTP/1.0");
     }
+}
+
+#[test]
+fn the_gateway_itself_is_reached_over_tls() {
+    let Some((stage, curl)) = set() else { return };
+    let ask = |url: &str| {
+        let mut command = clean(&curl, &stage.home());
+        command.args(["-sS", "-q", "--max-time", "60", "-x", &stage.tls_proxy_url(), "--cacert"]);
+        command.arg(&stage.ca_file).arg("--proxy-cacert").arg(&stage.ca_file).args(["-v", url]);
+        run(&mut command)
+    };
+    assert_eq!(ask(&stage.http("/hello")).succeeded().stdout, HELLO);
+    assert_eq!(ask(&stage.https("/hello")).succeeded().stdout, HELLO);
+    ask(&stage.denied_https("/secret")).failed().shows(&format!("403 not_allowlisted {DENIED_HOST} (decision "));
+    ask(&stage.denied_http("/secret")).succeeded().shows("\"code\":\"not_allowlisted\"");
+    for scheme in ["http", "https"] {
+        stage.closed(&stage.opened(scheme, HOST));
+    }
+    assert_eq!((stage.http.seen().len(), stage.https.seen().len()), (1, 1));
+}
+
+#[test]
+fn a_scheme_that_the_gateway_does_not_speak_is_refused() {
+    let Some((stage, curl)) = set() else { return };
+    let url = stage.http("/hello").replace("http://", "ftp://");
+    run(&mut stage.cast(&curl).curl(&["-i", &url])).shows("HTTP/1.1 400 malformed");
+    stage.nothing_arrived();
 }
 
 #[test]
@@ -163,14 +192,15 @@ fn a_narrow_rule_denies_by_method_path_port_and_scheme() {
     for (code, arguments) in [
         ("method_not_allowed", vec!["-X".to_owned(), "DELETE".to_owned(), url("/hello")]),
         ("path_not_allowed", vec![url("/upload")]),
-        ("path_not_allowed", vec!["--path-as-is".to_owned(), url("/hello/../upload")]),
         ("port_not_allowed", vec![format!("http://{NARROW_HOST}:{tls_port}/hello")]),
-        ("scheme_not_allowed", vec!["-p".to_owned(), url("/hello")]),
+        ("scheme_not_allowed", vec!["-v".to_owned(), "-p".to_owned(), url("/hello")]),
     ] {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         ask(&arguments).shows(code);
         stage.denied(code, NARROW_HOST);
     }
+    // Which path an origin would make of this is the origin's secret.
+    ask(&["--path-as-is", &url("/hello/../upload")]).shows("malformed");
     assert_eq!(stage.http.seen().len(), 1, "only the allowed one arrived");
 }
 

@@ -7,6 +7,9 @@ use std::process::Command;
 use super::program::{clean, find, run, skip};
 use super::stage::{Cast, DENIED_HOST, HOST, Stage};
 
+/// What the repository's file is made of.
+const WORDS: &str = "words\n";
+
 /// A stage with a repository to clone, and git; or a printed skip.
 fn set() -> Option<(Stage, PathBuf)> {
     let git = find("git")?;
@@ -49,7 +52,7 @@ impl Cast<'_> {
         run(&mut self.git(&["init", "-q", "--bare", bare])).succeeded();
         run(&mut self.git(&["-C", bare, "config", "http.receivepack", "true"])).succeeded();
         run(&mut self.git(&["init", "-q", "work"])).succeeded();
-        std::fs::write(self.stage.home().join("work/readme"), "words\n".repeat(5_000)).unwrap();
+        std::fs::write(self.stage.home().join("work/readme"), WORDS.repeat(5_000)).unwrap();
         run(&mut self.git(&["-C", "work", "add", "readme"])).succeeded();
         run(&mut self.git(&["-C", "work", "commit", "-q", "-m", "First"])).succeeded();
         run(&mut self.git(&["-C", "work", "push", "-q", bare, "HEAD:main"])).succeeded();
@@ -71,16 +74,18 @@ fn asked(home: &Path) -> PathBuf {
 fn a_repository_is_cloned_changed_and_pushed() {
     let Some((stage, git)) = set() else { return };
     let cast = stage.cast(&git);
+    let mut content = WORDS.repeat(5_000);
     for (scheme, url) in [("http", stage.http("/repos/sample.git")), ("https", stage.https("/repos/sample.git"))] {
         run(&mut cast.remote(&["clone", "-q", &url, scheme])).succeeded();
         let file = stage.home().join(scheme).join("readme");
-        assert!(std::fs::read_to_string(&file).unwrap().starts_with("words\n"));
-        std::fs::write(&file, format!("changed by {scheme}\n{}", "noise\n".repeat(200_000))).unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), content, "{url}");
+        content = format!("changed by {scheme}\n{}", "noise\n".repeat(200_000));
+        std::fs::write(&file, &content).unwrap();
         run(&mut cast.remote(&["-C", scheme, "commit", "-q", "-a", "-m", "Change"])).succeeded();
         run(&mut cast.remote(&["-C", scheme, "push", "-q", "origin", "HEAD:main"])).succeeded();
         let bare = stage.site_folder().join("repos/sample.git");
         let pushed = run(&mut cast.git(&["-C", bare.to_str().unwrap(), "show", "main:readme"]));
-        assert!(pushed.succeeded().stdout.starts_with(&format!("changed by {scheme}\n")));
+        assert_eq!(pushed.succeeded().stdout, content);
         stage.closed(&stage.opened(scheme, HOST));
     }
     assert!(!asked(&stage.home()).exists());

@@ -33,7 +33,7 @@ const plain = (url) => new Promise((done, fail) => {
 });
 const tunnelled = (url) => new Promise((done, fail) => {
   const target = new URL(url);
-  const connect = http.request({ hostname, port, method: 'CONNECT', path: target.host, headers });
+  const connect = http.request({ hostname, port, method: 'CONNECT', path: target.host, headers: { ...headers, Host: target.host } });
   connect.on('error', fail).on('connect', (answer, socket) => {
     if (answer.statusCode !== 200) {
       console.log(`DENIED ${answer.statusCode} ${answer.statusMessage}`);
@@ -86,7 +86,7 @@ fn undici_folder() -> Option<&'static Path> {
             let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("node-packages");
             let modules = folder.join("node_modules");
             if !modules.join("undici/package.json").exists() {
-                std::fs::create_dir_all(&folder).unwrap();
+                std::fs::create_dir_all(&folder).ok()?;
                 let npm = find("npm")?;
                 // Version 6 runs on every Node since 18.17.
                 let mut install = Command::new(npm);

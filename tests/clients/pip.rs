@@ -48,7 +48,7 @@ impl Cast<'_> {
         let mut command = clean(self.program, &self.stage.home());
         command
             .args(["-m", "pip", "--isolated", "--disable-pip-version-check", "--no-cache-dir"])
-            .args(["--retries", "0", "--timeout", "60", "--proxy", &self.stage.proxy_url()])
+            .args(["--retries", "1", "--timeout", "60", "--proxy", &self.stage.proxy_url()])
             .args(["--trusted-host", HOST, "--trusted-host", DENIED_HOST])
             .arg("--cert")
             .arg(&self.stage.ca_file)

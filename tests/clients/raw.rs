@@ -72,5 +72,5 @@ fn socat_shows_the_denial() {
     let stage = Stage::set();
     let outcome = run(&mut socat(&stage, &program, DENIED_HOST));
     let deny = stage.denied("not_allowlisted", DENIED_HOST);
-    outcome.failed().shows(&format!("403 not_allowlisted {DENIED_HOST} (decision {})", deny["seq"]));
+    outcome.failed().shows(&format!("not_allowlisted {DENIED_HOST} (decision {})", deny["seq"]));
 }

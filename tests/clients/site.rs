@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use sha2::{Digest, Sha256};
+
+use super::program::clean;
 
 /// What `/hello` says.
 pub(crate) const HELLO: &str = "hello from the origin\n";
@@ -267,7 +269,7 @@ fn file(folder: &Path, path: &str) -> Answer {
 
 /// `git http-backend` (git-http-backend(1)) as a CGI program.
 fn repository(folder: &Path, request: &Request) -> Answer {
-    let mut command = Command::new("git");
+    let mut command = clean("git", folder);
     command
         .arg("http-backend")
         .env("GIT_PROJECT_ROOT", folder)

@@ -63,6 +63,7 @@ impl Stage {
         let names = [HOST, DENIED_HOST, NARROW_HOST, TCP_HOST];
         let authority = Authority::new();
         let (certificate, key) = authority.server(&names);
+        let (gateway_certificate, gateway_key) = authority.server(&["127.0.0.1"]);
         let write = |name: &str, text: &str| {
             let file = folder.path().join(name);
             std::fs::write(&file, text).unwrap();
@@ -78,6 +79,11 @@ impl Stage {
             names
                 .iter()
                 .fold(Setup::new(), |setup, host| setup.host(host, &["127.0.0.1"]))
+                .file("gateway.pem", gateway_certificate)
+                .file("gateway.key", gateway_key)
+                .set("proxy.tls.bind", "127.0.0.1:0")
+                .set("proxy.tls.certificate", "gateway.pem")
+                .set("proxy.tls.key", "gateway.key")
                 .persona(PERSONA, &rules(http.addr.port())),
         );
         let banner = service.addr;
@@ -109,6 +115,12 @@ impl Stage {
 
     pub(crate) fn proxy_url(&self) -> String {
         self.proxy_url_with(&self.token())
+    }
+
+    /// The listener that speaks TLS, with a certificate of the same authority.
+    pub(crate) fn tls_proxy_url(&self) -> String {
+        let listener = self.gateway.proxies.last().expect("a TLS listener");
+        format!("https://{PERSONA}:{}@{listener}", self.token())
     }
 
     fn proxy_url_with(&self, token: &str) -> String {

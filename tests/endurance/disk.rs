@@ -15,7 +15,7 @@ use super::support::{Daemon, wait_for};
 use super::{executor, skip, turn, verify};
 
 /// Room for some tens of thousands of lines.
-const DISK: &str = "size=24m";
+const DISK: &str = "size=24m,mode=0700";
 /// Tunnels and refusals to see in each phase before the next one.
 const ENOUGH: usize = 200;
 /// How often the disk fills up.

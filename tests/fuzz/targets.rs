@@ -3,8 +3,16 @@
 //! Shared by the bounded runner (`main.rs`) and by the coverage-guided one (`libfuzzer/`). To add a
 //! target: a function here, a row in [`TARGETS`], and a few inputs in `seeds/<name>/`.
 
+use std::path::Path;
+
+use arw::config::PersonaFile;
 use arw::domain::{Host, HostName, Target as Destination, decoded_path, normalise_path};
+use arw::ledger::Line;
+use arw::policy::{PolicySettings, Snapshot};
+use arw::proxy::body::{BodyReader, Step};
 use arw::proxy::first_flight::{MAX_FLIGHT, Verdict, inspect};
+use arw::proxy::head::{Framing, RequestHead, RequestTarget, ResponseHead, head_length};
+use bytes::{Bytes, BytesMut};
 
 /// A parser under test.
 pub(crate) struct Target {
@@ -71,11 +79,91 @@ pub(crate) const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "ledger_line",
+        run: ledger_line,
+        words: &[
+            b"{\"seq\":1,",
+            b"\"time\":\"2026-11-22T10:31:21.123456Z\",",
+            b"\"kind\":\"open\"",
+            b"\"kind\":\"close\"",
+            b"\"persona\":\"demo\"",
+            b"\"bytes_up\":18446744073709551615",
+            b"\\u0000",
+            b"null",
+            b"}",
+            b"\"opened\":1",
+        ],
+    },
+    Target {
+        name: "persona_file",
+        run: persona_file,
+        words: &[
+            b"[[allow]]\n",
+            b"[[deny]]\n",
+            b"hosts = [\"*.example.com\"]\n",
+            b"cidrs = [\"10.0.0.0/8\"]\n",
+            b"ports = [443, \"8000-8010\"]\n",
+            b"schemes = [\"tcp\"]\n",
+            b"posture = \"public\"\n",
+            b"id = \"a\"\n",
+            b"max_bytes = \"1GiB\"\n",
+            b"rate = \"10/s\"\n",
+            b"paths = [\"/a/*\"]\n",
+            b"\"",
+            b"[",
+            b"]",
+            b"\n",
+        ],
+    },
+    Target {
         name: "path",
         run: path,
         words: &[
             b"/", b"//", b"/.", b"/..", b"/../", b"%2e", b"%2E%2e", b"%2f", b"%5c", b"\\", b";", b"%3b", b"%00",
             b"%25", b"%c0%ae", b"%c3%a9", b"%", b"|", b"?", b"#", b"*",
+        ],
+    },
+    Target {
+        name: "request_head",
+        run: request_head,
+        words: &[
+            b"GET ",
+            b"CONNECT ",
+            b"http://",
+            b" HTTP/1.1\r\n",
+            b" HTTP/1.0\r\n",
+            b"\r\n",
+            b"\r\n\r\n",
+            b"\n",
+            b"\r",
+            b"Host: a\r\n",
+            b"Content-Length: 5\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Connection: close, a\r\n",
+            b"Upgrade: websocket\r\n",
+            b"\0",
+            b" ",
+            b"\t",
+            b":",
+            b"@",
+            b"%2e%2e",
+            b"PRI * HTTP/2.0",
+        ],
+    },
+    Target {
+        name: "chunked_body",
+        run: chunked_body,
+        words: &[
+            b"0\r\n",
+            b"\r\n",
+            b"5\r\nhello\r\n",
+            b";a=b",
+            b"\n",
+            b"\r",
+            b"ffffffffffffffff",
+            b"X: y\r\n",
+            b"+",
+            b"0x",
         ],
     },
 ];
@@ -141,4 +229,78 @@ fn path(data: &[u8]) {
     let decoded = decoded_path(&normal);
     assert!(decoded.len() <= normal.len() && !decoded.contains('\\'), "{decoded}");
     assert_eq!(decoded.matches('/').count(), normal.matches('/').count(), "{decoded}");
+}
+
+/// A head that passes has one reading: a second parse of what we would send agrees with the first.
+fn request_head(data: &[u8]) {
+    const MAX: usize = 4 << 10;
+    let mut scanned = 0;
+    let Ok(Some(length)) = head_length(data, &mut scanned, MAX) else { return };
+    assert!(length <= data.len() && length <= MAX);
+    let mut bytewise = 0;
+    let found = (1..=length).find_map(|end| head_length(&data[..end], &mut bytewise, MAX).ok().flatten());
+    assert_eq!(found, Some(length), "the end does not depend on how the head arrives");
+    let raw = Bytes::copy_from_slice(&data[..length]);
+    let _ = ResponseHead::parse(raw.clone(), "GET");
+    let Ok(head) = RequestHead::parse(raw.clone()) else { return };
+    assert!(!raw.contains(&0), "no NUL passes");
+    let bare = raw.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || raw[at - 1] != b'\r'));
+    assert!(!bare, "no bare line feed passes");
+    for (name, value) in head.fields.iter() {
+        assert!(!name.is_empty() && !name.iter().any(|byte| *byte <= b' '));
+        assert!(!value.contains(&b'\r') && !value.contains(&b'\n'));
+    }
+    let lengths = head.fields.all("content-length").count();
+    let codings = head.fields.all("transfer-encoding").count();
+    assert!(lengths + codings <= 1, "a body has one length");
+    if let RequestTarget::Forward { path, wire, .. } = &head.target {
+        assert!(wire.starts_with('/') || wire == "*");
+        assert!(!path.split('/').any(|segment| segment == ".." || segment == "."));
+    }
+}
+
+/// However a chunked body is cut, its payload, its end and its faults are the same.
+fn chunked_body(data: &[u8]) {
+    let whole = decode(data, data.len().max(1));
+    assert_eq!(whole, decode(data, 1), "byte by byte");
+    assert_eq!(whole, decode(data, 3), "in threes");
+}
+
+/// Payload and what is left behind the end; `None` for a fault.
+fn decode(data: &[u8], cut: usize) -> Option<(Vec<u8>, Vec<u8>, Option<usize>)> {
+    let mut reader = BodyReader::new(Framing::Chunked);
+    let (mut buf, mut payload, mut fed) = (BytesMut::new(), Vec::new(), 0);
+    loop {
+        match reader.step(&mut buf).ok()? {
+            Step::Data(count) => payload.extend_from_slice(&buf.split_to(count)),
+            Step::End => return Some((payload, reader.trailers().to_vec(), Some(buf.len() + data.len() - fed))),
+            Step::NeedMore if fed == data.len() => return Some((payload, Vec::new(), None)),
+            Step::NeedMore => {
+                let next = (fed + cut).min(data.len());
+                buf.extend_from_slice(&data[fed..next]);
+                fed = next;
+            }
+        }
+    }
+}
+
+/// A line that parses is written and read back as the same line.
+fn ledger_line(data: &[u8]) {
+    let Ok(line) = Line::parse(data) else { return };
+    let written = serde_json::to_vec(&line).expect("a line is JSON");
+    let again = Line::parse(&written).expect("our own form is read");
+    assert_eq!(serde_json::to_vec(&again).expect("a line is JSON"), written);
+}
+
+/// A persona file is a policy or a list of faults; never both, never nothing.
+fn persona_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match PersonaFile::parse(Path::new("fuzz.toml"), text) {
+        Err(document) => assert!(!document.into_faults().is_empty()),
+        Ok(file) => {
+            if let Err(faults) = Snapshot::compile(vec![file], &PolicySettings::default()) {
+                assert!(!faults.0.is_empty());
+            }
+        }
+    }
 }

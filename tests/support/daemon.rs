@@ -1,6 +1,6 @@
 //! The daemon under trial: the built `arw-server` with folders of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,6 +28,7 @@ pub struct Setup {
     files: Vec<(PathBuf, Vec<u8>)>,
     environment: Vec<(String, String)>,
     wrapper: Vec<String>,
+    mounts: bool,
     home: Option<Arc<TempDir>>,
 }
 
@@ -46,6 +47,7 @@ impl Setup {
             files: Vec::new(),
             environment: Vec::new(),
             wrapper: Vec::new(),
+            mounts: false,
             home: None,
         };
         setup
@@ -149,6 +151,18 @@ impl Setup {
         self
     }
 
+    /// A wrapper that mounts a file system on the state folder, in a namespace of its own; the test looks
+    /// through the daemon's eyes then. Root only.
+    #[must_use]
+    pub fn mounting(mut self, options: &str) -> Self {
+        let script = format!(
+            "mkdir -p \"$ARW_STATE_DIR\" && mount -t tmpfs -o mode=0700,{options} tmpfs \"$ARW_STATE_DIR\" && exec \"$0\" \"$@\""
+        );
+        self.wrapper = ["unshare", "-m", "sh", "-c", &script].map(str::to_owned).to_vec();
+        self.mounts = true;
+        self
+    }
+
     /// Uses the folders of another daemon, whose persona files stay as they are.
     #[must_use]
     pub fn in_home_of(mut self, other: &Daemon) -> Self {
@@ -185,7 +199,7 @@ impl Setup {
             write_private(&config.join(path), text);
         }
         std::fs::write(config.join("arw-server.toml"), toml::to_string(&self.settings).unwrap()).unwrap();
-        let plan = Plan { home, environment: self.environment, wrapper: self.wrapper };
+        let plan = Plan { home, environment: self.environment, wrapper: self.wrapper, mounts: self.mounts };
         Daemon::spawn(plan)
     }
 }
@@ -212,6 +226,7 @@ struct Plan {
     home: Arc<TempDir>,
     environment: Vec<(String, String)>,
     wrapper: Vec<String>,
+    mounts: bool,
 }
 
 #[derive(Default)]
@@ -329,7 +344,8 @@ impl Daemon {
         self.child.as_ref().expect("running").id()
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid().try_into().unwrap()), signal).unwrap();
     }
 
@@ -391,7 +407,14 @@ impl Daemon {
     }
 
     pub fn state_dir(&self) -> PathBuf {
-        self.home.path().join("state")
+        let path = self.home.path().join("state");
+        match &self.child {
+            // proc(5): the file system as that process sees it.
+            Some(child) if self.plan.mounts => {
+                Path::new(&format!("/proc/{}/root", child.id())).join(path.strip_prefix("/").unwrap())
+            }
+            _ => path,
+        }
     }
 
     pub fn config_dir(&self) -> PathBuf {
@@ -431,21 +454,21 @@ impl Daemon {
     /// Every whole line of the ledger's files, in order.
     pub fn ledger_lines(&self) -> Vec<Json> {
         let folder = self.state_dir().join("ledger");
-        let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
-            .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
-            .unwrap_or_default();
-        files.sort();
+        // A segment that is being sealed has two files, and then only the other one.
+        let segments: BTreeSet<PathBuf> = std::fs::read_dir(&folder)
+            .map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>())
+            .unwrap_or_default()
+            .into_iter()
+            .map(|path| if path.extension().is_some_and(|end| end == "zst") { path.with_extension("") } else { path })
+            .filter(|path| path.extension().is_some_and(|end| end == "jsonl"))
+            .collect();
         let mut lines = Vec::new();
-        for file in files {
-            let name = file.file_name().unwrap().to_string_lossy().into_owned();
-            if !name.ends_with(".jsonl") && !name.ends_with(".jsonl.zst") {
-                continue;
-            }
-            // Sealing may replace a file between the listing and this.
-            let Ok(mut bytes) = std::fs::read(&file) else { continue };
-            if name.ends_with(".zst") {
-                bytes = zstd::decode_all(bytes.as_slice()).unwrap();
-            }
+        for segment in segments {
+            let bytes = std::fs::read(&segment).unwrap_or_else(|_| {
+                let sealed =
+                    std::fs::read(segment.with_extension("jsonl.zst")).expect("the plain file or the sealed one");
+                zstd::decode_all(sealed.as_slice()).unwrap()
+            });
             let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             for line in bytes[..whole].split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 lines.push(

@@ -146,6 +146,8 @@ struct State {
     raw: Vec<u8>,
     connections: usize,
     ended: usize,
+    /// Scripts that ran to their end.
+    performed: usize,
     open: Vec<TcpStream>,
     gate: bool,
 }
@@ -292,6 +294,11 @@ impl Origin {
         self.shared.wait("connections to end", |state| state.ended >= count);
     }
 
+    /// Waits until so many requests were answered to the last byte of their scripts.
+    pub fn wait_for_performed(&self, count: usize) {
+        self.shared.wait("scripts", |state| state.performed >= count);
+    }
+
     /// Lets every script pass its [`Script::then_wait`].
     pub fn open_gate(&self) {
         self.shared.update(|state| state.gate = true);
@@ -417,7 +424,9 @@ impl Line<'_> {
             });
             let script = self.shared.state.lock().unwrap().routes.get(&path).cloned();
             let script = script.unwrap_or_else(|| Script::ok(seen.request_line()));
-            if !self.perform(&script, Some((index, &seen)))? {
+            let outcome = self.perform(&script, Some((index, &seen)));
+            self.shared.update(|state| state.performed += 1);
+            if !outcome? {
                 return Ok(());
             }
         }

@@ -45,7 +45,8 @@ impl Fixture {
         let mut config = ServerConfig::defaults(folder.path().join("state"), folder.path().join("config"));
         config.control.bind = "127.0.0.1:0".parse().expect("literal");
         config.control.admin_token_sha256 = token.map(|text| TokenHash::of(text.as_bytes()).to_hex());
-        let (sender, commands) = mpsc::channel(4);
+        let (sender, all) = mpsc::channel(4);
+        let commands = answer_listeners(all);
         let draining = CancellationToken::new();
         let state = state(&config, sender, draining.clone());
         let shutdown = CancellationToken::new();
@@ -145,6 +146,20 @@ fn write_personas(config: &ServerConfig) {
     std::fs::write(folder.join("off.toml"), "id = \"off\"\nposture = \"off\"\nuids = [4242]\n").expect("written");
 }
 
+/// There is no daemon that follows the ledger: the events are level with it always. The rest is for the test.
+fn answer_listeners(mut all: mpsc::Receiver<Command>) -> mpsc::Receiver<Command> {
+    let (sender, rest) = mpsc::channel(4);
+    tokio::spawn(async move {
+        while let Some(command) = all.recv().await {
+            match command {
+                Command::CatchUp(asker) => drop(asker.send(())),
+                reload => drop(sender.send(reload).await),
+            }
+        }
+    });
+    rest
+}
+
 fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: CancellationToken) -> ControlState {
     write_personas(config);
     std::fs::create_dir_all(&config.state_dir).expect("made");
@@ -154,6 +169,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
     let policy = Arc::new(ArcSwap::from_pointee(snapshot));
     let (ledger, _) = Ledger::open(&config.ledger, Arc::clone(&clock)).expect("opens");
     let metrics = Arc::new(Metrics::default());
+    let events = EventBus::new("/arw/test", Arc::clone(&clock));
     let gateway = Arc::new(Gateway {
         policy: Arc::clone(&policy),
         usage: Usage::new(),
@@ -164,12 +180,14 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::clone(&metrics),
         own: OwnListeners::default(),
+        first_seen: std::sync::Mutex::default(),
+        events: events.clone(),
         draining,
     });
     ControlState {
         config: Arc::new(config.clone()),
         ledger,
-        events: EventBus::new("/arw/test", Arc::clone(&clock)),
+        events,
         policy,
         gateway: Some(Handle::new(gateway, vec!["127.0.0.1:9080".parse().expect("literal")])),
         metrics,
