@@ -38,12 +38,16 @@ fn daemonised_grandchildren_end_with_the_leaf() {
     }
 }
 
-/// A bomb that makes new processes as fast as old ones end, bounded by the group's limit and its own.
+/// A bomb that doubles seven times and then makes new processes for those that end: some hundreds even
+/// where nothing holds it.
+const BOMB: &str = "b() { if [ $1 -lt 7 ]; then b $(($1+1)) & b $(($1+1)) & wait; \
+                    else while :; do sleep 0.01 & wait; done; fi; }; b 0 2>/dev/null; sleep 60";
+
 #[test]
 fn a_running_fork_bomb_is_killed() {
     let limits = arw::sandbox::cgroup::Limits { pids_max: Some(64), ..Default::default() };
     let Some(mut ground) = Ground::limited("bomb", &limits, arw::sandbox::cgroup::Control::PidsMax) else { return };
-    ground.sh("b() { sleep 0.01; b & b & }; b 2>/dev/null; sleep 60");
+    ground.sh(BOMB);
     until("a refused fork", || ground.leaf.events().pids_max_hits.is_some_and(|hits| hits >= 1));
     ground.leaf.kill(PATIENCE).expect("killed");
     assert_eq!(ground.leaf.pids().expect("listed").len(), 0);
