@@ -16,16 +16,22 @@
 //! | `stage` | the other side: launcher, init, command, in the order of the launch |
 //! | `seccomp` | the filters |
 //! | `control` | the confinement report |
+//! | `cgroup` | limits that hold for all processes of a sandbox together |
+//! | `preset` | named sets of limits, and what may be claimed of them |
+//! | `pressure` | when the host is short of something, and eco gives way |
 //! | `check` | the escape self-test that runs inside |
 //!
 //! It refuses to skip silently: a step that fails ends the launch and is named ([`Fault`]), and a control that the
 //! kernel does not have is in the report ([`Report`]). It knows nothing of personas, rules or restarts.
 
+pub mod cgroup;
 pub mod check;
 mod control;
 mod fault;
 mod launch;
 pub mod plan;
+pub mod preset;
+pub mod pressure;
 pub mod profile;
 pub mod seccomp;
 pub mod stage;
