@@ -64,7 +64,7 @@ pub fn run(loaded: Loaded, environment: &Environment) -> anyhow::Result<()> {
     executor.block_on(serve(config))
 }
 
-fn make_private(folder: &Path) -> anyhow::Result<()> {
+pub(super) fn make_private(folder: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
