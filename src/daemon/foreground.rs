@@ -28,8 +28,8 @@ use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::Usage;
 use crate::proxy::{self, FlowTable, Gateway, Inherited, Metrics, OwnListeners, Resolver};
-use crate::sandbox::cgroup::{self, Applied, Cgroups, Leaf, Limits, Roots};
-use crate::sandbox::plan::Access;
+use crate::sandbox::cgroup::{self, Applied, Cgroups, Leaf, Limits, ProcessResource, Roots};
+use crate::sandbox::plan::{Access, Limit, Plan, Resource};
 use crate::sandbox::preset::{self, Claim, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{End, Entry, Launched, ListenerRole, Profile, ProfileName, Report, State, Streams, Text, User};
@@ -140,7 +140,7 @@ fn gateway(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Arc<Gat
     }))
 }
 
-fn plan(arguments: &RunArgs, demo: Option<&Demo>) -> anyhow::Result<crate::sandbox::Plan> {
+fn plan(arguments: &RunArgs, demo: Option<&Demo>) -> anyhow::Result<Plan> {
     let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
     let argv = arguments.command.iter().cloned().map(Text::from).collect();
     let mut workload = Workload::new(argv, user);
@@ -167,7 +167,25 @@ struct Group(Result<Leaf, String>);
 impl Group {
     fn make(run: &str) -> Self {
         let made = Cgroups::discover(&Roots::default()).and_then(|groups| groups.leaf(run));
-        Self(made.map_err(|fault| fault.to_string()))
+        // One reason of perhaps eight alike: the first hierarchy's.
+        Self(made.map_err(|fault| fault.to_string().split(';').next().unwrap_or_default().to_owned()))
+    }
+
+    /// Without groups, what `setrlimit(2)` can hold of the limits; a profile's own limit stays where it is lower.
+    fn stand_in(&self, limits: &Limits, plan: &mut Plan) {
+        if self.0.is_ok() {
+            return;
+        }
+        for limit in cgroup::instead_of_groups(limits) {
+            let resource = match limit.resource {
+                ProcessResource::Data => Resource::Data,
+                ProcessResource::Tasks => Resource::Processes,
+            };
+            match plan.limits.iter_mut().find(|own| own.resource == resource) {
+                Some(own) => own.most = own.most.min(limit.value),
+                None => plan.limits.push(Limit { resource, most: limit.value }),
+            }
+        }
     }
 
     fn apply(&self, limits: &Limits) -> Vec<Applied> {
@@ -202,9 +220,10 @@ struct Sandbox {
 
 /// Launches from a thread of its own: what a process inherits of its scheduling it has from the thread that
 /// made it, and this one's is the preset's.
-fn launch(plan: crate::sandbox::Plan, leaf: Group, limits: Limits, name: PresetName) -> anyhow::Result<Sandbox> {
+fn launch(mut plan: Plan, leaf: Group, limits: Limits, name: PresetName) -> anyhow::Result<Sandbox> {
     let thread = std::thread::Builder::new().name("arw-launch".to_owned()).spawn(move || {
         let applied = cgroup::merge(leaf.apply(&limits), cgroup::apply_to_self(&limits));
+        leaf.stand_in(&limits, &mut plan);
         let doors = leaf.doors()?;
         let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
         let mut streams = Streams::new(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
