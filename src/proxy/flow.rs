@@ -4,6 +4,7 @@
 //! the idle sweep and the kill switch all end a flow in the same way: they set its cut reason and wake it.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::domain::{CloseReason, EgressIntent, PersonaId, RuleId, Scheme, Timestamp};
 use crate::policy::{Meter, TlsDemand};
@@ -66,7 +68,7 @@ impl Flow {
     /// Takes `bytes` of the rule's byte budget before they are passed on. When they do not fit the flow is cut,
     /// and they must not pass.
     #[must_use]
-    pub fn spend(&self, bytes: usize) -> bool {
+    fn spend(&self, bytes: usize) -> bool {
         let fits = self.meter.add(bytes as u64);
         if !fits {
             self.cut(CloseReason::BudgetExhausted);
@@ -91,6 +93,27 @@ impl Flow {
         };
         counter.fetch_add(bytes as u64, Ordering::Relaxed);
         self.last_active.store(tick(self.epoch), Ordering::Relaxed);
+    }
+
+    /// Passes `bytes` on to `to`: takes them from the budget first, and counts what was written as it is, so
+    /// that a write that is cut in the middle is counted as far as it came.
+    ///
+    /// # Errors
+    /// What the write failed with; `QuotaExceeded` when the budget does not hold them, and the flow is cut then.
+    pub async fn pass<W: AsyncWrite + Unpin>(&self, direction: Direction, to: &mut W, bytes: &[u8]) -> io::Result<()> {
+        if !self.spend(bytes.len()) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let count = to.write(rest).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.count(direction, count);
+            rest = &rest[count..];
+        }
+        to.flush().await
     }
 
     /// Sets when the rule ends: a reload may bring that moment nearer, or further off.

@@ -240,14 +240,7 @@ async fn first_bytes(
     if let Some(reason) = ending.flow.cut_reason() {
         return Err(reason);
     }
-    if !flight.bytes.is_empty() {
-        if !ending.flow.spend(flight.bytes.len()) {
-            return Err(CloseReason::BudgetExhausted);
-        }
-        upstream.write_all(&flight.bytes).await.map_err(|_| CloseReason::UpstreamClosed)?;
-        ending.flow.count(Direction::Up, flight.bytes.len());
-    }
-    Ok(())
+    ending.flow.pass(Direction::Up, upstream, &flight.bytes).await.map_err(|_| CloseReason::UpstreamClosed)
 }
 
 /// The client's first bytes and what they are.
