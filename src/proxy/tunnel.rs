@@ -88,6 +88,8 @@ impl Drop for Ending {
         record.scheme = Some(self.flow.scheme);
         record.host = Some(&host);
         record.port = Some(self.flow.intent.target.port);
+        // The `open` line has the address that was tried first.
+        record.address = self.flow.address.get().map(|ip| (*ip, self.flow.intent.target.port).into());
         record.rule = self.flow.rule.as_ref();
         record.code = self.code;
         record.bytes_up = Some(up);

@@ -231,6 +231,46 @@ fn a_tunnel_over_tls_that_is_cut_looks_cut_to_the_upstream() {
     assert_eq!(daemon.wait_for_close(answer.decision())["close_reason"], "client_closed");
 }
 
+#[test]
+fn the_record_of_a_request_that_was_cut_has_every_byte_that_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(setup(&rule("raw", port, "http", "")));
+    let mut client = TcpStream::connect(daemon.proxy).unwrap();
+    client.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let (host, line) = (format!("origin.test:{port}"), format!("POST http://origin.test:{port}/ HTTP/1.1"));
+    client.write_all(request(&line, &host, "Content-Length: 1000000000\r\n").as_bytes()).unwrap();
+    let (mut upstream, _) = listener.accept().unwrap();
+    upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Until nothing moves any more: the upstream reads nothing, and every buffer is full.
+    while client.write(&[b'x'; 10_007]).is_ok() {}
+    daemon.write_persona("agent", "");
+    daemon.sighup();
+    let open = daemon.wait_for_ledger("the grant", |line| line["kind"] == "open")["seq"].as_u64().unwrap();
+    let close = daemon.wait_for_close(open);
+    assert_eq!(close["close_reason"], "policy_narrowed", "{close}");
+    let (mut left, mut chunk) = (0, vec![0; 1 << 20]);
+    while let Ok(count @ 1..) = upstream.read(&mut chunk) {
+        left += count as u64;
+    }
+    assert_eq!(close["bytes_up"].as_u64(), Some(left), "{close}");
+}
+
+#[test]
+fn the_record_of_the_end_names_the_address_that_answered() {
+    let origin = Origin::http();
+    let rules = rule("origin", origin.port(), "http", "").replace("127.0.0.1/32", "127.0.0.0/24");
+    let setup = Setup::new().host("origin.test", &["127.0.0.77", "127.0.0.1"]).persona("agent", &rules);
+    let daemon = Daemon::start(setup);
+    let mut client = Client::connect(daemon.proxy);
+    let answer = client.get(&format!("http://origin.test:{}/", origin.port()), &credentials());
+    assert_eq!(answer.status, 200);
+    let open = daemon.wait_for_ledger("the grant", |line| line["kind"] == "open");
+    assert_eq!(open["address"], format!("127.0.0.77:{}", origin.port()));
+    let close = daemon.wait_for_close(open["seq"].as_u64().unwrap());
+    assert_eq!(close["address"], format!("127.0.0.1:{}", origin.port()), "{close}");
+}
+
 /// The sequence number of the only grant, for answers that do not name it.
 trait Decision {
     fn decision_or_open(&self, daemon: &Daemon) -> u64;
