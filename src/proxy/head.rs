@@ -102,22 +102,22 @@ pub struct Fields {
 
 impl Fields {
     /// Name and value of each field, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.spans.iter().map(|(name, value)| {
             let name = &self.raw[name.start as usize..name.end as usize];
             let value = &self.raw[value.start as usize..value.end as usize];
-            (std::str::from_utf8(name).expect("httparse lets only token bytes into a name"), value)
+            (name, value)
         })
     }
 
     /// The values of every field called `name`, in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
     /// The value of the only field called `name`; `None` when there is none.
     fn only(&self, name: &str, fault: HeadFault) -> Result<Option<&[u8]>, HeadFault> {
-        let mut values = self.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+        let mut values = self.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes()));
         let first = values.next().map(|(_, value)| value);
         if values.next().is_some() { Err(fault) } else { Ok(first) }
     }

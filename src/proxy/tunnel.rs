@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::client::ClientStream;
-use super::dial::{DialFault, dial};
+use super::dial::{DialFault, Upstream, dial};
 use super::first_flight::{self, ClientHello, Verdict};
 use super::flow::{Direction, FlowGuard};
 use super::gate::{About, Cleared, Gateway};
@@ -127,7 +127,7 @@ pub(super) async fn open(
         }
         dialled = dial(permit, receipt, gateway.limits.dial_time) => dialled,
     };
-    let mut upstream: TcpStream = match dialled {
+    let Upstream { stream: mut upstream, address, .. } = match dialled {
         Ok(upstream) => upstream,
         Err(fault) => {
             let refusal = dial_refusal(&fault, &ending);
@@ -139,10 +139,8 @@ pub(super) async fn open(
         }
     };
     gateway.metrics.connected(started.elapsed());
-    if let Ok(peer) = upstream.peer_addr() {
-        // Set once, here.
-        let _ = ending.flow.address.set(peer.ip());
-    }
+    // Set once, here.
+    let _ = ending.flow.address.set(address.ip());
     gateway.recheck(&ending.flow);
     let answer = format!("HTTP/1.1 200 Connection established\r\nX-ARW-Decision-Id: {}\r\n\r\n", ending.flow.seq);
     let flow = ending.flow.shared();
@@ -366,7 +364,8 @@ impl Tunnel {
             ClientStream::Tcp(client) => relay(client, &self.upstream, &self.ending.flow).await,
             ClientStream::Unix(client) => relay(client, &self.upstream, &self.ending.flow).await,
             ClientStream::Tls(client) => {
-                super::copy::copy_both(client.as_mut(), &mut self.upstream, &self.ending.flow).await
+                // Boxed, so that a tunnel without TLS does not keep room for it.
+                Box::pin(super::copy::copy_both(client.as_mut(), &mut self.upstream, &self.ending.flow)).await
             }
         };
         self.ending.because(reason);

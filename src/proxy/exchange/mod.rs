@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use self::body::{pass_answer_body, pass_request_body};
 use super::body::{BodyFault, BodyReader};
 use super::client::ClientStream;
-use super::dial::{DialFault, connect_any, dial};
+use super::dial::{DialFault, Upstream, connect_any, dial};
 use super::flow::{Direction, Flow};
 use super::gate::{Cleared, Gateway};
 use super::head::{Framing, HeadFault, RequestHead, ResponseHead, Version, head_length};
@@ -132,10 +132,8 @@ pub(super) async fn exchange(
         },
     };
     loop {
-        if let Ok(peer) = upstream.stream.peer_addr() {
-            // Fails when it was set already, on the second try.
-            let _ = ending.flow.address.set(peer.ip());
-        }
+        // Fails when it was set already, on the second try.
+        let _ = ending.flow.address.set(upstream.address.ip());
         gateway.recheck(&ending.flow);
         let mut sent_any = false;
         let outcome = tokio::select! {
@@ -177,11 +175,7 @@ pub(super) async fn exchange(
 }
 
 /// What the client said behind its request belongs to the protocol that it asked for.
-async fn pass_early(
-    client: &mut Wire<ClientStream>,
-    upstream: &mut Wire<TcpStream>,
-    flow: &Flow,
-) -> Result<(), CloseReason> {
+async fn pass_early(client: &mut Wire<ClientStream>, upstream: &mut Upstream, flow: &Flow) -> Result<(), CloseReason> {
     let early = client.inbox.split();
     if early.is_empty() {
         return Ok(());
@@ -230,16 +224,16 @@ impl NotConnected {
 async fn connect(
     gateway: &Gateway,
     flow: &Flow,
-    dialling: impl Future<Output = Result<TcpStream, DialFault>>,
-) -> Result<Wire<TcpStream>, NotConnected> {
+    dialling: impl Future<Output = Result<Upstream, DialFault>>,
+) -> Result<Upstream, NotConnected> {
     let started = std::time::Instant::now();
     tokio::select! {
         biased;
         _ = flow.cut_off() => Err(NotConnected::Cut),
         dialled = dialling => {
-            let stream = dialled.map_err(NotConnected::Dial)?;
+            let upstream = dialled.map_err(NotConnected::Dial)?;
             gateway.metrics.connected(started.elapsed());
-            Ok(Wire::new(stream))
+            Ok(upstream)
         }
     }
 }
@@ -294,7 +288,7 @@ impl Broken {
 async fn transact(
     gateway: &Gateway,
     client: &mut Wire<ClientStream>,
-    upstream: &mut Wire<TcpStream>,
+    upstream: &mut Upstream,
     head: &RequestHead,
     request: &[u8],
     flow: &Flow,
@@ -440,7 +434,7 @@ impl Answer<'_> {
 }
 
 /// A connection that may be kept for the persona's next request to the same target.
-impl Kept for Wire<TcpStream> {
+impl Kept for Upstream {
     /// Alive, and silent as it should be.
     fn usable(&self) -> bool {
         // Asked of the kernel: what the executor last heard of the socket may be older than its last byte.
@@ -448,8 +442,8 @@ impl Kept for Wire<TcpStream> {
         self.inbox.is_empty() && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    fn address(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+    fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 
