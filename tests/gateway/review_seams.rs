@@ -271,6 +271,37 @@ fn the_record_of_the_end_names_the_address_that_answered() {
     assert_eq!(close["address"], format!("127.0.0.1:{}", origin.port()), "{close}");
 }
 
+#[test]
+fn a_client_that_ends_after_its_server_is_gone_still_has_a_whole_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(setup(&rule("raw", port, "tcp", "")));
+    let mut client = TcpStream::connect(daemon.proxy).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let target = format!("origin.test:{port}");
+    client.write_all(request(&format!("CONNECT {target} HTTP/1.1"), &target, "").as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let (mut upstream, _) = listener.accept().unwrap();
+    upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+    upstream.write_all(b"all of it").unwrap();
+    upstream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = [0; 9];
+    client.read_exact(&mut answer).unwrap();
+    // What TLS does at its end: a last word that nobody reads, and then the close.
+    client.write_all(b"bye").unwrap();
+    assert_eq!(upstream.peek(&mut answer).unwrap(), 3);
+    drop(upstream);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let open = daemon.wait_for_ledger("the grant", |line| line["kind"] == "open")["seq"].as_u64().unwrap();
+    assert_eq!(daemon.wait_for_close(open)["close_reason"], "upstream_closed");
+    assert_eq!(client.read(&mut answer).map_err(|fault| fault.kind()), Ok(0), "it looks cut");
+}
+
 /// The sequence number of the only grant, for answers that do not name it.
 trait Decision {
     fn decision_or_open(&self, daemon: &Daemon) -> u64;
