@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | 6 | [`daemon`] and the binaries | wiring, signals, reload, systemd notify |
 //! | 5 | [`control`], [`ui`] | what operators touch |
-//! | 2 | [`proxy`] | the gate: it does the work |
+//! | 2 | [`proxy`], [`sandbox`] | the two halves that do the work |
 //! | 1 | [`policy`], [`ledger`], [`events`] | decide, record, remember |
 //! | 0 | [`domain`], [`sys`], [`config`] | words and types, the only unsafe code, raw files |
 
@@ -20,5 +20,6 @@ pub mod events;
 pub mod ledger;
 pub mod policy;
 pub mod proxy;
+pub mod sandbox;
 pub mod sys;
 pub mod ui;

@@ -9,6 +9,8 @@ use arw::ui::{Failure, Outcome, Screen, commands};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // A launcher or a self-test of a sandbox is this same program, executed again.
+    arw::sandbox::stage::intercept(std::env::args_os());
     let cli = Cli::parse();
     let env = Environment::capture();
     let json = cli.global.json;

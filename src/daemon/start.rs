@@ -222,7 +222,10 @@ fn announce(
 ) {
     let repaired = recovery.to_string();
     for line in repaired.lines() {
-        tracing::warn!("ledger: {line}");
+        match recovery.created {
+            true => tracing::info!("ledger: {line}"),
+            false => tracing::warn!("ledger: {line}"),
+        }
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

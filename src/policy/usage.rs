@@ -46,7 +46,8 @@ pub struct Spent {
 #[derive(Debug)]
 pub struct Meter {
     counted: Option<(Arc<Counter>, u64)>,
-    would_deny: Option<Denial>,
+    /// Boxed, since every open tunnel has a meter and hardly any has this.
+    would_deny: Option<Box<Denial>>,
 }
 
 impl Usage {
@@ -80,7 +81,7 @@ impl Usage {
                 let denial = refusal.denial(&budget).by(rule.clone());
                 match grant.persona().mode() {
                     Mode::Enforce => Err(denial),
-                    Mode::Report => Ok(Meter { counted: None, would_deny: Some(denial) }),
+                    Mode::Report => Ok(Meter { counted: None, would_deny: Some(Box::new(denial)) }),
                 }
             }
         }
@@ -242,8 +243,8 @@ impl Meter {
     }
 
     /// In report mode: the denial that enforcement would have made.
-    pub const fn would_deny(&self) -> Option<&Denial> {
-        self.would_deny.as_ref()
+    pub fn would_deny(&self) -> Option<&Denial> {
+        self.would_deny.as_deref()
     }
 }
 
