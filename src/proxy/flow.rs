@@ -15,7 +15,7 @@ use serde::Serialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::domain::{CloseReason, EgressIntent, PersonaId, RuleId, Scheme, Timestamp};
-use crate::policy::{Meter, TlsDemand};
+use crate::policy::{Meter, Mode, TlsDemand};
 
 /// Seconds since the table was made; enough for 136 years.
 type Tick = u32;
@@ -33,6 +33,8 @@ pub struct Flow {
     pub rule: Option<RuleId>,
     /// The generation of the policy that granted it.
     pub generation: u64,
+    /// Whether what its first bytes lack ends it.
+    pub mode: Mode,
     /// Bytes that its rule permitted when it was granted.
     pub max_bytes: Option<u64>,
     /// What a policy must let through for it to go on, once its first bytes were seen.
@@ -212,6 +214,8 @@ pub struct FlowStart {
     pub rule: Option<RuleId>,
     /// The generation of the policy that granted it.
     pub generation: u64,
+    /// The persona's mode.
+    pub mode: Mode,
     /// When the rule ends.
     pub expires_at: Option<Timestamp>,
     /// Bytes that the rule permits.
@@ -241,6 +245,7 @@ impl FlowTable {
             scheme: start.scheme,
             rule: start.rule,
             generation: start.generation,
+            mode: start.mode,
             max_bytes: start.max_bytes,
             needs: OnceLock::new(),
             expires_at: AtomicI64::new(i64::MAX),

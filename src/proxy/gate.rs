@@ -177,6 +177,7 @@ impl Gateway {
             scheme: grant.scheme(),
             rule: grant.rule().cloned(),
             generation: snapshot.generation(),
+            mode: grant.persona().mode(),
             expires_at: grant.expires_at(),
             max_bytes: byte_budget(&grant),
             meter,

@@ -302,6 +302,22 @@ fn a_client_that_ends_after_its_server_is_gone_still_has_a_whole_answer() {
     assert_eq!(client.read(&mut answer).map_err(|fault| fault.kind()), Ok(0), "it looks cut");
 }
 
+#[test]
+fn report_mode_lets_a_first_flight_pass_and_says_what_it_would_have_denied() {
+    let echo = Origin::echo();
+    let rules = rule("echo", echo.port(), "https", "");
+    let daemon = Daemon::start(setup(&format!("mode = \"report\"\n{rules}")));
+    let (client, passed) = tunnel(&daemon, echo.port());
+    drop(client);
+    let close = daemon.wait_for_close(passed);
+    assert_eq!((&close["code"], &close["decision"]), (&"not_tls".into(), &"would_deny".into()), "{close}");
+    // One that is open when the persona is enforced again goes on no longer.
+    let (_client, open) = tunnel(&daemon, echo.port());
+    daemon.write_persona("agent", &rules);
+    daemon.sighup();
+    assert_eq!(daemon.wait_for_close(open)["close_reason"], "policy_narrowed");
+}
+
 /// The sequence number of the only grant, for answers that do not name it.
 trait Decision {
     fn decision_or_open(&self, daemon: &Daemon) -> u64;
