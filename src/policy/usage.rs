@@ -87,6 +87,14 @@ impl Usage {
         }
     }
 
+    /// Hands back the use that [`Usage::admit`] took, when nothing left after all. The rate is not handed back.
+    pub fn hand_back(&self, grant: &Grant) {
+        let Some(rule) = grant.rule().filter(|_| !grant.limits().is_none()) else { return };
+        let back = |uses: u64| Some(uses.saturating_sub(1));
+        // The closure never declines.
+        let _ = self.counter(grant.persona().id(), rule).uses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
+    }
+
     /// Adds what an earlier process spent; for start-up, once per rule, from the ledger.
     pub fn restore(&self, persona: &PersonaId, rule: &RuleId, uses: u64, bytes: u64) {
         let counter = self.counter(persona, rule);

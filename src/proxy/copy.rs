@@ -70,11 +70,6 @@ where
             let _ = to.shutdown().await;
             return Ok(());
         }
-        if !flow.spend(count) {
-            return Err(CloseReason::BudgetExhausted);
-        }
-        to.write_all(&chunk[..count]).await.map_err(|_| sink)?;
-        to.flush().await.map_err(|_| sink)?;
-        flow.count(direction, count);
+        flow.pass(direction, to, &chunk[..count]).await.map_err(|_| sink)?;
     }
 }

@@ -4,6 +4,7 @@
 //! the idle sweep and the kill switch all end a flow in the same way: they set its cut reason and wake it.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,9 +12,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::domain::{CloseReason, EgressIntent, PersonaId, RuleId, Scheme, Timestamp};
-use crate::policy::{Meter, TlsDemand};
+use crate::policy::{Meter, Mode, TlsDemand};
 
 /// Seconds since the table was made; enough for 136 years.
 type Tick = u32;
@@ -31,6 +33,8 @@ pub struct Flow {
     pub rule: Option<RuleId>,
     /// The generation of the policy that granted it.
     pub generation: u64,
+    /// Whether what its first bytes lack ends it.
+    pub mode: Mode,
     /// Bytes that its rule permitted when it was granted.
     pub max_bytes: Option<u64>,
     /// What a policy must let through for it to go on, once its first bytes were seen.
@@ -66,7 +70,7 @@ impl Flow {
     /// Takes `bytes` of the rule's byte budget before they are passed on. When they do not fit the flow is cut,
     /// and they must not pass.
     #[must_use]
-    pub fn spend(&self, bytes: usize) -> bool {
+    fn spend(&self, bytes: usize) -> bool {
         let fits = self.meter.add(bytes as u64);
         if !fits {
             self.cut(CloseReason::BudgetExhausted);
@@ -91,6 +95,27 @@ impl Flow {
         };
         counter.fetch_add(bytes as u64, Ordering::Relaxed);
         self.last_active.store(tick(self.epoch), Ordering::Relaxed);
+    }
+
+    /// Passes `bytes` on to `to`: takes them from the budget first, and counts what was written as it is, so
+    /// that a write that is cut in the middle is counted as far as it came.
+    ///
+    /// # Errors
+    /// What the write failed with; `QuotaExceeded` when the budget does not hold them, and the flow is cut then.
+    pub async fn pass<W: AsyncWrite + Unpin>(&self, direction: Direction, to: &mut W, bytes: &[u8]) -> io::Result<()> {
+        if !self.spend(bytes.len()) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let count = to.write(rest).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.count(direction, count);
+            rest = &rest[count..];
+        }
+        to.flush().await
     }
 
     /// Sets when the rule ends: a reload may bring that moment nearer, or further off.
@@ -189,6 +214,8 @@ pub struct FlowStart {
     pub rule: Option<RuleId>,
     /// The generation of the policy that granted it.
     pub generation: u64,
+    /// The persona's mode.
+    pub mode: Mode,
     /// When the rule ends.
     pub expires_at: Option<Timestamp>,
     /// Bytes that the rule permits.
@@ -218,6 +245,7 @@ impl FlowTable {
             scheme: start.scheme,
             rule: start.rule,
             generation: start.generation,
+            mode: start.mode,
             max_bytes: start.max_bytes,
             needs: OnceLock::new(),
             expires_at: AtomicI64::new(i64::MAX),

@@ -158,11 +158,18 @@ impl Gateway {
                 .cloned()
                 .or_else(|| addresses.iter().find_map(|target| grant.would_deny_address(target.ip())))
                 .or_else(|| meter.would_deny().cloned());
-            if would_deny.is_some() { &stats.would_deny } else { &stats.allowed }.fetch_add(1, Ordering::Relaxed);
             let record = opening(&intent, &grant, &host, addresses[0], would_deny.as_ref());
-            self.ledger.record(&record).await
+            let counter = if would_deny.is_some() { &stats.would_deny } else { &stats.allowed };
+            self.ledger.record(&record).await.inspect(|_| {
+                counter.fetch_add(1, Ordering::Relaxed);
+            })
         };
-        let receipt = receipt.map_err(|_| self.ledger_failed(&About::of(&intent)))?;
+        let receipt = receipt.map_err(|_| {
+            if meter.would_deny().is_none() {
+                self.usage.hand_back(&grant);
+            }
+            self.ledger_failed(&About::of(&intent))
+        })?;
         self.tell_first(&intent, grant.scheme(), receipt.seq());
         let idle_time = self.idle_time(intent.surface);
         let flow = self.flows.enter(FlowStart {
@@ -170,6 +177,7 @@ impl Gateway {
             scheme: grant.scheme(),
             rule: grant.rule().cloned(),
             generation: snapshot.generation(),
+            mode: grant.persona().mode(),
             expires_at: grant.expires_at(),
             max_bytes: byte_budget(&grant),
             meter,

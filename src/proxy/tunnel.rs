@@ -23,7 +23,7 @@ use super::refusal::Refusal;
 use super::relay::relay;
 use crate::domain::{CloseReason, DenialCode, Host, Scheme};
 use crate::ledger::{Kind, Outcome, Record, TlsSeen};
-use crate::policy::{TlsAnswer, TlsDemand};
+use crate::policy::{Mode, TlsAnswer, TlsDemand};
 
 /// A TLS alert record: fatal, access_denied (RFC 8446 section 6.2).
 const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
@@ -88,8 +88,11 @@ impl Drop for Ending {
         record.scheme = Some(self.flow.scheme);
         record.host = Some(&host);
         record.port = Some(self.flow.intent.target.port);
+        // The `open` line has the address that was tried first.
+        record.address = self.flow.address.get().map(|ip| (*ip, self.flow.intent.target.port).into());
         record.rule = self.flow.rule.as_ref();
         record.code = self.code;
+        record.outcome = (self.code.is_some() && self.flow.mode == Mode::Report).then_some(Outcome::WouldDeny);
         record.bytes_up = Some(up);
         record.bytes_down = Some(down);
         record.duration_ms = u64::try_from(self.flow.started.elapsed().as_millis()).ok();
@@ -214,7 +217,13 @@ async fn first_bytes(
     };
     if ending.flow.scheme == Scheme::Https {
         let seen = flight.seen();
-        if let Some(code) = objection(&flight.kind, &ending.flow.intent.target.host, demand) {
+        let objection = objection(&flight.kind, &ending.flow.intent.target.host, demand);
+        if let Some(code) = objection.filter(|_| ending.flow.mode == Mode::Report) {
+            // Report mode lets it pass, and the close record says what enforcement does.
+            ending.code = Some(code);
+            ending.stats.would_deny.fetch_add(1, Ordering::Relaxed);
+            let _ = ending.flow.needs.set(TlsDemand::NONE);
+        } else if let Some(code) = objection {
             record_objection(gateway, ending, code, &seen);
             ending.code = Some(code);
             ending.tls = Some(Box::new(seen));
@@ -232,20 +241,13 @@ async fn first_bytes(
             ending.tls = Some(Box::new(seen));
         }
     }
-    // Set once, here.
+    // Set once, here or above.
     let _ = ending.flow.needs.set(flight.needs(&ending.flow.intent.target.host));
     gateway.recheck(&ending.flow);
     if let Some(reason) = ending.flow.cut_reason() {
         return Err(reason);
     }
-    if !flight.bytes.is_empty() {
-        if !ending.flow.spend(flight.bytes.len()) {
-            return Err(CloseReason::BudgetExhausted);
-        }
-        upstream.write_all(&flight.bytes).await.map_err(|_| CloseReason::UpstreamClosed)?;
-        ending.flow.count(Direction::Up, flight.bytes.len());
-    }
-    Ok(())
+    ending.flow.pass(Direction::Up, upstream, &flight.bytes).await.map_err(|_| CloseReason::UpstreamClosed)
 }
 
 /// The client's first bytes and what they are.

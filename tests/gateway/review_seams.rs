@@ -231,6 +231,93 @@ fn a_tunnel_over_tls_that_is_cut_looks_cut_to_the_upstream() {
     assert_eq!(daemon.wait_for_close(answer.decision())["close_reason"], "client_closed");
 }
 
+#[test]
+fn the_record_of_a_request_that_was_cut_has_every_byte_that_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(setup(&rule("raw", port, "http", "")));
+    let mut client = TcpStream::connect(daemon.proxy).unwrap();
+    client.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    let (host, line) = (format!("origin.test:{port}"), format!("POST http://origin.test:{port}/ HTTP/1.1"));
+    client.write_all(request(&line, &host, "Content-Length: 1000000000\r\n").as_bytes()).unwrap();
+    let (mut upstream, _) = listener.accept().unwrap();
+    upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Until nothing moves any more: the upstream reads nothing, and every buffer is full.
+    while client.write(&[b'x'; 10_007]).is_ok() {}
+    daemon.write_persona("agent", "");
+    daemon.sighup();
+    let open = daemon.wait_for_ledger("the grant", |line| line["kind"] == "open")["seq"].as_u64().unwrap();
+    let close = daemon.wait_for_close(open);
+    assert_eq!(close["close_reason"], "policy_narrowed", "{close}");
+    let (mut left, mut chunk) = (0, vec![0; 1 << 20]);
+    while let Ok(count @ 1..) = upstream.read(&mut chunk) {
+        left += count as u64;
+    }
+    assert_eq!(close["bytes_up"].as_u64(), Some(left), "{close}");
+}
+
+#[test]
+fn the_record_of_the_end_names_the_address_that_answered() {
+    let origin = Origin::http();
+    let rules = rule("origin", origin.port(), "http", "").replace("127.0.0.1/32", "127.0.0.0/24");
+    let setup = Setup::new().host("origin.test", &["127.0.0.77", "127.0.0.1"]).persona("agent", &rules);
+    let daemon = Daemon::start(setup);
+    let mut client = Client::connect(daemon.proxy);
+    let answer = client.get(&format!("http://origin.test:{}/", origin.port()), &credentials());
+    assert_eq!(answer.status, 200);
+    let open = daemon.wait_for_ledger("the grant", |line| line["kind"] == "open");
+    assert_eq!(open["address"], format!("127.0.0.77:{}", origin.port()));
+    let close = daemon.wait_for_close(open["seq"].as_u64().unwrap());
+    assert_eq!(close["address"], format!("127.0.0.1:{}", origin.port()), "{close}");
+}
+
+#[test]
+fn a_client_that_ends_after_its_server_is_gone_still_has_a_whole_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let daemon = Daemon::start(setup(&rule("raw", port, "tcp", "")));
+    let mut client = TcpStream::connect(daemon.proxy).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let target = format!("origin.test:{port}");
+    client.write_all(request(&format!("CONNECT {target} HTTP/1.1"), &target, "").as_bytes()).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).unwrap();
+        head.extend(byte);
+    }
+    let (mut upstream, _) = listener.accept().unwrap();
+    upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+    upstream.write_all(b"all of it").unwrap();
+    upstream.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut answer = [0; 9];
+    client.read_exact(&mut answer).unwrap();
+    // What TLS does at its end: a last word that nobody reads, and then the close.
+    client.write_all(b"bye").unwrap();
+    assert_eq!(upstream.peek(&mut answer).unwrap(), 3);
+    drop(upstream);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let open = daemon.wait_for_ledger("the grant", |line| line["kind"] == "open")["seq"].as_u64().unwrap();
+    assert_eq!(daemon.wait_for_close(open)["close_reason"], "upstream_closed");
+    assert_eq!(client.read(&mut answer).map_err(|fault| fault.kind()), Ok(0), "it looks cut");
+}
+
+#[test]
+fn report_mode_lets_a_first_flight_pass_and_says_what_it_would_have_denied() {
+    let echo = Origin::echo();
+    let rules = rule("echo", echo.port(), "https", "");
+    let daemon = Daemon::start(setup(&format!("mode = \"report\"\n{rules}")));
+    let (client, passed) = tunnel(&daemon, echo.port());
+    drop(client);
+    let close = daemon.wait_for_close(passed);
+    assert_eq!((&close["code"], &close["decision"]), (&"not_tls".into(), &"would_deny".into()), "{close}");
+    // One that is open when the persona is enforced again goes on no longer.
+    let (_client, open) = tunnel(&daemon, echo.port());
+    daemon.write_persona("agent", &rules);
+    daemon.sighup();
+    assert_eq!(daemon.wait_for_close(open)["close_reason"], "policy_narrowed");
+}
+
 /// The sequence number of the only grant, for answers that do not name it.
 trait Decision {
     fn decision_or_open(&self, daemon: &Daemon) -> u64;

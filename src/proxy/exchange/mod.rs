@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use self::body::{pass_answer_body, pass_request_body};
@@ -180,17 +180,11 @@ async fn pass_early(client: &mut Wire<ClientStream>, upstream: &mut Upstream, fl
     if early.is_empty() {
         return Ok(());
     }
-    if !flow.spend(early.len()) {
-        return Err(CloseReason::BudgetExhausted);
-    }
-    let sent = tokio::select! {
+    tokio::select! {
         biased;
-        reason = flow.cut_off() => return Err(reason),
-        sent = upstream.stream.write_all(&early) => sent,
-    };
-    sent.map_err(|_| CloseReason::UpstreamClosed)?;
-    flow.count(Direction::Up, early.len());
-    Ok(())
+        reason = flow.cut_off() => Err(reason),
+        passed = flow.pass(Direction::Up, &mut upstream.stream, &early) => passed.map_err(|_| CloseReason::UpstreamClosed),
+    }
 }
 
 /// How an exchange ends whose flow was cut.
@@ -300,11 +294,7 @@ async fn transact(
     flow: &Flow,
     sent_any: &mut bool,
 ) -> Result<Answered, Broken> {
-    if !flow.spend(request.len()) {
-        return Err(Broken::Client);
-    }
-    upstream.stream.write_all(request).await.map_err(Broken::Upstream)?;
-    flow.count(Direction::Up, request.len());
+    flow.pass(Direction::Up, &mut upstream.stream, request).await.map_err(Broken::Upstream)?;
     let max_head = gateway.limits.head_bytes;
     if head.framing == Framing::Empty {
         let mut answer = Answer { head, flow, max_head, sent_any, request_sent: true };
@@ -394,14 +384,8 @@ impl Answer<'_> {
     }
 
     async fn send<C: AsyncWrite + Unpin>(&mut self, client: &mut C, out: &[u8]) -> Result<(), Broken> {
-        if !self.flow.spend(out.len()) {
-            return Err(Broken::Client);
-        }
         *self.sent_any = true;
-        client.write_all(out).await.map_err(|_| Broken::Client)?;
-        client.flush().await.map_err(|_| Broken::Client)?;
-        self.flow.count(Direction::Down, out.len());
-        Ok(())
+        self.flow.pass(Direction::Down, client, out).await.map_err(|_| Broken::Client)
     }
 
     async fn switch<C: AsyncWrite + Unpin>(

@@ -109,6 +109,10 @@ impl Half {
             let copied = with_buffer(|buffer| {
                 let count = from.read_now(buffer).map_err(|error| (error, self.source_broken()))?;
                 let fits = self.budget(flow, count);
+                if fits == 0 {
+                    // The end of the source, or of the budget: nothing to send.
+                    return Ok(count);
+                }
                 let sent = match to.write_now(&buffer[..fits]) {
                     Ok(sent) => sent,
                     Err(error) if is_wait(&error) => 0,
