@@ -85,10 +85,28 @@ fn launch(request: &Request, descriptors: Descriptors, outside: &Outside) {
             let pidfd: Vec<_> = child.pidfd.iter().map(AsFd::as_fd).collect();
             tell(&descriptors.control, &Event::Started { pid: child.pid }, &pidfd)
         }
-        Err(fault) => tell(&descriptors.control, &Event::Failed(Fault::new(Step::Clone, "", &fault)), &[]),
+        Err(fault) => {
+            let hint = why_refused(request, &fault);
+            tell(&descriptors.control, &Event::Failed(Fault::new(Step::Clone, hint, &fault)), &[])
+        }
     };
     // A caller that hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan.
     let _ = said;
+}
+
+/// What an operator can do about it. Most hosts that refuse do so by one of these settings.
+fn why_refused(request: &Request, fault: &std::io::Error) -> &'static str {
+    let user = request.namespaces.contains(&Namespace::User);
+    match (fault.raw_os_error(), user) {
+        (Some(libc::EPERM), true) => {
+            "this host gives ordinary users no user namespace (kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns, or a container's filter)"
+        }
+        (Some(libc::EPERM), false) => "it takes CAP_SYS_ADMIN, or a user namespace",
+        (Some(libc::ENOSPC | libc::EUSERS), _) => "a limit of /proc/sys/user is reached",
+        (Some(libc::EBUSY | libc::EOPNOTSUPP), _) if request.cgroup => "the cgroup may hold no process of its own",
+        _ => "",
+    }
 }
 
 /// A cgroup namespace is not among them: its top is the cgroup of the *caller* of `clone3`, so the init makes
