@@ -13,6 +13,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::sys::clone::signal_by_pidfd;
 use crate::sys::message;
@@ -218,7 +220,11 @@ fn seal(plan: &Plan) -> Result<File, Fault> {
 
 fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> {
     let mut init = None;
+    let patient = |seconds| setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(seconds)).at(Step::Send);
+    patient(STEP_PATIENCE)?;
     let outcome = collect(&socket, plan, &mut init);
+    // From here on it may take as long as the command does: 0 means for ever.
+    let outcome = patient(0).map_err(LaunchError::from).and(outcome);
     match (outcome, init) {
         (Ok((listeners, report)), Some((pid, pidfd))) => {
             Ok(Launched { pidfd, pid, listeners, report, control: Handle::of(socket) })
@@ -233,6 +239,10 @@ fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> 
         }
     }
 }
+
+/// How many seconds may pass without a word from a stage: a launch takes milliseconds, and a folder to bind that lies on
+/// a server which does not answer would take for ever.
+const STEP_PATIENCE: i64 = 20;
 
 /// How long a failed launch may take to vanish: its init is exiting already.
 const LAST_BREATH: Duration = Duration::from_secs(5);
@@ -249,6 +259,7 @@ fn collect(
             Ok(Some(said)) => said,
             Ok(None) => return Err(LaunchError::Lost),
             Err(fault) if is_gone(&fault) => return Err(LaunchError::Lost),
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return Err(LaunchError::Slow),
             Err(fault) => return Err(LaunchError::Wire(fault.to_string())),
         };
         match event {

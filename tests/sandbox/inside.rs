@@ -351,3 +351,11 @@ fn landlock_keeps_ports_closed_that_loopback_would_carry() {
     plan.without = vec![Control::LandlockTcp];
     assert_eq!(said(&plan), "connected\n");
 }
+
+/// A limit of no bytes does not stop a core file that the host pipes to a program; one byte does.
+#[test]
+fn a_core_file_goes_nowhere_not_even_into_a_pipe() {
+    let said = said(&shell(ProfileName::Compat, "grep 'core file' /proc/self/limits"));
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!(words[4..6], ["1", "1"], "{said}");
+}

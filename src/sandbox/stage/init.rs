@@ -21,7 +21,7 @@ use nix::unistd::{Pid, sethostname};
 
 use crate::sandbox::Control;
 use crate::sandbox::fault::{At, Fault, Step};
-use crate::sandbox::plan::{MAX_PLAN, Plan, Resource, User, WhenAlone};
+use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, User, WhenAlone};
 use crate::sandbox::wire::{Event, Exit, LISTENERS_AT_ONCE, Order, Request, hear, tell};
 use crate::sys::clone::{Side, fork};
 use crate::sys::descriptor;
@@ -137,10 +137,16 @@ fn set_limits(plan: &Plan) -> Result<(), Fault> {
         let resource = kernel_resource(limit.resource);
         // A plan only ever tightens: the caller's own hard limit may be lower, and raising it takes a privilege.
         let (_, hard) = getrlimit(resource).at_with(Step::Limits, named)?;
-        let most = limit.most.min(hard);
+        let most = kernel_value(limit).min(hard);
         setrlimit(resource, most, most).at_with(Step::Limits, named)?;
     }
     Ok(())
+}
+
+/// What is set for a limit. A core file of no bytes is still written when the host pipes core files to a program
+/// (core(5)), which runs outside with all of the memory in its hands; a limit of one byte stops both kinds.
+pub(super) fn kernel_value(limit: &Limit) -> u64 {
+    if limit.resource == Resource::CoreFile { limit.most.max(1) } else { limit.most }
 }
 
 /// The kernel's name of a resource.
