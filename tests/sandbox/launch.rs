@@ -78,3 +78,23 @@ fn a_program_that_is_no_stage_is_found_out() {
     assert!(launcher.launch(&plan(ProfileName::Strict, &["true"]), &streams).is_err());
     assert!(Launcher::start_from(Path::new("/nonexistent")).is_err());
 }
+
+#[test]
+fn an_init_made_ahead_serves_the_plan_that_fits_it_and_no_other() {
+    let null = std::fs::File::open("/dev/null").expect("null");
+    let streams = Streams::new(null.as_fd(), null.as_fd(), null.as_fd());
+    let launcher = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
+    let mut other = plan(ProfileName::Strict, &["true"]);
+    other.without.push(Control::IpcNamespace);
+    other.require.clear();
+    let whole = plan(ProfileName::Strict, &["true"]);
+    for (plan, ipc) in [(&whole, true), (&other, false), (&whole, true)] {
+        launcher.prepare(whole.user).expect("launcher");
+        launcher.prepare(whole.user).expect("twice is once");
+        let launched = launcher.launch(plan, &streams).expect("launch");
+        let state = launched.report.state(Control::IpcNamespace);
+        assert_eq!(state == Some(&State::Enforced), ipc, "{}", launched.report);
+        assert_eq!(launched.control.wait().expect("wait"), End::Exit(Exit::Code(0)));
+        launched.wait_until_gone(PATIENCE).expect("gone");
+    }
+}
