@@ -177,6 +177,9 @@ pub enum LaunchError {
     /// The launcher or the init ended without a word: killed from outside, or out of memory.
     #[error("the sandbox ended while it was being made")]
     Lost,
+    /// No stage said anything for too long; what had been made was killed.
+    #[error("the sandbox was not made in time: the last step does not end")]
+    Slow,
     /// A stage said what this version does not understand.
     #[error("the launcher speaks another version: {0}")]
     Wire(String),

@@ -6,20 +6,22 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::sys::clone::signal_by_pidfd;
 use crate::sys::message;
 
 use super::fault::At;
 use super::plan::{MAX_LISTENERS, MAX_PLAN};
-use super::wire::{Event, Exit, Namespace, Order, Request, hear, tell};
+use super::wire::{Ask, Event, Exit, Namespace, Order, Request, hear, tell};
 use super::{Control, Fault, LaunchError, Listener, Plan, Report, Step, User, stage};
 
 /// The helper process that alone makes namespaces. One serves any number of launches, from any thread.
@@ -29,8 +31,6 @@ use super::{Control, Fault, LaunchError, Listener, Plan, Report, Step, User, sta
 pub struct Launcher {
     socket: Option<OwnedFd>,
     child: Child,
-    /// Held while a request is written, so that two do not mix.
-    turn: Mutex<()>,
 }
 
 /// What a launch gets besides its plan.
@@ -123,7 +123,16 @@ impl Launcher {
     pub fn start_from(program: &Path) -> Result<Self, LaunchError> {
         let (ours, theirs) = message::pair().at(Step::Launcher)?;
         let child = spawn(program, theirs).at_with(Step::Launcher, || program.display().to_string())?;
-        Ok(Self { socket: Some(ours), child, turn: Mutex::new(()) })
+        Ok(Self { socket: Some(ours), child })
+    }
+
+    /// Has the namespaces for the next sandbox of `user` made now, which is a quarter of a launch. They wait in an init
+    /// that has nothing to do yet, and that ends with the launcher. A failure shows itself at the launch.
+    ///
+    /// # Errors
+    /// The launcher is gone.
+    pub fn prepare(&self, user: User) -> io::Result<()> {
+        self.ask(&Ask::Prepare { namespaces: namespaces(user, |_| true) }, &[])
     }
 
     /// Launches a sandbox and waits until its command was executed.
@@ -162,15 +171,19 @@ impl Launcher {
             return Err(Fault::said(Step::Send, "more descriptors than one message carries"));
         }
         let request = Request {
-            namespaces: namespaces(plan),
+            namespaces: namespaces(plan.user, |control| plan.applies(control)),
             cgroup,
             joins,
             exit_record: streams.exit_record.is_some(),
             adoption: streams.adoption.is_some(),
         };
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ask(&Ask::Launch(request), &descriptors).at(Step::Send)
+    }
+
+    fn ask(&self, ask: &Ask, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let socket = self.socket.as_ref().expect("the socket is there until the launcher is dropped");
-        tell(socket, &request, &descriptors).at(Step::Send)
+        // One message, whole or not at all: requests of several threads do not mix.
+        tell(socket, ask, descriptors)
     }
 }
 
@@ -189,7 +202,7 @@ fn spawn(program: &Path, socket: OwnedFd) -> io::Result<Child> {
     command.env_clear().current_dir("/").stdin(Stdio::from(socket)).stdout(Stdio::null()).spawn()
 }
 
-fn namespaces(plan: &Plan) -> Vec<Namespace> {
+fn namespaces(user: User, applies: impl Fn(Control) -> bool) -> Vec<Namespace> {
     let by_control = [
         (Control::MountNamespace, Namespace::Mount),
         (Control::PidNamespace, Namespace::Pid),
@@ -197,8 +210,8 @@ fn namespaces(plan: &Plan) -> Vec<Namespace> {
         (Control::IpcNamespace, Namespace::Ipc),
         (Control::UtsNamespace, Namespace::Uts),
     ];
-    let user = matches!(plan.user, User::Mapped { .. }).then_some(Namespace::User);
-    let wanted = by_control.into_iter().filter(|(control, _)| plan.applies(*control)).map(|(_, namespace)| namespace);
+    let user = matches!(user, User::Mapped { .. }).then_some(Namespace::User);
+    let wanted = by_control.into_iter().filter(|(control, _)| applies(*control)).map(|(_, namespace)| namespace);
     user.into_iter().chain(wanted).collect()
 }
 
@@ -218,10 +231,14 @@ fn seal(plan: &Plan) -> Result<File, Fault> {
 
 fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> {
     let mut init = None;
+    let patient = |seconds| setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(seconds)).at(Step::Send);
+    patient(STEP_PATIENCE)?;
     let outcome = collect(&socket, plan, &mut init);
+    // From here on it may take as long as the command does: 0 means for ever.
+    let outcome = patient(0).map_err(LaunchError::from).and(outcome);
     match (outcome, init) {
-        (Ok((listeners, report)), Some((pid, pidfd))) => {
-            Ok(Launched { pidfd, pid, listeners, report, control: Handle::of(socket) })
+        (Ok(Heard { listeners, report, ended }), Some((pid, pidfd))) => {
+            Ok(Launched { pidfd, pid, listeners, report, control: Handle { socket, ended } })
         }
         (Ok(_), None) => Err(LaunchError::Wire("no pidfd came".to_owned())),
         (Err(fault), init) => {
@@ -234,32 +251,47 @@ fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> 
     }
 }
 
+/// How many seconds may pass without a word from a stage: a launch takes milliseconds, and a folder to bind that lies on
+/// a server which does not answer would take for ever.
+const STEP_PATIENCE: i64 = 20;
+
 /// How long a failed launch may take to vanish: its init is exiting already.
 const LAST_BREATH: Duration = Duration::from_secs(5);
 
-fn collect(
-    socket: &OwnedFd,
-    plan: &Plan,
-    init: &mut Option<(i32, OwnedFd)>,
-) -> Result<(Vec<(Listener, OwnedFd)>, Report), LaunchError> {
-    let mut listeners = Vec::new();
-    let mut report = Report::default();
-    loop {
+/// What the stages said until the command ran.
+struct Heard {
+    listeners: Vec<(Listener, OwnedFd)>,
+    report: Report,
+    ended: OnceLock<Exit>,
+}
+
+fn collect(socket: &OwnedFd, plan: &Plan, init: &mut Option<(i32, OwnedFd)>) -> Result<Heard, LaunchError> {
+    let mut heard = Heard { listeners: Vec::new(), report: Report::default(), ended: OnceLock::new() };
+    let mut is_running = false;
+    // The launcher and the init speak each for itself: on a busy host the pidfd may come last, after a short command's end.
+    while init.is_none() || !is_running {
         let (event, descriptors) = match hear::<Event>(socket) {
             Ok(Some(said)) => said,
             Ok(None) => return Err(LaunchError::Lost),
             Err(fault) if is_gone(&fault) => return Err(LaunchError::Lost),
+            Err(fault) if fault.kind() == io::ErrorKind::WouldBlock => return Err(LaunchError::Slow),
             Err(fault) => return Err(LaunchError::Wire(fault.to_string())),
         };
         match event {
             Event::Started { pid } => *init = descriptors.into_iter().next().map(|pidfd| (pid, pidfd)),
-            Event::Listening { places } => listeners.extend(named(&plan.network.listeners, &places, descriptors)),
-            Event::Measured(measured) => report = measured,
+            Event::Listening { places } => {
+                heard.listeners.extend(named(&plan.network.listeners, &places, descriptors));
+            }
+            Event::Measured(measured) => heard.report = measured,
             Event::Failed(fault) => return Err(fault.into()),
-            Event::Running => return Ok((listeners, report)),
+            Event::Running => is_running = true,
+            Event::Exited(exit) if is_running => {
+                let _ = heard.ended.set(exit);
+            }
             Event::Exited(_) | Event::Socket => return Err(LaunchError::Wire("an event out of order".to_owned())),
         }
     }
+    Ok(heard)
 }
 
 /// What the sockets are for; a place that the plan does not have closes its socket.
@@ -273,10 +305,6 @@ fn is_gone(fault: &io::Error) -> bool {
 }
 
 impl Handle {
-    const fn of(socket: OwnedFd) -> Self {
-        Self { socket, ended: OnceLock::new() }
-    }
-
     /// Takes a running sandbox over: `socket` was connected to its adoption socket. Hands back the
     /// listeners of `plan`.
     ///
@@ -293,7 +321,7 @@ impl Handle {
                 None => return Err(io::ErrorKind::UnexpectedEof.into()),
             }
         }
-        Ok((Self::of(socket), listeners))
+        Ok((Self { socket, ended: OnceLock::new() }, listeners))
     }
 
     /// Sends the command a signal, such as 15.

@@ -21,6 +21,10 @@
 //! | `pressure` | when the host is short of something, and eco gives way |
 //! | `check` | the escape self-test that runs inside |
 //!
+//! It needs Linux 5.12 (mounts by descriptor that are read-only all the way down) with seccomp; Landlock (5.13, TCP 6.7,
+//! scopes 6.12) and cgroup v2 make it better and are reported. As root every runtime has a host uid of its own; an
+//! ordinary user gets a user namespace with one mapped id. Either way the command has no capability at all.
+//!
 //! It refuses to skip silently: a step that fails ends the launch and is named ([`Fault`]), and a control that the
 //! kernel does not have is in the report ([`Report`]). It knows nothing of personas, rules or restarts.
 

@@ -30,7 +30,17 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 10;
 /// Most listeners in one message, well below what descriptors one may carry.
 pub(crate) const LISTENERS_AT_ONCE: usize = 16;
 
-/// Asks the launcher for a sandbox. Its descriptors are, in this order: the plan, the init's end of the control
+/// What the caller wants of the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// Have an init waiting in these namespaces.
+    Prepare { namespaces: Vec<Namespace> },
+    /// Launch.
+    Launch(Request),
+}
+
+/// Asks for a sandbox. Its descriptors are, in this order: the plan, the init's end of the control
 /// pair, the three standard streams, and those that the fields announce.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use arw::sandbox::{Control, Entry, ProfileName, State};
 
-use crate::support::{Extra, is_root, plan, start_with};
+use crate::support::{Extra, is_root, launcher, plan, start_with, user};
 
 /// A cgroup of this test's own.
 struct Own(PathBuf);
@@ -43,6 +43,10 @@ fn a_sandbox_is_born_in_its_v2_group_and_sees_nothing_above() {
     let folder = File::open(&own.0).expect("folder");
     let (said, state) = launch_into(Entry::Into(folder.as_fd()));
     assert_eq!(state, Some(State::Enforced), "{said}");
+    assert!(said.lines().any(|line| line == "0::/"), "{said}");
+    launcher().prepare(user()).expect("launcher");
+    let (said, state) = launch_into(Entry::Into(folder.as_fd()));
+    assert_eq!(state, Some(State::Enforced), "an init made ahead enters it too: {said}");
     assert!(said.lines().any(|line| line == "0::/"), "{said}");
     let (_, state) = launch_into(Entry::None);
     assert!(matches!(state, Some(State::Unavailable(_))), "{state:?}");

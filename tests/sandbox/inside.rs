@@ -250,3 +250,112 @@ fn the_filter_is_the_reason_for_what_it_refuses() {
     let mut unused = Vec::new();
     std::io::empty().read_to_end(&mut unused).expect("nothing");
 }
+
+/// The kernel's names for the namespaces that a command is in, beside the host's.
+#[test]
+fn each_namespace_is_its_own_until_it_is_left_out() {
+    let inside = |without: &[Control], name: &str| {
+        let mut plan = plan(ProfileName::Standard, &["readlink", &format!("/proc/self/ns/{name}")]);
+        plan.without = without.to_vec();
+        plan.require.clear();
+        if without.contains(&Control::Root) {
+            plan.workdir = "/".into();
+        }
+        said(&plan).trim().to_owned()
+    };
+    for (control, name) in [
+        (Control::MountNamespace, "mnt"),
+        (Control::PidNamespace, "pid"),
+        (Control::NetworkNamespace, "net"),
+        (Control::IpcNamespace, "ipc"),
+        (Control::UtsNamespace, "uts"),
+        (Control::CgroupNamespace, "cgroup"),
+    ] {
+        let host = fs::read_link(format!("/proc/self/ns/{name}")).expect("link").display().to_string();
+        let own = inside(&[], name);
+        assert!(own.starts_with(name) && own != host, "{own} and {host}");
+        // Without its own processes there is no new `/proc` to mount either.
+        let without = match control {
+            Control::PidNamespace => vec![control, Control::Root, Control::LandlockFiles],
+            Control::MountNamespace => vec![control, Control::Root, Control::LandlockFiles, Control::PidNamespace],
+            _ => vec![control],
+        };
+        assert_eq!(inside(&without, name), host, "without {control}");
+    }
+}
+
+#[test]
+fn no_group_of_the_callers_and_no_id_but_its_own_is_inside() {
+    let said = said(&shell(ProfileName::Strict, "id -u; id -G; grep -c . /proc/self/uid_map; ls -A /run | wc -l"));
+    let lines: Vec<&str> = said.lines().collect();
+    let (uid, gid) = crate::support::user().inside();
+    assert_eq!(lines[0], uid.to_string());
+    if crate::support::is_root() {
+        assert_eq!(lines[1], gid.to_string(), "{said}");
+    }
+    assert_eq!(lines[3], "0", "nothing of the host's /run is seen: {said}");
+}
+
+/// What `/proc/<init>/environ` shows to whoever may look: nothing.
+#[test]
+fn the_init_has_no_environment_and_cannot_be_looked_into() {
+    let running = start(&plan(ProfileName::Standard, &["sleep", "1000"])).expect("launch");
+    let path = format!("/proc/{}/environ", running.launched.pid);
+    match fs::read(&path) {
+        Ok(environment) => assert_eq!(environment, b"", "{path}"),
+        Err(fault) => assert_eq!(fault.raw_os_error(), Some(libc::EACCES)),
+    }
+    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&path).expect("entry"));
+    assert_eq!(owner, 0, "a process that is not dumpable belongs to root");
+}
+
+#[test]
+fn no_new_privileges_are_gained_unless_that_is_left_out() {
+    let mut plan = shell(ProfileName::Standard, "grep NoNewPrivs /proc/self/status");
+    assert_eq!(said(&plan), "NoNewPrivs:\t1\n");
+    plan.require.clear();
+    // Landlock and the filter need it of whoever has no CAP_SYS_ADMIN.
+    plan.without = vec![
+        Control::NoNewPrivs,
+        Control::Seccomp,
+        Control::LandlockFiles,
+        Control::LandlockTcp,
+        Control::LandlockScopes,
+    ];
+    assert_eq!(said(&plan), "NoNewPrivs:\t0\n");
+}
+
+#[test]
+fn landlock_keeps_a_file_closed_that_the_root_would_show() {
+    let folder = tempfile::tempdir_in("/tmp").expect("folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("permissions");
+    fs::write(folder.path().join("file"), "shown").expect("write");
+    let mut plan = shell(ProfileName::Strict, "cat /shown/file");
+    plan.mounts.push(arw::sandbox::plan::Mount::Bind {
+        source: fs::canonicalize(folder.path()).expect("path"),
+        target: "/shown".into(),
+        access: Access::ReadOnly,
+        absent: arw::sandbox::plan::Absent::Fault,
+    });
+    assert!(said(&plan).contains("Permission denied"), "bound, and no rule names it");
+    plan.without = vec![Control::LandlockFiles];
+    assert_eq!(said(&plan), "shown");
+}
+
+#[test]
+fn landlock_keeps_ports_closed_that_loopback_would_carry() {
+    let script = "import socket\ns = socket.socket(); s.bind(('127.0.0.1', 5555)); s.listen()\n\
+                  socket.create_connection(('127.0.0.1', 5555)); print('connected')";
+    let mut plan = plan(ProfileName::Strict, &["python3", "-c", script]);
+    assert!(said(&plan).contains("Permission"), "neither bound nor connected");
+    plan.without = vec![Control::LandlockTcp];
+    assert_eq!(said(&plan), "connected\n");
+}
+
+/// A limit of no bytes does not stop a core file that the host pipes to a program; one byte does.
+#[test]
+fn a_core_file_goes_nowhere_not_even_into_a_pipe() {
+    let said = said(&shell(ProfileName::Compat, "grep 'core file' /proc/self/limits"));
+    let words: Vec<&str> = said.split_whitespace().collect();
+    assert_eq!(words[4..6], ["1", "1"], "{said}");
+}

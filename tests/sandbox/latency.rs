@@ -71,11 +71,15 @@ fn median(mut times: Vec<Duration>) -> Duration {
 #[ignore = "a measurement, for an idle machine"]
 fn latency_of_a_launch_beside_bubblewrap() {
     let plan = plan(ProfileName::Standard, &["/bin/true"]);
-    let (mut running, mut ended, mut fresh, mut other) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut running, mut ended, mut ahead) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut fresh, mut other) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let (first, whole) = launch(launcher(), &plan);
         running.push(first);
         ended.push(whole);
+        launcher().prepare(plan.user).expect("launcher");
+        std::thread::sleep(Duration::from_millis(5));
+        ahead.push(launch(launcher(), &plan).0);
         let began = Instant::now();
         let own = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
         let started = began.elapsed();
@@ -83,6 +87,7 @@ fn latency_of_a_launch_beside_bubblewrap() {
         other.extend(bubblewrap());
     }
     println!("resident launcher: {:?} to the command, {:?} to its end", median(running), median(ended));
+    println!("prepared ahead:    {:?} to the command", median(ahead));
     println!("fresh launcher:    {:?} to its end", median(fresh));
     match other.is_empty() {
         true => println!("bubblewrap:        not here"),

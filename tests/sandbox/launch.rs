@@ -1,8 +1,11 @@
 //! Launches, ends, and what the caller hears of them.
 
-use arw::sandbox::{Control, End, Exit, LaunchError, ListenerRole, ProfileName, State, Step};
+use std::os::fd::AsFd;
+use std::path::Path;
 
-use crate::support::{plan, run, start};
+use arw::sandbox::{Control, End, Exit, LaunchError, Launcher, ListenerRole, ProfileName, State, Step, Streams};
+
+use crate::support::{PATIENCE, plan, run, start};
 
 #[test]
 fn a_command_runs_in_every_profile_and_its_exit_code_comes_back() {
@@ -50,5 +53,48 @@ fn a_command_that_is_not_there_names_the_step() {
             assert_eq!((fault.step, fault.errno), (Step::Exec, libc::ENOENT));
         }
         other => panic!("{:?}", other.err()),
+    }
+}
+
+/// The daemon's program has another allocator and its own `main`; it is a launcher all the same, and a sandbox goes on
+/// when the launcher that made it is gone.
+#[test]
+fn the_daemons_program_launches_too_and_its_sandboxes_outlive_it() {
+    let null = std::fs::File::open("/dev/null").expect("null");
+    let streams = Streams::new(null.as_fd(), null.as_fd(), null.as_fd());
+    let launcher = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-server"))).expect("launcher");
+    let launched = launcher.launch(&plan(ProfileName::Strict, &["sleep", "1000"]), &streams).expect("launch");
+    drop(launcher);
+    launched.control.signal(libc::SIGTERM).expect("the init is there");
+    assert_eq!(launched.control.wait().expect("wait"), End::Exit(Exit::Signal(libc::SIGTERM)));
+    launched.wait_until_gone(PATIENCE).expect("gone");
+}
+
+#[test]
+fn a_program_that_is_no_stage_is_found_out() {
+    let null = std::fs::File::open("/dev/null").expect("null");
+    let streams = Streams::new(null.as_fd(), null.as_fd(), null.as_fd());
+    let launcher = Launcher::start_from(Path::new("/bin/true")).expect("it starts");
+    assert!(launcher.launch(&plan(ProfileName::Strict, &["true"]), &streams).is_err());
+    assert!(Launcher::start_from(Path::new("/nonexistent")).is_err());
+}
+
+#[test]
+fn an_init_made_ahead_serves_the_plan_that_fits_it_and_no_other() {
+    let null = std::fs::File::open("/dev/null").expect("null");
+    let streams = Streams::new(null.as_fd(), null.as_fd(), null.as_fd());
+    let launcher = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
+    let mut other = plan(ProfileName::Strict, &["true"]);
+    other.without.push(Control::IpcNamespace);
+    other.require.clear();
+    let whole = plan(ProfileName::Strict, &["true"]);
+    for (plan, ipc) in [(&whole, true), (&other, false), (&whole, true)] {
+        launcher.prepare(whole.user).expect("launcher");
+        launcher.prepare(whole.user).expect("twice is once");
+        let launched = launcher.launch(plan, &streams).expect("launch");
+        let state = launched.report.state(Control::IpcNamespace);
+        assert_eq!(state == Some(&State::Enforced), ipc, "{}", launched.report);
+        assert_eq!(launched.control.wait().expect("wait"), End::Exit(Exit::Code(0)));
+        launched.wait_until_gone(PATIENCE).expect("gone");
     }
 }

@@ -13,6 +13,7 @@ mod attempt;
 mod inside;
 mod trap;
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
@@ -43,6 +44,13 @@ impl Checked {
     pub fn held(&self) -> bool {
         self.attempts.len() == Attempt::ALL.len()
             && self.attempts.iter().all(|tried| !matches!(tried.outcome, Outcome::Escaped(_)))
+    }
+}
+
+/// A line per attempt.
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.attempts.iter().try_for_each(|tried| writeln!(f, "{tried}"))
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::process::exit;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
@@ -21,8 +21,8 @@ use nix::unistd::{Pid, sethostname};
 
 use crate::sandbox::Control;
 use crate::sandbox::fault::{At, Fault, Step};
-use crate::sandbox::plan::{MAX_PLAN, Plan, Resource, User, WhenAlone};
-use crate::sandbox::wire::{Event, Exit, LISTENERS_AT_ONCE, Order, Request, hear, tell};
+use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, User, WhenAlone};
+use crate::sandbox::wire::{Event, Exit, LISTENERS_AT_ONCE, Order, hear, tell};
 use crate::sys::clone::{Side, fork};
 use crate::sys::descriptor;
 
@@ -34,9 +34,18 @@ use super::{command, identity, landlock, network, root};
 /// What an init returns when it could not launch, or has to give up.
 const GAVE_UP: i32 = 125;
 
+/// When this init was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Birth {
+    /// For this launch, and inside its cgroup v2 if it has one.
+    ForThis,
+    /// Before, in the launcher's cgroup.
+    Ahead,
+}
+
 /// Carries the plan out and stays until the command ends.
-pub(super) fn run(_request: &Request, mut descriptors: Descriptors, outside: &Outside) -> ! {
-    let launched = close_others(&descriptors).and_then(|()| launch(&mut descriptors, outside));
+pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth) -> ! {
+    let launched = close_others(&descriptors).and_then(|()| launch(&mut descriptors, outside, birth));
     match launched {
         Ok(house) => house.keep(),
         Err(fault) => {
@@ -59,8 +68,8 @@ fn close_others(descriptors: &Descriptors) -> Result<(), Fault> {
     descriptor::close_from(3, &keep).at(Step::Init)
 }
 
-fn launch(descriptors: &mut Descriptors, outside: &Outside) -> Result<House, Fault> {
-    let in_cgroup = join(descriptors)?;
+fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth) -> Result<House, Fault> {
+    let in_cgroup = join(descriptors, birth)?;
     let plan = read_plan(&descriptors.plan)?;
     map_ids(&plan)?;
     let mut seen = Seen::look(outside, in_cgroup);
@@ -92,11 +101,16 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside) -> Result<House, Fau
     start(plan, descriptors, listeners, seen)
 }
 
-/// Enters cgroup v1 controllers; version 2 was entered by `clone3`.
-fn join(descriptors: &mut Descriptors) -> Result<bool, Fault> {
-    let into = descriptors.cgroup.take().is_some();
-    let joins = std::mem::take(&mut descriptors.joins);
-    let any = into || !joins.is_empty();
+/// Enters the cgroups that `clone3` has not entered: those of version 1, and version 2 if this init was made ahead. It
+/// has done nothing yet that would have to be counted there.
+fn join(descriptors: &mut Descriptors, birth: Birth) -> Result<bool, Fault> {
+    let mut joins = std::mem::take(&mut descriptors.joins);
+    let into = descriptors.cgroup.take();
+    let any = into.is_some() || !joins.is_empty();
+    if let (Some(folder), Birth::Ahead) = (into, birth) {
+        joins
+            .push(openat(&folder, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).at(Step::Cgroup)?);
+    }
     for procs in joins {
         // 0 is whoever writes (cgroups(7)).
         File::from(procs).write_all(b"0\n").at(Step::Cgroup)?;
@@ -137,10 +151,16 @@ fn set_limits(plan: &Plan) -> Result<(), Fault> {
         let resource = kernel_resource(limit.resource);
         // A plan only ever tightens: the caller's own hard limit may be lower, and raising it takes a privilege.
         let (_, hard) = getrlimit(resource).at_with(Step::Limits, named)?;
-        let most = limit.most.min(hard);
+        let most = kernel_value(limit).min(hard);
         setrlimit(resource, most, most).at_with(Step::Limits, named)?;
     }
     Ok(())
+}
+
+/// What is set for a limit. A core file of no bytes is still written when the host pipes core files to a program
+/// (core(5)), which runs outside with all of the memory in its hands; a limit of one byte stops both kinds.
+pub(super) fn kernel_value(limit: &Limit) -> u64 {
+    if limit.resource == Resource::CoreFile { limit.most.max(1) } else { limit.most }
 }
 
 /// The kernel's name of a resource.

@@ -20,7 +20,7 @@ use crate::sys::capability::Capabilities;
 use crate::sys::descriptor::inheritable;
 use crate::sys::filter;
 
-use super::init::kernel_resource;
+use super::init::{kernel_resource, kernel_value};
 use super::landlock::{InForce, can_read};
 use super::root::CLOSED;
 
@@ -260,7 +260,7 @@ fn capabilities() -> State {
 fn limits(plan: &Plan) -> State {
     let loose = plan.limits.iter().find(|limit| {
         let found = getrlimit(kernel_resource(limit.resource));
-        !found.is_ok_and(|(soft, hard)| soft <= limit.most && hard <= limit.most)
+        !found.is_ok_and(|(soft, hard)| soft.max(hard) <= kernel_value(limit))
     });
     match loose {
         None => State::Enforced,
