@@ -143,16 +143,15 @@ impl Snapshot {
     }
 
     /// The persona that a `Basic` user and password prove (RFC 7617): the token must be that persona's own.
-    pub fn by_basic(&self, persona: &[u8], token: &[u8], now: Timestamp) -> Option<&Arc<Persona>> {
+    pub fn by_basic(&self, persona: &[u8], token: &TokenHash, now: Timestamp) -> Option<&Arc<Persona>> {
         self.by_bearer(token, now).filter(|found| found.id.as_str().as_bytes() == persona)
     }
 
     /// The persona that a token proves. The index is keyed by the token's hash, which a client cannot steer;
     /// the comparison behind it takes the same time for every pair.
-    pub fn by_bearer(&self, token: &[u8], now: Timestamp) -> Option<&Arc<Persona>> {
-        let hash = TokenHash::of(token);
+    pub fn by_bearer(&self, hash: &TokenHash, now: Timestamp) -> Option<&Arc<Persona>> {
         let entry = self.tokens.get(hash.as_bytes())?;
-        let valid = entry.hash.matches(&hash) && entry.expires_at.is_none_or(|end| now < end);
+        let valid = entry.hash.matches(hash) && entry.expires_at.is_none_or(|end| now < end);
         valid.then_some(&entry.persona)
     }
 

@@ -224,10 +224,11 @@ impl Connection {
         };
         let identified = {
             let snapshot = self.gateway.policy.load();
-            identify(&snapshot, &self.peer, &head.fields, self.gateway.clock.now())
-                .map(|(persona, identity)| (persona.id().clone(), persona.limits().connections, identity))
+            identify(&snapshot, &self.peer, &head.fields, self.gateway.clock.now()).map(|found| {
+                (found.persona.id().clone(), found.persona.limits().connections, found.identity, found.proof)
+            })
         };
-        let (persona, limit, identity) = match identified {
+        let (persona, limit, identity, proof) = match identified {
             Ok(identified) => identified,
             Err(denial) => {
                 let method = (surface == Surface::Forward).then_some(&head.method);
@@ -256,7 +257,7 @@ impl Connection {
             return self.refuse(&head, refusal, head_only).await;
         }
         let gateway = Arc::clone(&self.gateway);
-        match gateway.authorize(intent).await {
+        match gateway.authorize(intent, proof).await {
             Ok(cleared) => self.pass(&gateway, &head, cleared, head_only).await,
             Err(refusal) => self.refuse(&head, refusal, head_only).await,
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
+use super::identify::Proof;
 use crate::domain::{CloseReason, EgressIntent, PersonaId, RuleId, Scheme, Timestamp};
 use crate::policy::{Meter, Mode, TlsDemand};
 
@@ -27,6 +28,8 @@ pub struct Flow {
     pub seq: u64,
     /// What was asked for; a reload decides it anew.
     pub intent: EgressIntent,
+    /// What its identity rests on; a reload looks at it anew.
+    pub(super) proof: Proof,
     /// What was granted.
     pub scheme: Scheme,
     /// The rule that granted it.
@@ -224,6 +227,8 @@ pub struct FlowStart {
     pub meter: Meter,
     /// How long it may move nothing.
     pub idle_time: Duration,
+    /// What its identity rests on.
+    pub(super) proof: Proof,
 }
 
 impl Default for FlowTable {
@@ -242,6 +247,7 @@ impl FlowTable {
         let flow = Arc::new(Flow {
             seq: start.seq,
             intent: start.intent,
+            proof: start.proof,
             scheme: start.scheme,
             rule: start.rule,
             generation: start.generation,

@@ -20,6 +20,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::flow::{Flow, FlowGuard, FlowStart, FlowTable};
+use super::identify::Proof;
 use super::metrics::{Held, Metrics};
 use super::own::OwnListeners;
 use super::refusal::Refusal;
@@ -67,7 +68,7 @@ pub struct Gateway {
 
 /// Vetted addresses, in the order to try them. Made here only, and used up by the dial.
 #[derive(Debug)]
-pub struct DialPermit {
+pub(super) struct DialPermit {
     addresses: Vec<SocketAddr>,
 }
 
@@ -80,7 +81,7 @@ impl DialPermit {
 
 /// A request that may leave.
 #[derive(Debug)]
-pub struct Cleared {
+pub(super) struct Cleared {
     /// Where to.
     pub permit: DialPermit,
     /// The proof that the ledger has it.
@@ -117,7 +118,7 @@ impl Gateway {
     ///
     /// # Errors
     /// A [`Refusal`], recorded already, unless it is the ledger that failed.
-    pub async fn authorize(&self, intent: EgressIntent) -> Result<Cleared, Refusal> {
+    pub(super) async fn authorize(&self, intent: EgressIntent, proof: Proof) -> Result<Cleared, Refusal> {
         let now = self.clock.now();
         if self.draining.is_cancelled() {
             return Err(self.refuse(&intent, Denial::new(DenialCode::Overloaded, "the gateway is shutting down")));
@@ -183,6 +184,7 @@ impl Gateway {
             meter,
             idle_time,
             intent,
+            proof,
         });
         self.recheck(&flow);
         Ok(Cleared { permit: DialPermit { addresses }, receipt, flow, tls: grant.tls(), held })
@@ -260,10 +262,14 @@ impl Gateway {
         self.flows.cut_where(|flow| (!self.still_granted(&snapshot, flow)).then_some(CloseReason::PolicyNarrowed))
     }
 
-    /// Whether `snapshot` lets the flow go on as it is: to its address, with what its first bytes showed, under
+    /// Whether `snapshot` lets the flow go on as it is: for who opened it, to its address, with what its first bytes showed, under
     /// the byte budget that it has. A rule that ends at another time now ends the flow then.
     fn still_granted(&self, snapshot: &Snapshot, flow: &Flow) -> bool {
-        let Decision::Allow(grant) = snapshot.decide(&flow.intent, self.clock.now()) else { return false };
+        let now = self.clock.now();
+        if !flow.proof.stands(snapshot, &flow.intent.persona, now) {
+            return false;
+        }
+        let Decision::Allow(grant) = snapshot.decide(&flow.intent, now) else { return false };
         let narrower = byte_budget(&grant).is_some_and(|bytes| {
             // Another rule has another budget, and this flow's bytes are not taken from it.
             grant.rule() != flow.rule.as_ref() || flow.max_bytes.is_none_or(|had| bytes < had)

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::head::Fields;
-use crate::domain::{ClientAddr, Denial, DenialCode, Identity, PersonaId, Timestamp};
+use crate::domain::{ClientAddr, Denial, DenialCode, Identity, PersonaId, Timestamp, TokenHash};
 use crate::policy::{Persona, Snapshot};
 
 /// What is known about a connection before its first byte.
@@ -34,6 +34,43 @@ pub(super) enum Evidence {
     Namespace(PersonaId),
 }
 
+/// Whose a request is, and what that rests on.
+#[derive(Debug)]
+pub(super) struct Identified<'a> {
+    /// The persona.
+    pub persona: &'a Arc<Persona>,
+    /// How it was proved.
+    pub identity: Identity,
+    /// What to look at again after a reload.
+    pub proof: Proof,
+}
+
+/// What an open flow's identity rests on: a token that is revoked ends what it opened.
+#[derive(Debug, Clone)]
+pub(super) enum Proof {
+    /// This token. Boxed, since every open tunnel has a proof.
+    Token(Box<TokenHash>),
+    /// The peer's user id.
+    Uid(u32),
+    /// One of the URIs of the client's certificate.
+    Certificate(Arc<[String]>),
+    /// The network namespace, which is the persona's as long as there is such a persona.
+    Namespace,
+}
+
+impl Proof {
+    /// Whether it still proves `persona`.
+    pub(super) fn stands(&self, snapshot: &Snapshot, persona: &PersonaId, now: Timestamp) -> bool {
+        let found = match self {
+            Self::Token(hash) => snapshot.by_bearer(hash, now),
+            Self::Uid(uid) => snapshot.by_uid(*uid),
+            Self::Certificate(uris) => uris.iter().find_map(|uri| snapshot.by_certificate(uri)),
+            Self::Namespace => snapshot.persona(persona),
+        };
+        found.is_some_and(|found| found.id() == persona)
+    }
+}
+
 /// Finds the persona.
 ///
 /// # Errors
@@ -43,22 +80,23 @@ pub(super) fn identify<'a>(
     peer: &Peer,
     fields: &Fields,
     now: Timestamp,
-) -> Result<(&'a Arc<Persona>, Identity), Denial> {
+) -> Result<Identified<'a>, Denial> {
     match &peer.evidence {
         Evidence::Namespace(id) => {
             return snapshot
                 .persona(id)
-                .map(|persona| (persona, Identity::Netns))
+                .map(|persona| Identified { persona, identity: Identity::Netns, proof: Proof::Namespace })
                 .ok_or_else(|| Denial::new(DenialCode::UnknownPersona, format!("persona `{id}` is not configured")));
         }
         Evidence::Uid(uid) => {
             if let Some(persona) = snapshot.by_uid(*uid) {
-                return Ok((persona, Identity::Peercred));
+                return Ok(Identified { persona, identity: Identity::Peercred, proof: Proof::Uid(*uid) });
             }
         }
         Evidence::Certificate(uris) => {
             if let Some(persona) = uris.iter().find_map(|uri| snapshot.by_certificate(uri)) {
-                return Ok((persona, Identity::Mtls));
+                let proof = Proof::Certificate(Arc::clone(uris));
+                return Ok(Identified { persona, identity: Identity::Mtls, proof });
             }
         }
         Evidence::None => {}
@@ -74,16 +112,19 @@ pub(super) fn identify<'a>(
 }
 
 /// Basic (RFC 7617) or Bearer (RFC 6750).
-fn present<'a>(snapshot: &'a Snapshot, credentials: &[u8], now: Timestamp) -> Option<(&'a Arc<Persona>, Identity)> {
+fn present<'a>(snapshot: &'a Snapshot, credentials: &[u8], now: Timestamp) -> Option<Identified<'a>> {
     let space = memchr::memchr(b' ', credentials)?;
     let (scheme, rest) = (&credentials[..space], credentials[space..].trim_ascii());
     if scheme.eq_ignore_ascii_case(b"basic") {
         let decoded = STANDARD.decode(rest).ok()?;
         let colon = memchr::memchr(b':', &decoded)?;
-        let persona = snapshot.by_basic(&decoded[..colon], &decoded[colon + 1..], now)?;
-        Some((persona, Identity::Basic))
+        let hash = TokenHash::of(&decoded[colon + 1..]);
+        let persona = snapshot.by_basic(&decoded[..colon], &hash, now)?;
+        Some(Identified { persona, identity: Identity::Basic, proof: Proof::Token(Box::new(hash)) })
     } else if scheme.eq_ignore_ascii_case(b"bearer") {
-        Some((snapshot.by_bearer(rest, now)?, Identity::Bearer))
+        let hash = TokenHash::of(rest);
+        let persona = snapshot.by_bearer(&hash, now)?;
+        Some(Identified { persona, identity: Identity::Bearer, proof: Proof::Token(Box::new(hash)) })
     } else {
         None
     }

@@ -46,14 +46,18 @@ impl PersonaStats {
 
 /// A count that goes down again when it is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub(super) struct Held {
     stats: Arc<PersonaStats>,
     gauge: fn(&PersonaStats) -> &AtomicUsize,
 }
 
 impl Held {
     /// Takes one of at most `limit`; `None` when all are taken.
-    pub fn take(stats: &Arc<PersonaStats>, gauge: fn(&PersonaStats) -> &AtomicUsize, limit: usize) -> Option<Self> {
+    pub(super) fn take(
+        stats: &Arc<PersonaStats>,
+        gauge: fn(&PersonaStats) -> &AtomicUsize,
+        limit: usize,
+    ) -> Option<Self> {
         if gauge(stats).fetch_add(1, Ordering::AcqRel) >= limit {
             gauge(stats).fetch_sub(1, Ordering::AcqRel);
             return None;

@@ -54,6 +54,22 @@ fn a_persona_that_is_gone_takes_its_tunnels_along() {
 }
 
 #[test]
+fn a_token_that_is_revoked_ends_what_it_opened() {
+    let origin = Origin::echo();
+    let daemon = over(&origin);
+    let (mut client, seq) = tunnel(&daemon, &origin);
+    let file = daemon.config_dir().join("personas").join(format!("{AGENT}.toml"));
+    let text = std::fs::read_to_string(&file).unwrap();
+    let line = text.lines().find(|line| line.starts_with("tokens")).expect("the harness writes tokens on one line");
+    let other =
+        "tokens = [{ name = \"new\", sha256 = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\" }]";
+    std::fs::write(&file, text.replace(line, other)).unwrap();
+    daemon.sighup();
+    client.read_to_end();
+    assert_eq!(daemon.wait_for_close(seq)["close_reason"], "policy_narrowed");
+}
+
+#[test]
 fn a_new_deny_rule_ends_what_it_denies_and_nothing_else() {
     let (bad, good) = (Origin::echo(), Origin::echo());
     let rules = format!(
