@@ -52,6 +52,7 @@ impl App {
             target,
             method,
             path,
+            recorded_path: None,
             labels: Labels::default(),
         };
         let verdict = Verdict::of(self.state.policy.load().decide(&intent, self.state.clock.now()), &intent);

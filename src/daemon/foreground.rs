@@ -130,6 +130,7 @@ fn gateway(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Arc<Gat
         ledger,
         resolver: Resolver::new(&config.dns, tokio::runtime::Handle::current()).context("name resolution")?,
         limits: config.limits,
+        record_query: config.ledger.record_query,
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::new(Metrics::default()),
         own: OwnListeners::default(),

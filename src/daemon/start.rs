@@ -121,6 +121,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         resolver: Resolver::new(&config.dns, tokio::runtime::Handle::current()).context("name resolution")?,
         clock: Arc::clone(&clock),
         limits: config.limits,
+        record_query: config.ledger.record_query,
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::clone(&metrics),
         own: OwnListeners::default(),

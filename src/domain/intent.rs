@@ -147,6 +147,15 @@ pub struct EgressIntent {
     /// Visible HTTP only: the path in normal form (RFC 3986 section 6.2.2: dot segments removed,
     /// unreserved escapes decoded), without the query.
     pub path: Option<String>,
+    /// What the ledger shows in place of `path`: with the query, where the operator asked for queries.
+    pub recorded_path: Option<String>,
     /// The client's own book-keeping.
     pub labels: Labels,
+}
+
+impl EgressIntent {
+    /// The path as the ledger shows it.
+    pub fn shown_path(&self) -> Option<&str> {
+        self.recorded_path.as_deref().or(self.path.as_deref())
+    }
 }

@@ -246,6 +246,12 @@ impl Connection {
                 RequestTarget::Forward { path, .. } => Some(path.clone()),
                 _ => None,
             },
+            recorded_path: match &head.target {
+                RequestTarget::Forward { path, wire, .. } if self.gateway.record_query => {
+                    wire.split_once('?').map(|(_, query)| format!("{path}?{query}"))
+                }
+                _ => None,
+            },
             labels: Labels {
                 corr: head.fields.all("x-arw-corr").next().and_then(Labels::clean),
                 project: head.fields.all("x-arw-project").next().and_then(Labels::clean),

@@ -52,6 +52,8 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     /// Bounds.
     pub limits: Limits,
+    /// Whether query strings are recorded.
+    pub record_query: bool,
     /// What is open.
     pub flows: Arc<FlowTable>,
     /// Counters.
@@ -349,7 +351,7 @@ impl<'a> About<'a> {
             target: Some(&intent.target),
             surface: Some(intent.surface),
             method: intent.method.as_ref().map(crate::domain::Method::as_str),
-            path: intent.path.as_deref(),
+            path: intent.shown_path(),
         }
     }
 
@@ -385,7 +387,7 @@ fn opening<'a>(
     record.host = Some(host);
     record.port = Some(intent.target.port);
     record.method = intent.method.as_ref().map(crate::domain::Method::as_str);
-    record.path = intent.path.as_deref();
+    record.path = intent.shown_path();
     record.address = Some(address);
     record.via = match grant.via() {
         GrantedBy::Rule => Some(Via::Policy),

@@ -1,7 +1,7 @@
 //! What a client is told when something may not leave.
 
-use crate::support::{Client, Origin};
-use crate::{authority, credentials, over, tunnel, url};
+use crate::support::{Client, Daemon, Origin, Setup};
+use crate::{AGENT, authority, credentials, over, rule, tunnel, url};
 
 #[test]
 fn an_allowed_request_passes_and_is_recorded_before_it_does() {
@@ -28,6 +28,18 @@ fn an_allowed_request_passes_and_is_recorded_before_it_does() {
     let close = daemon.wait_for_close(open["seq"].as_u64().unwrap());
     assert_eq!((&close["close_reason"], &close["status"]), (&"completed".into(), &200.into()), "{close}");
     assert!(close["bytes_up"].as_u64() > Some(0) && close["bytes_down"].as_u64() > Some(0), "{close}");
+}
+
+#[test]
+fn a_query_is_recorded_only_where_the_operator_asks_for_it() {
+    let origin = Origin::http();
+    let rules = rule("origin", "origin.test", origin.port(), "\"http\"", "");
+    let setup = Setup::new().host("origin.test", &["127.0.0.1"]).persona(AGENT, &rules);
+    let daemon = Daemon::start(setup.set("ledger.record_query", true));
+    let mut client = Client::connect(daemon.proxy);
+    assert_eq!(client.get(&url(&origin, "/hello?q=1"), &credentials()).status, 200);
+    let open = daemon.wait_for_ledger("the grant", |line| line["kind"] == "open");
+    assert_eq!(open["path"], "/hello?q=1", "{open}");
 }
 
 #[test]

@@ -177,6 +177,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         resolver: Resolver::new(&config.dns, tokio::runtime::Handle::current()).expect("made"),
         clock: Arc::clone(&clock),
         limits: config.limits,
+        record_query: false,
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::clone(&metrics),
         own: OwnListeners::default(),

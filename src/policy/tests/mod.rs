@@ -61,6 +61,7 @@ fn intent(request: &str) -> EgressIntent {
         target: Target::parse(target.as_bytes(), None).unwrap_or_else(|fault| panic!("{target}: {fault}")),
         method: (!tunnel).then(|| Method::parse(verb).expect("method")),
         path: (!tunnel).then(|| normalise_path(path).unwrap_or_else(|fault| panic!("{path}: {fault}"))),
+        recorded_path: None,
         labels: Labels::default(),
     }
 }

@@ -89,6 +89,7 @@ fn intents(rules: usize, hit: bool) -> anyhow::Result<Vec<EgressIntent>> {
                 target: Target::parse(format!("{host}:443").as_bytes(), None)?,
                 method: None,
                 path: None,
+                recorded_path: None,
                 labels: Labels::default(),
             })
         })
