@@ -55,7 +55,7 @@ fn serve() -> Result<(), Fault> {
             Ask::Launch(request) => {
                 let flags = flags(&request.namespaces);
                 let spare = spare.take().filter(|spare| spare.flags == flags);
-                if !spare.is_some_and(|spare| spare.serve(&request, &descriptors).is_ok()) {
+                if spare.is_none_or(|spare| spare.serve(&request, &descriptors).is_err()) {
                     launch(&request, descriptors, &outside);
                 }
             }
