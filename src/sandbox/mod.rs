@@ -17,6 +17,9 @@
 //! | `stage` | the other side: launcher, init, command, in the order of the launch |
 //! | `seccomp` | the filters |
 //! | `control` | the confinement report |
+//! | `cgroup` | limits that hold for all processes of a sandbox together |
+//! | `preset` | named sets of limits, and what may be claimed of them |
+//! | `pressure` | when the host is short of something, and eco gives way |
 //! | `check` | the escape self-test that runs inside |
 //!
 //! It needs Linux 5.12 (mounts by descriptor that are read-only all the way down) with seccomp; Landlock (5.13, TCP 6.7,
@@ -26,12 +29,15 @@
 //! It refuses to skip silently: a step that fails ends the launch and is named ([`Fault`]), and a control that the
 //! kernel does not have is in the report ([`Report`]). It knows nothing of personas, rules or restarts.
 
+pub mod cgroup;
 pub mod check;
 mod control;
 mod fault;
 mod handle;
 mod launch;
 pub mod plan;
+pub mod preset;
+pub mod pressure;
 pub mod profile;
 pub mod seccomp;
 pub mod stage;

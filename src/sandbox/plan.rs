@@ -321,6 +321,8 @@ pub enum Resource {
     AddressSpace,
     /// Bytes of a core file.
     CoreFile,
+    /// Bytes of data and heap of one process.
+    Data,
     /// Bytes of one file.
     FileSize,
     /// Bytes locked in memory.

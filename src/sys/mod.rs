@@ -11,6 +11,7 @@
 //! | `socket` | listeners, connects, socket options, peers, the host's own addresses |
 //! | `limits` | how many descriptors the process may hold |
 //! | `process` | what others may read of this process |
+//! | `schedule` | niceness and scheduling policy of a thread |
 //! | `usage` | CPU time and memory |
 //! | `message` | whole messages with descriptors between related processes |
 //! | `clone` | new processes in new namespaces |
@@ -37,6 +38,7 @@ pub mod pipe;
 pub mod probe;
 pub mod process;
 pub mod route;
+pub mod schedule;
 pub mod signals;
 pub mod socket;
 mod splice;

@@ -120,8 +120,9 @@ fn memory(document: &Document, root: &mut Section<'_, '_>) -> Option<(u64, u64, 
     Some((tmp?, shared?, home?, exec?.value))
 }
 
-const LIMITS: [(&str, Resource); 11] = [
+const LIMITS: [(&str, Resource); 12] = [
     ("address_space", Resource::AddressSpace),
+    ("data", Resource::Data),
     ("core_file", Resource::CoreFile),
     ("file_size", Resource::FileSize),
     ("locked_memory", Resource::LockedMemory),

@@ -167,6 +167,7 @@ pub(super) fn kernel_value(limit: &Limit) -> u64 {
 pub(super) const fn kernel_resource(resource: Resource) -> Kernel {
     match resource {
         Resource::AddressSpace => Kernel::RLIMIT_AS,
+        Resource::Data => Kernel::RLIMIT_DATA,
         Resource::CoreFile => Kernel::RLIMIT_CORE,
         Resource::FileSize => Kernel::RLIMIT_FSIZE,
         Resource::LockedMemory => Kernel::RLIMIT_MEMLOCK,
