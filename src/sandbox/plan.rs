@@ -197,8 +197,9 @@ pub enum Owner {
     /// The ids that they have on the host.
     Host,
     /// What belongs to the folder's own owner on the host belongs to the command inside, and what the command makes
-    /// belongs to that owner outside (an id-mapped mount: Linux 5.12, tmpfs 6.3). Without a host uid of its own the command
-    /// is the caller outside, and this changes nothing.
+    /// belongs to that owner outside (an id-mapped mount: Linux 5.12, tmpfs 6.3). A file system that cannot (overlayfs,
+    /// NFS) stays as it is on the host. Without a host uid of its own the command is the caller outside, and this
+    /// changes nothing.
     Command,
 }
 
