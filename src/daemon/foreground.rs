@@ -29,7 +29,7 @@ use crate::ledger::Ledger;
 use crate::policy::Usage;
 use crate::proxy::{self, FlowTable, Gateway, Inherited, Metrics, OwnListeners, Resolver};
 use crate::sandbox::cgroup::{self, Applied, Cgroups, Leaf, Limits, ProcessResource, Roots};
-use crate::sandbox::plan::{Access, Limit, Plan, Resource};
+use crate::sandbox::plan::{Access, Limit, Owner, Plan, Resource};
 use crate::sandbox::preset::{self, Claim, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{End, Entry, Launched, ListenerRole, Profile, ProfileName, Report, State, Streams, Text, User};
@@ -155,7 +155,7 @@ fn plan(arguments: &RunArgs, demo: Option<&Demo>) -> anyhow::Result<Plan> {
     for (folders, access) in [(&arguments.workspace, Access::ReadWrite), (&arguments.read_only, Access::ReadOnly)] {
         for folder in folders {
             let source = folder.canonicalize().with_context(|| format!("workspace {}", folder.display()))?;
-            workload.workspaces.push(Workspace { target: source.clone(), source, access });
+            workload.workspaces.push(Workspace { target: source.clone(), source, access, owner: Owner::Command });
         }
     }
     workload.workdir.clone_from(&arguments.workdir);

@@ -45,6 +45,8 @@ steps! {
     MountsPrivate = "make the mounts private",
     /// Something of the host was opened for binding.
     BindSource = "open a folder to bind",
+    /// Its files were shown as the command's own.
+    MapOwners = "show a folder as the command's own",
     /// The new root was mounted.
     NewRoot = "mount the new root",
     /// A place in the new root was made.

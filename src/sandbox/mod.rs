@@ -12,7 +12,8 @@
 //! |---|---|
 //! | `plan` | everything that a launch does, as data |
 //! | `profile` | confinement profiles in TOML, and the plan that one makes of a command |
-//! | `launch` | the caller's side: [`Launcher`], [`Launched`], the channel to the init |
+//! | `launch` | the caller's side: [`Launcher`] |
+//! | `handle` | a running sandbox: [`Launched`], and the channel to its init |
 //! | `stage` | the other side: launcher, init, command, in the order of the launch |
 //! | `seccomp` | the filters |
 //! | `control` | the confinement report |
@@ -32,6 +33,7 @@ pub mod cgroup;
 pub mod check;
 mod control;
 mod fault;
+mod handle;
 mod launch;
 pub mod plan;
 pub mod preset;
@@ -44,7 +46,8 @@ mod wire;
 
 pub use control::{Control, Finding, Report, State};
 pub use fault::{Fault, LaunchError, Step};
-pub use launch::{End, Entry, Handle, Launched, Launcher, Streams, launch};
+pub use handle::{End, Handle, Launched};
+pub use launch::{Entry, Launcher, Streams, launch};
 pub use plan::{Listener, ListenerRole, Plan, User};
 pub use profile::{Profile, ProfileName};
 pub use text::Text;

@@ -134,6 +134,8 @@ pub enum Mount {
         access: Access,
         /// What an absent source means.
         absent: Absent,
+        /// Whose its files are.
+        owner: Owner,
     },
     /// An empty file system in memory.
     Memory {
@@ -186,6 +188,19 @@ pub enum Access {
     ReadWrite,
     /// A device node: opened for reading and writing, never executed.
     Device,
+}
+
+/// Whose the files of a bind are, as seen inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Owner {
+    /// The ids that they have on the host.
+    Host,
+    /// What belongs to the folder's own owner on the host belongs to the command inside, and what the command makes
+    /// belongs to that owner outside (an id-mapped mount: Linux 5.12, tmpfs 6.3). A file system that cannot (overlayfs,
+    /// NFS) stays as it is on the host. Without a host uid of its own the command is the caller outside, and this
+    /// changes nothing.
+    Command,
 }
 
 /// What it means that the source of a bind is not there.

@@ -80,6 +80,18 @@ pub fn restrict(mount: &impl AsFd, restrictions: Restrictions, below: bool) -> i
     set_attributes(mount, &attributes, below)
 }
 
+/// Shows the files of a detached copy as owned by others, as the user namespace `owners` maps ids (an id-mapped mount,
+/// Linux 5.12; tmpfs since 6.3).
+///
+/// # Errors
+/// `EINVAL` when the file system cannot, `EPERM` without `CAP_SYS_ADMIN` over it.
+pub fn map_owners(mount: &impl AsFd, owners: &impl AsFd) -> io::Result<()> {
+    let namespace = u64::try_from(owners.as_fd().as_raw_fd()).unwrap_or(0);
+    let attributes =
+        libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd: namespace };
+    set_attributes(mount, &attributes, true)
+}
+
 fn set_attributes(mount: &impl AsFd, attributes: &libc::mount_attr, below: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if below { libc::AT_RECURSIVE } else { 0 };
     let size = std::mem::size_of::<libc::mount_attr>();

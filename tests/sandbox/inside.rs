@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use arw::sandbox::plan::{Access, Filter, Limit, ProcView, Resource};
+use arw::sandbox::plan::{Access, Filter, Limit, Owner, ProcView, Resource};
 use arw::sandbox::profile::Workspace;
 use arw::sandbox::{Control, End, Exit, LaunchError, ListenerRole, Plan, Profile, ProfileName, Step, Text};
 
@@ -77,7 +77,7 @@ fn a_workspace_is_written_as_the_plan_says() {
     let with = |access| {
         let mut workload = workload(&["sh", "-c", "echo made > made && cat made"]);
         let source = fs::canonicalize(folder.path()).expect("path");
-        workload.workspaces.push(Workspace { source, target: "/work".into(), access });
+        workload.workspaces.push(Workspace { source, target: "/work".into(), access, owner: Owner::Host });
         run(&Profile::embedded(ProfileName::Strict).plan(&workload).expect("plan"))
     };
     assert_ne!(with(Access::ReadOnly).end, End::Exit(Exit::Code(0)));
@@ -99,6 +99,7 @@ fn a_link_left_in_a_workspace_leads_no_mount_astray() {
         source: source.to_owned(),
         target: target.into(),
         access: Access::ReadWrite,
+        owner: Owner::Host,
     };
     workload.workspaces = vec![at(folder.path(), "/work"), at(target.path(), "/work/sub/deeper")];
     let plan = |workload: &arw::sandbox::profile::Workload| {
@@ -336,6 +337,7 @@ fn landlock_keeps_a_file_closed_that_the_root_would_show() {
         target: "/shown".into(),
         access: Access::ReadOnly,
         absent: arw::sandbox::plan::Absent::Fault,
+        owner: Owner::Host,
     });
     assert!(said(&plan).contains("Permission denied"), "bound, and no rule names it");
     plan.without = vec![Control::LandlockFiles];
@@ -358,4 +360,33 @@ fn a_core_file_goes_nowhere_not_even_into_a_pipe() {
     let said = said(&shell(ProfileName::Compat, "grep 'core file' /proc/self/limits"));
     let words: Vec<&str> = said.split_whitespace().collect();
     assert_eq!(words[4..6], ["1", "1"], "{said}");
+}
+
+/// Makes a file, says whose it is, fails to make it set-user-id, and says who it is itself.
+const OWNS: &str = "cd /work && echo made > made && stat -c %u made && ! chmod u+s made 2>/dev/null && id -u";
+
+/// As root the command is a user that owns nothing on the host; its workspace is still its own.
+#[test]
+fn a_workspace_of_another_owner_is_shown_as_the_commands_own() {
+    let folder = tempfile::tempdir_in("/var/tmp").expect("folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("permissions");
+    let before = std::os::unix::fs::MetadataExt::uid(&fs::metadata(folder.path()).expect("folder"));
+    let with = |owner| {
+        let mut workload = workload(&["sh", "-c", OWNS]);
+        let source = fs::canonicalize(folder.path()).expect("path");
+        let access = Access::ReadWrite;
+        workload.workspaces.push(Workspace { source, target: "/work".into(), access, owner });
+        workload.workdir = Some("/".into());
+        run(&Profile::embedded(ProfileName::Standard).plan(&workload).expect("plan"))
+    };
+    if crate::support::is_root() {
+        assert_ne!(with(Owner::Host).end, End::Exit(Exit::Code(0)), "the counter-proof");
+    }
+    let ended = with(Owner::Command);
+    assert_eq!(ended.end, End::Exit(Exit::Code(0)), "{}", ended.said);
+    let ids: Vec<&str> = ended.said.lines().collect();
+    assert_eq!(ids[0], ids[1], "the file is the command's own: {ids:?}");
+    let made = fs::metadata(folder.path().join("made")).expect("made");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), before, "and its owner's outside");
+    assert_eq!(made.permissions().mode() & 0o7000, 0);
 }

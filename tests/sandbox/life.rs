@@ -152,6 +152,7 @@ fn a_failing_step_is_named_with_what_it_was_about() {
         source: "/nonexistent/folder".into(),
         target: "/work".into(),
         access: arw::sandbox::plan::Access::ReadWrite,
+        owner: arw::sandbox::plan::Owner::Host,
     });
     let plan = arw::sandbox::Profile::embedded(ProfileName::Standard).plan(&missing).expect("plan");
     match start(&plan) {

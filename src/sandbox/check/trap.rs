@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::plan::{Absent, Access, Mount};
+use crate::sandbox::plan::{Absent, Access, Mount, Owner};
 use crate::sandbox::stage::CHECK;
 use crate::sandbox::{Control, Plan, Text};
 use crate::sys::socket::local_addresses;
@@ -98,6 +98,7 @@ impl Trap {
                 target: inside.clone(),
                 access: Access::ReadOnly,
                 absent: Absent::Fault,
+                owner: Owner::Host,
             });
             plan.landlock.files.push((inside, Access::ReadOnly));
             plan.env.retain(|(name, _)| name.as_bytes() != b"PATH");

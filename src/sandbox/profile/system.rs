@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::sandbox::plan::{Absent, Access, DNS_INSIDE, Mount, User};
+use crate::sandbox::plan::{Absent, Access, DNS_INSIDE, Mount, Owner, User};
 
 use super::Profile;
 
@@ -91,7 +91,7 @@ fn as_on_host(path: &Path) -> Option<Mount> {
 }
 
 fn bind(path: &Path, access: Access) -> Mount {
-    Mount::Bind { source: path.to_owned(), target: path.to_owned(), access, absent: Absent::Skip }
+    Mount::Bind { source: path.to_owned(), target: path.to_owned(), access, absent: Absent::Skip, owner: Owner::Host }
 }
 
 fn settings(user: User, host_name: &str) -> Vec<Mount> {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::read::is_plain;
 use super::{Profile, TcpRule, environment, system};
-use crate::sandbox::plan::{Absent, Access, Landlock, Mount, Network, Plan, Terminal, User, WhenAlone};
+use crate::sandbox::plan::{Absent, Access, Landlock, Mount, Network, Owner, Plan, Terminal, User, WhenAlone};
 use crate::sandbox::{Control, Text};
 
 /// A command and what belongs to it alone.
@@ -45,6 +45,8 @@ pub struct Workspace {
     pub target: PathBuf,
     /// What can be done there.
     pub access: Access,
+    /// Whose its files are.
+    pub owner: Owner,
 }
 
 /// Why no plan can be made.
@@ -92,10 +94,10 @@ impl Profile {
         }
         let mut mounts = system::mounts(self, workload.user, &workload.host_name, &workload.devices);
         let mut files = system::rights(self, &workload.devices);
-        for Workspace { source, target, access } in &workload.workspaces {
+        for Workspace { source, target, access, owner } in &workload.workspaces {
             let (source, target) = (source.clone(), target.clone());
             files.push((target.clone(), *access));
-            mounts.push(Mount::Bind { source, target, access: *access, absent: Absent::Fault });
+            mounts.push(Mount::Bind { source, target, access: *access, absent: Absent::Fault, owner: *owner });
         }
         let network = Network::of_gateway(&workload.transparent_ports);
         let first = workload.workspaces.first().map(|workspace| workspace.target.clone());
@@ -156,7 +158,12 @@ mod tests {
     fn a_workspace_cannot_lie_over_the_sandbox_itself() {
         let profile = Profile::embedded(ProfileName::Standard);
         let plan = |target: &str| {
-            let workspace = Workspace { source: "/srv".into(), target: target.into(), access: Access::ReadWrite };
+            let workspace = Workspace {
+                source: "/srv".into(),
+                target: target.into(),
+                access: Access::ReadWrite,
+                owner: Owner::Host,
+            };
             profile.plan(&Workload { workspaces: vec![workspace], ..workload() })
         };
         for kept in ["/proc", "/proc/sys", "/etc", "/dev/shm", "/usr/bin", "/.arw"] {

@@ -21,6 +21,7 @@ mod landlock;
 mod launcher;
 mod measure;
 mod network;
+mod owners;
 mod root;
 
 /// The first word of a launcher's command line.

@@ -16,8 +16,10 @@ use nix::sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat};
 use nix::unistd::symlinkat;
 
 use crate::sandbox::fault::{At, Fault, Step};
-use crate::sandbox::plan::{Absent, Access, Mount, Plan, ProcView};
+use crate::sandbox::plan::{Absent, Access, Mount, Owner, Plan, ProcView, User};
 use crate::sys::mount::{self, Restrictions};
+
+use super::owners;
 
 /// The new root while it is being built, with the folders that were entered last: entries come in groups.
 struct Root {
@@ -37,7 +39,8 @@ const ROOT_FILES: &CStr = c"4096";
 pub(super) fn build(plan: &Plan) -> Result<(), Fault> {
     mount::make_all_private().at(Step::MountsPrivate)?;
     // All of the host is opened before anything covers it.
-    let sources: Vec<Option<OwnedFd>> = plan.mounts.iter().map(open_source).collect::<Result<_, Fault>>()?;
+    let sources: Vec<Option<OwnedFd>> =
+        plan.mounts.iter().map(|entry| open_source(entry, plan.user)).collect::<Result<_, Fault>>()?;
     let mut root = Root { mount: memory_root().at(Step::NewRoot)?, entered: Vec::new() };
     for (entry, source) in plan.mounts.iter().zip(sources) {
         place(&mut root, entry, source, plan.user.inside())?;
@@ -50,8 +53,8 @@ pub(super) fn build(plan: &Plan) -> Result<(), Fault> {
 }
 
 /// A detached copy of what is to be bound, restricted before it is seen anywhere.
-fn open_source(entry: &Mount) -> Result<Option<OwnedFd>, Fault> {
-    let Mount::Bind { source, access, absent, .. } = entry else { return Ok(None) };
+fn open_source(entry: &Mount, user: User) -> Result<Option<OwnedFd>, Fault> {
+    let Mount::Bind { source, access, absent, owner, .. } = entry else { return Ok(None) };
     let named = || source.display().to_string();
     let copy = match access {
         // The command's own folder: what it leaves there must not decide what the next launch binds.
@@ -63,6 +66,13 @@ fn open_source(entry: &Mount) -> Result<Option<OwnedFd>, Fault> {
         other => other.at_with(Step::BindSource, named)?,
     };
     mount::restrict(&copy, restrictions(*access), true).at_with(Step::BindSource, named)?;
+    if let (Owner::Command, User::Host { uid, gid }) = (owner, user) {
+        match owners::map(&copy, (uid, gid)) {
+            // This file system cannot: the command then has the rights of a stranger there, never more.
+            Err(fault) if fault.raw_os_error() == Some(libc::EINVAL) => {}
+            other => other.at_with(Step::MapOwners, named)?,
+        }
+    }
     Ok(Some(copy))
 }
 
