@@ -68,17 +68,22 @@ impl Request {
 }
 
 /// Why a GPU is not given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// Another runtime has it.
+    #[error("another runtime has it")]
     Held,
     /// It is cut into instances, or may be.
+    #[error("its MIG mode is {}", .0.code())]
     Mig(MigMode),
     /// Nobody may compute on it, or that is not known.
+    #[error("its compute mode is {}", .0.code())]
     ComputeMode(ComputeMode),
     /// It is not usable.
+    #[error("it is not usable ({})", .0.code())]
     Unhealthy(HealthReason),
     /// Too little memory is free.
+    #[error("{free} bytes are free and {wanted} were asked for")]
     TooLittleMemory {
         /// Bytes that are free.
         free: u64,
@@ -107,7 +112,7 @@ pub enum AssignFault {
     #[error("there is no usable GPU `{0}` on this host")]
     Unknown(GpuUuid),
     /// A GPU that was asked for by name cannot be given.
-    #[error("GPU `{uuid}` cannot be given: {}", why.code())]
+    #[error("GPU `{uuid}` cannot be given: {why}")]
     Unfit {
         /// Which one.
         uuid: GpuUuid,

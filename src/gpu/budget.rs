@@ -14,12 +14,16 @@
 use std::num::NonZeroU64;
 
 use super::adapter::GpuUuid;
-use super::reading::Reading;
+use super::reading::{Memory, ProcessUsage, Reading};
 
 /// Percent of the budget at which the warning comes.
 const WARN_PERCENT: u64 = 90;
 /// Percent below which the warning is over; the gap keeps a runtime at the edge from flapping.
 const CALM_PERCENT: u64 = 85;
+
+/// Bytes in use beyond what the listed processes hold, from which on the list is taken to leave processes
+/// out, as it does in a container that hides those of the host. The driver's own use stays well below.
+const UNLISTED: u64 = 1 << 30;
 
 /// GPU memory of a runtime at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,15 +37,30 @@ pub enum Vram {
 impl Vram {
     /// What the processes in `pids` hold on the GPUs of a runtime together.
     ///
-    /// Unmetered when the reading of one of `gpus` is missing or has no processes, or when the driver
-    /// does not say what one of the processes holds.
+    /// Unmetered when the reading of one of `gpus` is missing or has no processes, when the driver does not
+    /// say what one of the processes holds, or when more is in use than the listed processes explain.
     pub fn of(gpus: &[GpuUuid], pids: &[u32], readings: &[Reading]) -> Self {
-        let bytes = gpus.iter().try_fold(0_u64, |sum, gpu| {
+        let bytes = gpus.iter().try_fold(0_u64, |bytes, gpu| {
             let reading = readings.iter().find(|reading| reading.uuid == *gpu)?;
-            let ours = reading.processes.as_ref()?.iter().filter(|process| pids.contains(&process.pid));
-            ours.map(|process| process.memory).try_fold(sum, |sum, bytes| Some(sum.saturating_add(bytes?)))
+            let processes = reading.processes.as_ref().filter(|processes| explains(processes, reading.memory))?;
+            let ours = sum(processes.iter().filter(|process| pids.contains(&process.pid)))?;
+            Some(bytes.saturating_add(ours))
         });
         bytes.map_or(Self::Unmetered, Self::Bytes)
+    }
+}
+
+/// What these processes hold together; nothing if the driver does not say it of one.
+fn sum<'a>(processes: impl IntoIterator<Item = &'a ProcessUsage>) -> Option<u64> {
+    processes.into_iter().try_fold(0_u64, |sum, process| Some(sum.saturating_add(process.memory?)))
+}
+
+/// Whether the listed processes explain the memory in use. What one process holds may be unknown; then
+/// it may be all of it.
+fn explains(processes: &[ProcessUsage], memory: Option<Memory>) -> bool {
+    match (sum(processes), memory) {
+        (Some(listed), Some(memory)) => memory.used.saturating_sub(listed) < UNLISTED,
+        _ => true,
     }
 }
 

@@ -118,6 +118,16 @@ fn a_restarted_daemon_adopts_what_runs_whatever_its_health_and_nothing_twice() {
     assert_eq!(holdings.adopt(&host, &[uuid(1), uuid(1)], &"b").expect("runs").gpus().len(), 1);
 }
 
+#[test]
+fn a_refusal_says_what_an_operator_needs() {
+    let busy = [adapter(0, 80 * GIB, 79 * GIB)];
+    let fault = given(&busy, &named(&[0], 2 * GIB)).expect_err("too little");
+    let text = format!("GPU `{}` cannot be given: {GIB} bytes are free and {} were asked for", uuid(0), 2 * GIB);
+    assert_eq!((fault.to_string(), fault.code()), (text, "gpu_too_little_memory"));
+    let fault = given(&busy, &count(3, 0)).expect_err("too few");
+    assert_eq!((fault.to_string().as_str(), fault.code()), ("3 GPUs were asked for and 1 can be given", "gpu_too_few"));
+}
+
 fn any_adapter(number: u32) -> impl Strategy<Value = Adapter> {
     let modes = prop_oneof![4 => Just(MigMode::Off), 1 => Just(MigMode::On), 1 => Just(MigMode::Unknown)];
     let reasons = prop_oneof![4 => Just(None), 1 => prop::sample::select(&HealthReason::ALL[..]).prop_map(Some)];

@@ -72,6 +72,17 @@ fn memory_that_the_driver_does_not_say_is_unmetered_only_for_its_own_runtime() {
     assert_eq!(Vram::of(&[uuid(0)], &[2], &unread), Vram::Unmetered);
 }
 
+#[test]
+fn memory_that_no_listed_process_explains_is_not_taken_for_none() {
+    const GIB: u64 = 1 << 30;
+    let of = |used, processes: &[(u32, Option<u64>)]| Vram::of(&[uuid(0)], &[1], &[reading(0, used, processes)]);
+    assert_eq!(of(40 * GIB, &[]), Vram::Unmetered, "the daemon cannot see the host's processes");
+    assert_eq!(of(GIB, &[]), Vram::Unmetered);
+    assert_eq!(of(GIB - 1, &[]), Vram::Bytes(0));
+    assert_eq!(of(40 * GIB, &[(1, Some(GIB)), (2, Some(39 * GIB))]), Vram::Bytes(GIB));
+    assert_eq!(of(40 * GIB, &[(1, Some(GIB)), (2, None)]), Vram::Bytes(GIB));
+}
+
 proptest! {
     #[test]
     fn a_budget_stops_exactly_once_and_exactly_when_it_is_reached(
