@@ -80,7 +80,7 @@ fn what_the_driver_says_at_the_start_is_told_apart() {
 
 #[test]
 fn a_library_without_the_end_of_its_own_life_is_refused_and_not_called() {
-    let Some(fake) = Fake::broken(&host(1)) else { return };
+    let Some(fake) = Fake::without("-DWITHOUT_SHUTDOWN", &host(1)) else { return };
     assert_eq!(reason(&fake.open()), UnavailableReason::LibraryUnusable);
 }
 

@@ -80,3 +80,10 @@ fn an_event_of_a_gpu_that_no_longer_says_its_name_is_still_given() {
     let (given, _) = events(&fake);
     assert_eq!(given, [GpuEvent { gpu: None, what: Occurrence::Xid(Xid(79)) }]);
 }
+
+#[test]
+fn a_set_that_could_never_be_freed_is_not_made() {
+    let Some(fake) = Fake::without("-DWITHOUT_SET_FREE", &(host(1) + "event 0 xid 79\n")) else { return };
+    assert_eq!(events(&fake).1, Err(WatchFault::NothingToWatch));
+    assert_eq!(fake.log(), ["init", "shutdown"]);
+}

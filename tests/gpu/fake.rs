@@ -25,11 +25,10 @@ impl Fake {
         Self::copy_of(compiled()?, script)
     }
 
-    /// The fake without `nvmlShutdown`: a library that is not what it says.
-    pub(crate) fn broken(script: &str) -> Option<Self> {
-        static BUILT: OnceLock<Option<(TempDir, PathBuf)>> = OnceLock::new();
-        let built = BUILT.get_or_init(|| build(&["-DWITHOUT_SHUTDOWN"])).as_ref()?;
-        Self::copy_of(&built.1, script)
+    /// The fake with something left out (`-DWITHOUT_…`): a library that is not what it says.
+    pub(crate) fn without(what: &str, script: &str) -> Option<Self> {
+        let (_folder, library) = build(&[what])?;
+        Self::copy_of(&library, script)
     }
 
     fn copy_of(library: &Path, script: &str) -> Option<Self> {

@@ -288,11 +288,13 @@ int nvmlEventSetCreate(void **out) {
     return OK;
 }
 
+#ifndef WITHOUT_SET_FREE
 int nvmlEventSetFree(void *set) {
     (void)set;
     note("set_free");
     return OK;
 }
+#endif
 
 int nvmlDeviceRegisterEvents(device *gpu, u64 types, void *set) {
     char rest[LINE];
