@@ -3,15 +3,33 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use arw::config::Environment;
-use arw::ui::args::Cli;
+use arw::config::{Environment, Overrides};
+use arw::ui::args::{Cli, Command, SandboxCommand};
 use arw::ui::{Failure, Outcome, Screen, commands};
 use clap::Parser;
 
 fn main() -> ExitCode {
+    // A launcher or a self-test of a sandbox is this same program, executed again.
+    arw::sandbox::stage::intercept(std::env::args_os());
     let cli = Cli::parse();
     let env = Environment::capture();
     let json = cli.global.json;
+    let sandboxed = match &cli.command {
+        Command::Run(arguments) => {
+            let overrides = Overrides { state_dir: cli.global.state_dir.clone(), ..Overrides::default() };
+            Some(arw::daemon::run_command(arguments, overrides, &env).map(ExitCode::from))
+        }
+        Command::Sandbox(SandboxCommand::Check { profile }) => {
+            Some(arw::daemon::check_sandbox(*profile).map(|held| ExitCode::from(u8::from(!held))))
+        }
+        _ => None,
+    };
+    if let Some(outcome) = sandboxed {
+        return outcome.unwrap_or_else(|fault| {
+            report(&Failure::new("the sandbox did not run").why(format!("{fault:#}")), json);
+            ExitCode::from(1)
+        });
+    }
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -35,6 +35,8 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    // A launcher or a self-test of a sandbox is this same program, executed again.
+    arw::sandbox::stage::intercept(std::env::args_os());
     let arguments = Arguments::parse();
     let environment = Environment::capture();
     let overrides = Overrides {

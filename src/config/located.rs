@@ -123,6 +123,11 @@ impl<'d, 'i> Section<'d, 'i> {
         Place { key: self.dotted(key), line }
     }
 
+    /// Whether `key` is there and not taken yet.
+    pub fn has(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
     /// Takes `key`; `None` when it is absent or was reported as faulty.
     pub fn take<T: Value>(&mut self, key: &'static str) -> Option<Found<T>> {
         let (place, value) = self.remove(key)?;

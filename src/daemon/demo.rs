@@ -23,7 +23,7 @@ use crate::domain::TokenHash;
 /// First line of a persona file that the daemon may write over.
 const MARK: &str = "# made by arw-server for its demonstration; remove this line to keep the file as it is";
 /// Name of the persona.
-const PERSONA: &str = "demo";
+pub(super) const PERSONA: &str = "demo";
 /// Name under which the gateway reaches the origin; `.test` is reserved (RFC 6761) and never asked of a server.
 pub(super) const ORIGIN_HOST: &str = "origin.demo.test";
 /// A name that the demonstration persona may not reach; `example.com` is reserved for documentation (RFC 2606).
@@ -72,6 +72,11 @@ impl Demo {
                 .await;
         });
         Ok(Self { token, origin, file })
+    }
+
+    /// Where the origin is, as the persona sees it.
+    pub(super) fn url(&self) -> String {
+        format!("http://{ORIGIN_HOST}:{}/", self.origin.port())
     }
 
     /// What a newcomer should read. The two commands stand on lines of their own.

@@ -10,6 +10,7 @@
 //! Nothing here decides anything; what fails at the start is said in one line and ends the daemon.
 
 mod demo;
+mod foreground;
 mod inherit;
 mod log;
 mod news;
@@ -18,4 +19,5 @@ mod service;
 mod start;
 mod watch;
 
+pub use foreground::{check_sandbox, run_command};
 pub use start::{check, run};

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::PersonaId;
@@ -40,17 +40,23 @@ impl News {
 
     /// Publishes until `stop`, whenever somebody listens.
     pub(super) async fn run(mut self, mut askers: mpsc::Receiver<Asker>, stop: CancellationToken) {
-        let mut appended = self.ledger.watch();
+        // Held only while somebody listens: without it an append tells nobody, which is cheaper.
+        let mut appended = None;
         loop {
             let listening = self.events.stats().subscribers > 0;
+            if !listening {
+                appended = None;
+            } else if appended.is_none() {
+                appended = Some(self.ledger.watch());
+            }
             let asker = tokio::select! {
                 () = stop.cancelled() => return,
                 asker = askers.recv() => match asker {
                     Some(asker) => Some(asker),
                     None => return,
                 },
-                changed = appended.changed(), if listening => {
-                    if changed.is_err() {
+                changed = change(&mut appended) => {
+                    if !changed {
                         return;
                     }
                     tokio::time::sleep(PACE).await;
@@ -108,5 +114,13 @@ impl News {
         if line.kind == Kind::Preview {
             self.events.publish(EventKind::EgressPreview, subject, json!(line));
         }
+    }
+}
+
+/// Ends with `true` when a line was appended, with `false` when the ledger is gone; never without a watch.
+async fn change(appended: &mut Option<watch::Receiver<u64>>) -> bool {
+    match appended {
+        Some(appended) => appended.changed().await.is_ok(),
+        None => std::future::pending().await,
     }
 }

@@ -64,7 +64,7 @@ pub fn run(loaded: Loaded, environment: &Environment) -> anyhow::Result<()> {
     executor.block_on(serve(config))
 }
 
-fn make_private(folder: &Path) -> anyhow::Result<()> {
+pub(super) fn make_private(folder: &Path) -> anyhow::Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -222,7 +222,10 @@ fn announce(
 ) {
     let repaired = recovery.to_string();
     for line in repaired.lines() {
-        tracing::warn!("ledger: {line}");
+        match recovery.created {
+            true => tracing::info!("ledger: {line}"),
+            false => tracing::warn!("ledger: {line}"),
+        }
     }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

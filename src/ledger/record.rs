@@ -87,7 +87,7 @@ pub struct Record<'a> {
     pub method: Option<&'a str>,
     /// Visible HTTP only; without query unless the operator asked for it.
     pub path: Option<&'a str>,
-    /// The vetted address that is dialled first.
+    /// For `open`: the vetted address that is dialled first. For `close`: the one that answered.
     pub address: Option<SocketAddr>,
     /// The decision.
     pub outcome: Option<Outcome>,

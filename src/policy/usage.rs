@@ -46,7 +46,8 @@ pub struct Spent {
 #[derive(Debug)]
 pub struct Meter {
     counted: Option<(Arc<Counter>, u64)>,
-    would_deny: Option<Denial>,
+    /// Boxed, since every open tunnel has a meter and hardly any has this.
+    would_deny: Option<Box<Denial>>,
 }
 
 impl Usage {
@@ -80,10 +81,18 @@ impl Usage {
                 let denial = refusal.denial(&budget).by(rule.clone());
                 match grant.persona().mode() {
                     Mode::Enforce => Err(denial),
-                    Mode::Report => Ok(Meter { counted: None, would_deny: Some(denial) }),
+                    Mode::Report => Ok(Meter { counted: None, would_deny: Some(Box::new(denial)) }),
                 }
             }
         }
+    }
+
+    /// Hands back the use that [`Usage::admit`] took, when nothing left after all. The rate is not handed back.
+    pub fn hand_back(&self, grant: &Grant) {
+        let Some(rule) = grant.rule().filter(|_| !grant.limits().is_none()) else { return };
+        let back = |uses: u64| Some(uses.saturating_sub(1));
+        // The closure never declines.
+        let _ = self.counter(grant.persona().id(), rule).uses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
     }
 
     /// Adds what an earlier process spent; for start-up, once per rule, from the ledger.
@@ -234,8 +243,8 @@ impl Meter {
     }
 
     /// In report mode: the denial that enforcement would have made.
-    pub const fn would_deny(&self) -> Option<&Denial> {
-        self.would_deny.as_ref()
+    pub fn would_deny(&self) -> Option<&Denial> {
+        self.would_deny.as_deref()
     }
 }
 

@@ -34,6 +34,8 @@ use crate::domain::{Denial, DenialCode, EgressIntent, Identity, Labels, Method, 
 const HEAD_CHUNK: usize = 4 << 10;
 /// Time that a refused client has to read its answer before the connection is torn down.
 const LINGER: Duration = Duration::from_secs(2);
+/// Time that a client has to make room for an answer of ours, behind what it has not read yet.
+const ROOM: Duration = Duration::from_secs(5);
 /// Bytes that a refused client may still send before the connection is torn down.
 const LINGER_BYTES: usize = 256 << 10;
 
@@ -315,16 +317,24 @@ impl Connection {
             return Next::Refuse(refusal, head_only);
         }
         let answer = refusal.encode(head_only.0, false);
-        let sent = self.client.stream.write_all(&answer).await.is_ok() && self.client.stream.flush().await.is_ok();
-        if sent { Next::Continue } else { Next::Close }
+        if send(&mut self.client.stream, &answer).await { Next::Continue } else { Next::Close }
     }
 }
 
 async fn end_with(client: &mut ClientStream, refusal: &Refusal, head_only: HeadOnly) {
     let answer = refusal.encode(head_only.0, true);
-    if client.write_all(&answer).await.is_ok() {
+    if send(client, &answer).await {
         linger(client).await;
     }
+}
+
+/// Sends an answer of our own. One that finds no room is for a client that sends and never reads.
+async fn send(client: &mut ClientStream, answer: &[u8]) -> bool {
+    let sending = async {
+        client.write_all(answer).await?;
+        client.flush().await
+    };
+    matches!(timeout(ROOM, sending).await, Ok(Ok(())))
 }
 
 /// Ends our side and waits for the client's end, within bounds: closing with unread bytes would reset the

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
@@ -27,29 +28,45 @@ pub(super) enum DialFault {
     Timeout,
 }
 
+/// A connection to a vetted address.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    /// The stream.
+    pub stream: TcpStream,
+    /// Which of the vetted addresses it is.
+    pub address: SocketAddr,
+    /// Bytes read beyond the last message.
+    pub inbox: BytesMut,
+}
+
 /// Connects to the first of the permit's addresses that answers, within `limit` for all together.
 ///
 /// # Errors
 /// [`DialFault`] when none does.
-pub(super) async fn dial(permit: DialPermit, receipt: Receipt, limit: Duration) -> Result<TcpStream, DialFault> {
+pub(super) async fn dial(permit: DialPermit, receipt: Receipt, limit: Duration) -> Result<Upstream, DialFault> {
     // The receipt is the proof that the record exists; the dial uses it up.
     drop(receipt);
     connect_any(permit.addresses(), limit).await
 }
 
-pub(super) async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, DialFault> {
+/// As [`dial`], once more to the same vetted addresses: for a kept connection that turned out to be stale.
+pub(super) async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> Result<Upstream, DialFault> {
     let connected = match addresses {
-        [only] => timeout(limit, TcpStream::connect(only)).await,
+        [only] => timeout(limit, connect(*only)).await,
         several => timeout(limit, race(several)).await,
     };
-    let stream = connected.map_err(|_| DialFault::Timeout)?.map_err(DialFault::Failed)?;
+    let upstream = connected.map_err(|_| DialFault::Timeout)?.map_err(DialFault::Failed)?;
     // Small requests must not wait for acknowledgements; the relay writes whole chunks anyhow.
-    stream.set_nodelay(true).map_err(DialFault::Failed)?;
-    Ok(stream)
+    upstream.stream.set_nodelay(true).map_err(DialFault::Failed)?;
+    Ok(upstream)
+}
+
+async fn connect(address: SocketAddr) -> io::Result<Upstream> {
+    Ok(Upstream { stream: TcpStream::connect(address).await?, address, inbox: BytesMut::new() })
 }
 
 /// Happy eyeballs (RFC 8305): each address gets a head start, all run until one wins.
-async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+async fn race(addresses: &[SocketAddr]) -> io::Result<Upstream> {
     let mut attempts = FuturesUnordered::new();
     let mut waiting = addresses.iter();
     let mut next_start = Instant::now();
@@ -58,7 +75,7 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
         tokio::select! {
             biased;
             Some(outcome) = attempts.next(), if !attempts.is_empty() => match outcome {
-                Ok(stream) => return Ok(stream),
+                Ok(upstream) => return Ok(upstream),
                 Err(error) => {
                     last_error = error;
                     next_start = Instant::now();
@@ -69,7 +86,7 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
             },
             () = sleep_until(next_start), if waiting.len() > 0 => {
                 if let Some(addr) = waiting.next() {
-                    attempts.push(TcpStream::connect(*addr));
+                    attempts.push(connect(*addr));
                 }
                 next_start = Instant::now() + ATTEMPT_DELAY;
             }

@@ -4,16 +4,18 @@
 //! the idle sweep and the kill switch all end a flow in the same way: they set its cut reason and wake it.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::domain::{CloseReason, EgressIntent, PersonaId, RuleId, Scheme, Timestamp};
-use crate::policy::Meter;
+use crate::policy::{Meter, Mode, TlsDemand};
 
 /// Seconds since the table was made; enough for 136 years.
 type Tick = u32;
@@ -29,14 +31,22 @@ pub struct Flow {
     pub scheme: Scheme,
     /// The rule that granted it.
     pub rule: Option<RuleId>,
-    /// When the rule ends.
-    pub expires_at: Option<Timestamp>,
+    /// The generation of the policy that granted it.
+    pub generation: u64,
+    /// Whether what its first bytes lack ends it.
+    pub mode: Mode,
+    /// Bytes that its rule permitted when it was granted.
+    pub max_bytes: Option<u64>,
+    /// What a policy must let through for it to go on, once its first bytes were seen.
+    pub needs: OnceLock<TlsDemand>,
     /// When it was granted.
     pub started: Instant,
     /// The vetted address that answered, once one did.
     pub address: OnceLock<IpAddr>,
     /// How long it may move nothing.
     idle_time: Duration,
+    /// When its rule ends, in microseconds since the epoch; `i64::MAX` for never.
+    expires_at: AtomicI64,
     meter: Meter,
     up: AtomicU64,
     down: AtomicU64,
@@ -60,7 +70,7 @@ impl Flow {
     /// Takes `bytes` of the rule's byte budget before they are passed on. When they do not fit the flow is cut,
     /// and they must not pass.
     #[must_use]
-    pub fn spend(&self, bytes: usize) -> bool {
+    fn spend(&self, bytes: usize) -> bool {
         let fits = self.meter.add(bytes as u64);
         if !fits {
             self.cut(CloseReason::BudgetExhausted);
@@ -85,6 +95,32 @@ impl Flow {
         };
         counter.fetch_add(bytes as u64, Ordering::Relaxed);
         self.last_active.store(tick(self.epoch), Ordering::Relaxed);
+    }
+
+    /// Passes `bytes` on to `to`: takes them from the budget first, and counts what was written as it is, so
+    /// that a write that is cut in the middle is counted as far as it came.
+    ///
+    /// # Errors
+    /// What the write failed with; `QuotaExceeded` when the budget does not hold them, and the flow is cut then.
+    pub async fn pass<W: AsyncWrite + Unpin>(&self, direction: Direction, to: &mut W, bytes: &[u8]) -> io::Result<()> {
+        if !self.spend(bytes.len()) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let count = to.write(rest).await?;
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            self.count(direction, count);
+            rest = &rest[count..];
+        }
+        to.flush().await
+    }
+
+    /// Sets when the rule ends: a reload may bring that moment nearer, or further off.
+    pub fn expire_at(&self, end: Option<Timestamp>) {
+        self.expires_at.store(end.map_or(i64::MAX, Timestamp::unix_micros), Ordering::Relaxed);
     }
 
     /// Bytes passed on so far: up, down.
@@ -176,8 +212,14 @@ pub struct FlowStart {
     pub scheme: Scheme,
     /// The rule that granted it.
     pub rule: Option<RuleId>,
+    /// The generation of the policy that granted it.
+    pub generation: u64,
+    /// The persona's mode.
+    pub mode: Mode,
     /// When the rule ends.
     pub expires_at: Option<Timestamp>,
+    /// Bytes that the rule permits.
+    pub max_bytes: Option<u64>,
     /// The rule's byte budget.
     pub meter: Meter,
     /// How long it may move nothing.
@@ -202,7 +244,11 @@ impl FlowTable {
             intent: start.intent,
             scheme: start.scheme,
             rule: start.rule,
-            expires_at: start.expires_at,
+            generation: start.generation,
+            mode: start.mode,
+            max_bytes: start.max_bytes,
+            needs: OnceLock::new(),
+            expires_at: AtomicI64::new(i64::MAX),
             started: Instant::now(),
             address: OnceLock::new(),
             idle_time: start.idle_time,
@@ -214,6 +260,7 @@ impl FlowTable {
             waker: Mutex::new(None),
             epoch: self.epoch,
         });
+        flow.expire_at(start.expires_at);
         self.lock().insert(flow.seq, Arc::clone(&flow));
         FlowGuard { table: Arc::clone(self), flow }
     }
@@ -247,7 +294,7 @@ impl FlowTable {
         let tick = tick(self.epoch);
         self.cut_where(|flow| {
             let idle = u64::from(tick.saturating_sub(flow.last_active.load(Ordering::Relaxed)));
-            if flow.expires_at.is_some_and(|end| end <= now) {
+            if flow.expires_at.load(Ordering::Relaxed) <= now.unix_micros() {
                 Some(CloseReason::Expired)
             } else if idle > flow.idle_time.as_secs() {
                 Some(CloseReason::IdleTimeout)

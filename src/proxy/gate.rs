@@ -31,7 +31,7 @@ use crate::domain::{
 };
 use crate::events::{EventBus, FirstSeen};
 use crate::ledger::{Kind, Ledger, Outcome, Receipt, Record, Via};
-use crate::policy::{Decision, Grant, GrantedBy, Snapshot, TlsDemand, Usage};
+use crate::policy::{Decision, Grant, GrantedBy, Mode, Snapshot, TlsAnswer, TlsDemand, Usage};
 
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
@@ -140,6 +140,13 @@ impl Gateway {
             Ok(addresses) => addresses,
             Err(denial) => return Err(self.refuse(&intent, denial)),
         };
+        // Looking up a name takes time, and a rule may have ended meanwhile.
+        let now = self.clock.now();
+        if let Some(end) = grant.expires_at().filter(|end| *end <= now) {
+            let denial = Denial::new(DenialCode::LeaseExpired, format!("the rule expired at {end}"));
+            let denial = grant.rule().cloned().map_or(denial.clone(), |rule| denial.by(rule));
+            return Err(self.refuse(&intent, denial));
+        }
         let meter = match self.usage.admit(&grant, now) {
             Ok(meter) => meter,
             Err(denial) => return Err(self.refuse(&intent, denial)),
@@ -151,26 +158,33 @@ impl Gateway {
                 .cloned()
                 .or_else(|| addresses.iter().find_map(|target| grant.would_deny_address(target.ip())))
                 .or_else(|| meter.would_deny().cloned());
-            if would_deny.is_some() { &stats.would_deny } else { &stats.allowed }.fetch_add(1, Ordering::Relaxed);
             let record = opening(&intent, &grant, &host, addresses[0], would_deny.as_ref());
-            self.ledger.record(&record).await
+            let counter = if would_deny.is_some() { &stats.would_deny } else { &stats.allowed };
+            self.ledger.record(&record).await.inspect(|_| {
+                counter.fetch_add(1, Ordering::Relaxed);
+            })
         };
-        let receipt = receipt.map_err(|_| self.ledger_failed(&About::of(&intent)))?;
+        let receipt = receipt.map_err(|_| {
+            if meter.would_deny().is_none() {
+                self.usage.hand_back(&grant);
+            }
+            self.ledger_failed(&About::of(&intent))
+        })?;
         self.tell_first(&intent, grant.scheme(), receipt.seq());
         let idle_time = self.idle_time(intent.surface);
         let flow = self.flows.enter(FlowStart {
             seq: receipt.seq(),
             scheme: grant.scheme(),
             rule: grant.rule().cloned(),
+            generation: snapshot.generation(),
+            mode: grant.persona().mode(),
             expires_at: grant.expires_at(),
+            max_bytes: byte_budget(&grant),
             meter,
             idle_time,
             intent,
         });
-        // A reload between the decision and the entry above would not have seen this flow.
-        if self.policy.load().generation() != snapshot.generation() {
-            self.recheck(&flow);
-        }
+        self.recheck(&flow);
         Ok(Cleared { permit: DialPermit { addresses }, receipt, flow, tls: grant.tls(), held })
     }
 
@@ -231,9 +245,11 @@ impl Gateway {
         Ok(vetted)
     }
 
-    /// Decides an open flow anew and ends it if it would not be granted any more.
-    fn recheck(&self, flow: &Flow) {
-        if !self.still_granted(&self.policy.load(), flow) {
+    /// Decides a flow anew if there was a reload since its grant, and ends it if it would not be granted any
+    /// more. For whoever has just added to what is known of the flow: the reload judged it without that.
+    pub fn recheck(&self, flow: &Flow) {
+        let snapshot = self.policy.load();
+        if snapshot.generation() != flow.generation && !self.still_granted(&snapshot, flow) {
             flow.cut(CloseReason::PolicyNarrowed);
         }
     }
@@ -244,11 +260,21 @@ impl Gateway {
         self.flows.cut_where(|flow| (!self.still_granted(&snapshot, flow)).then_some(CloseReason::PolicyNarrowed))
     }
 
+    /// Whether `snapshot` lets the flow go on as it is: to its address, with what its first bytes showed, under
+    /// the byte budget that it has. A rule that ends at another time now ends the flow then.
     fn still_granted(&self, snapshot: &Snapshot, flow: &Flow) -> bool {
-        match snapshot.decide(&flow.intent, self.clock.now()) {
-            Decision::Allow(grant) => flow.address.get().is_none_or(|addr| grant.vet(*addr).is_ok()),
-            Decision::Deny(_) => false,
+        let Decision::Allow(grant) = snapshot.decide(&flow.intent, self.clock.now()) else { return false };
+        let narrower = byte_budget(&grant).is_some_and(|bytes| {
+            // Another rule has another budget, and this flow's bytes are not taken from it.
+            grant.rule() != flow.rule.as_ref() || flow.max_bytes.is_none_or(|had| bytes < had)
+        });
+        let granted = !narrower
+            && flow.address.get().is_none_or(|addr| grant.vet(*addr).is_ok())
+            && flow.needs.get().is_none_or(|needs| meets(*needs, grant.tls()));
+        if granted {
+            flow.expire_at(grant.expires_at());
         }
+        granted
     }
 
     /// Records the denial of `intent` and makes the client's answer.
@@ -294,6 +320,17 @@ impl Gateway {
         refusal.target = about.target.cloned();
         refusal
     }
+}
+
+/// Bytes that enforcement lets pass by the granting rule.
+fn byte_budget(grant: &Grant) -> Option<u64> {
+    (grant.persona().mode() == Mode::Enforce).then(|| grant.limits().max_bytes).flatten()
+}
+
+/// Whether `demand` lets through all that must be.
+fn meets(needs: TlsDemand, demand: TlsDemand) -> bool {
+    let meets = |need, answer| need == TlsAnswer::Deny || answer == TlsAnswer::Allow;
+    meets(needs.missing_sni, demand.missing_sni) && meets(needs.ech, demand.ech) && meets(needs.not_tls, demand.not_tls)
 }
 
 impl<'a> About<'a> {

@@ -13,6 +13,9 @@ use crate::domain::{Host, Method, Target, normalise_path};
 /// Most fields of one head. Browsers send about 20, gateways in chains 50.
 pub const MAX_FIELDS: usize = 128;
 
+/// Most options in `Connection`. Real messages have one or two.
+pub const MAX_OPTIONS: usize = 32;
+
 /// HTTP version of a message, by its minor number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -58,8 +61,8 @@ pub enum HeadFault {
     /// Both lengths, several lengths, a length that is no number, or an unknown transfer coding.
     #[error("the length of the body is ambiguous")]
     BadFraming,
-    /// `Connection` names a field that the message needs.
-    #[error("the Connection field names a field that must not be removed")]
+    /// `Connection` names a field that the message needs, or more than [`MAX_OPTIONS`].
+    #[error("the Connection field names too many fields, or one that must not be removed")]
     BadConnection,
     /// More than one `Proxy-Authorization`.
     #[error("the credentials are repeated")]
@@ -99,22 +102,22 @@ pub struct Fields {
 
 impl Fields {
     /// Name and value of each field, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.spans.iter().map(|(name, value)| {
             let name = &self.raw[name.start as usize..name.end as usize];
             let value = &self.raw[value.start as usize..value.end as usize];
-            (std::str::from_utf8(name).expect("httparse lets only token bytes into a name"), value)
+            (name, value)
         })
     }
 
     /// The values of every field called `name`, in order.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
     /// The value of the only field called `name`; `None` when there is none.
     fn only(&self, name: &str, fault: HeadFault) -> Result<Option<&[u8]>, HeadFault> {
-        let mut values = self.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+        let mut values = self.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name.as_bytes()));
         let first = values.next().map(|(_, value)| value);
         if values.next().is_some() { Err(fault) } else { Ok(first) }
     }
@@ -200,7 +203,8 @@ pub fn head_length(buf: &[u8], scanned: &mut usize, max: usize) -> Result<Option
                 return Err(HeadFault::Syntax);
             }
             // A head of bare line feeds would otherwise wait for the time limit.
-            if memchr::memmem::find(buf, b"\n\n").is_some() { Err(HeadFault::BareControl) } else { Ok(None) }
+            let bare = memchr::memmem::find(&buf[from.min(buf.len())..], b"\n\n").is_some();
+            if bare { Err(HeadFault::BareControl) } else { Ok(None) }
         }
         _ => Err(HeadFault::TooLarge),
     }
@@ -339,8 +343,15 @@ fn host_of(raw: &[u8], default_port: u16) -> Option<Target> {
     })
 }
 
+/// Every field of a message is compared with every option of its connection, so there are not many.
+fn check_options(fields: &Fields) -> Result<(), HeadFault> {
+    let options = fields.members("connection").chain(fields.members("proxy-connection"));
+    if options.count() > MAX_OPTIONS { Err(HeadFault::BadConnection) } else { Ok(()) }
+}
+
 /// Removing these would change where the message goes or ends.
 fn check_connection(fields: &Fields) -> Result<(), HeadFault> {
+    check_options(fields)?;
     const NEEDED: [&[u8]; 6] =
         [b"content-length", b"transfer-encoding", b"host", b"via", b"expect", b"proxy-authorization"];
     let names_needed = ["connection", "proxy-connection"]
@@ -387,7 +398,9 @@ fn keeps_alive(fields: &Fields, version: Version, from_client: bool) -> bool {
     };
     match version {
         Version::Http11 => !says("close"),
-        Version::Http10 => says("keep-alive") && !says("close"),
+        // RFC 9112 section 9.3: a proxy does not keep the connection of an HTTP/1.0 client, whose `keep-alive`
+        // may come from a proxy in front of it that passes on what it does not know.
+        Version::Http10 => !from_client && says("keep-alive") && !says("close"),
     }
 }
 
@@ -398,8 +411,9 @@ fn upgrade_token(fields: &Fields, version: Version) -> Option<String> {
     }
     let mut tokens = fields.members("upgrade");
     let token = std::str::from_utf8(tokens.next()?).ok()?;
-    let known = tokens.next().is_none() && !token.to_ascii_lowercase().starts_with("h2") && !token.starts_with("HTTP");
-    known.then(|| token.to_owned())
+    let lower = token.to_ascii_lowercase();
+    let http = lower.starts_with("h2") || lower.starts_with("http");
+    (tokens.next().is_none() && !http).then(|| token.to_owned())
 }
 
 impl ResponseHead {
@@ -421,6 +435,7 @@ impl ResponseHead {
         let reason = response.reason.unwrap_or("").to_owned();
         let version = if response.version == Some(1) { Version::Http11 } else { Version::Http10 };
         let fields = Fields { spans: spans(&head, response.headers), raw: head };
+        check_options(&fields)?;
         let length = content_length(&fields)?;
         let chunked = chunked(&fields)?;
         if chunked && (version == Version::Http10 || length.is_some()) {
@@ -435,5 +450,63 @@ impl ResponseHead {
         };
         let keep_alive = keeps_alive(&fields, version, false) && framing != Framing::UntilClose;
         Ok(Self { status, reason, version, fields, framing, keep_alive })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(fields: &str, minor: u8) -> Result<RequestHead, HeadFault> {
+        let head = format!("GET http://a.test/ HTTP/1.{minor}\r\nHost: a.test\r\n{fields}\r\n");
+        RequestHead::parse(Bytes::from(head))
+    }
+
+    #[test]
+    fn a_client_of_http_1_0_is_not_kept_whatever_it_asks_for() {
+        let kept = |fields, minor| request(fields, minor).expect("valid").keep_alive;
+        assert!(kept("", 1) && !kept("Connection: close\r\n", 1) && !kept("Proxy-Connection: close\r\n", 1));
+        for fields in ["", "Connection: keep-alive\r\n", "Proxy-Connection: keep-alive\r\n"] {
+            assert!(!kept(fields, 0), "{fields}");
+        }
+    }
+
+    #[test]
+    fn no_spelling_of_http_is_upgraded_to() {
+        for (token, passed) in
+            [("websocket", true), ("h2c", false), ("H2", false), ("http/2.0", false), ("HTTP/3", false)]
+        {
+            let head = request(&format!("Connection: upgrade\r\nUpgrade: {token}\r\n"), 1).expect("valid");
+            assert_eq!(head.upgrade.is_some(), passed, "{token}");
+        }
+    }
+
+    #[test]
+    fn a_connection_has_few_options() {
+        let list = |count| format!("Connection: {}\r\n", vec!["a"; count].join(","));
+        assert!(request(&list(MAX_OPTIONS), 1).is_ok());
+        for fields in [list(MAX_OPTIONS + 1), list(20).repeat(2), list(20) + "Proxy-" + &list(20)] {
+            assert_eq!(request(&fields, 1).err(), Some(HeadFault::BadConnection), "{fields}");
+        }
+        let answer = format!("HTTP/1.1 200 OK\r\n{}\r\n", list(MAX_OPTIONS + 1));
+        assert_eq!(ResponseHead::parse(Bytes::from(answer), "GET").err(), Some(HeadFault::BadConnection));
+    }
+
+    #[test]
+    fn bare_line_feeds_are_found_wherever_the_reads_cut_them() {
+        let head = b"GET http://a.test/ HTTP/1.1\nHost: a.test\n\nmore";
+        let end = head.len() - b"more".len();
+        for step in 1..head.len() {
+            let (mut scanned, mut read) = (0, 0);
+            let found = loop {
+                read = (read + step).min(head.len());
+                match head_length(&head[..read], &mut scanned, 1 << 16) {
+                    Ok(None) if read < head.len() => {}
+                    other => break other,
+                }
+            };
+            assert_eq!(found, Err(HeadFault::BareControl), "{step}");
+            assert!(read < end + step, "{step}");
+        }
     }
 }

@@ -4,23 +4,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{PoisonError, RwLock};
 
 use crate::domain::embedded_v4s;
+use crate::sys::socket::local_addresses;
 
 /// The listening addresses of proxy and control API.
 #[derive(Debug, Default)]
 pub struct OwnListeners {
     listeners: RwLock<Vec<SocketAddr>>,
-    /// Addresses of this host when the listeners were bound; a wildcard listener answers on all of them.
-    local: RwLock<Vec<IpAddr>>,
 }
 
 impl OwnListeners {
     /// Adds a listener.
     pub fn add(&self, listener: SocketAddr) {
         self.listeners.write().unwrap_or_else(PoisonError::into_inner).push(listener);
-        if listener.ip().is_unspecified() {
-            let local = crate::sys::socket::local_addresses().unwrap_or_default();
-            *self.local.write().unwrap_or_else(PoisonError::into_inner) = local;
-        }
     }
 
     /// Whether connecting to `target` would reach a listener of ours.
@@ -31,14 +26,18 @@ impl OwnListeners {
                 && (same(listener.ip(), target.ip())
                     // Linux takes the unspecified address for loopback, also the IPv4 one inside IPv6.
                     || target.ip().to_canonical().is_unspecified()
-                    || (listener.ip().is_unspecified() && self.is_local(target.ip())))
+                    || (listener.ip().is_unspecified() && is_local(target.ip())))
         })
     }
+}
 
-    fn is_local(&self, addr: IpAddr) -> bool {
-        let local = self.local.read().unwrap_or_else(PoisonError::into_inner);
-        addr.is_loopback() || carried(addr).any(|inner| inner.is_loopback()) || local.iter().any(|own| same(*own, addr))
-    }
+/// Whether `addr` is this host. A wildcard listener answers on each of its addresses, also on one that came
+/// after it was bound: so they are asked for anew, which only a target with a listener's port costs. A host
+/// that does not tell its addresses is taken to have this one.
+fn is_local(addr: IpAddr) -> bool {
+    addr.is_loopback()
+        || carried(addr).any(|inner| inner.is_loopback())
+        || local_addresses().map_or(true, |local| local.iter().any(|own| same(*own, addr)))
 }
 
 /// Whether `target` is `own`, or an IPv6 address that carries it: `::ffff:127.0.0.1` is 127.0.0.1 to the

@@ -9,9 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::net::TcpStream;
-
-use super::exchange::Wire;
+use super::dial::Upstream;
 use crate::domain::{PersonaId, Target};
 
 /// Idle connections of one worker in all; each is a descriptor.
@@ -22,12 +20,12 @@ pub(super) trait Kept {
     /// Whether it can carry another request.
     fn usable(&self) -> bool;
     /// Where it is connected to.
-    fn address(&self) -> Option<SocketAddr>;
+    fn address(&self) -> SocketAddr;
 }
 
 #[derive(Debug)]
 struct Idle {
-    wire: Wire<TcpStream>,
+    wire: Upstream,
     since: Instant,
 }
 
@@ -50,12 +48,12 @@ impl Pool {
     }
 
     /// The youngest usable connection to one of `vetted`.
-    pub(super) fn take(&self, persona: &PersonaId, target: &Target, vetted: &[SocketAddr]) -> Option<Wire<TcpStream>> {
+    pub(super) fn take(&self, persona: &PersonaId, target: &Target, vetted: &[SocketAddr]) -> Option<Upstream> {
         let mut pool = self.lock();
         let kept = pool.get_mut(&(persona.clone(), target.clone()))?;
         while let Some(idle) = kept.pop() {
             let fresh = idle.since.elapsed() < self.keep && idle.wire.usable();
-            if fresh && idle.wire.address().is_some_and(|addr| vetted.contains(&addr)) {
+            if fresh && vetted.contains(&idle.wire.address()) {
                 return Some(idle.wire);
             }
         }
@@ -63,7 +61,7 @@ impl Pool {
     }
 
     /// Keeps a connection that is between two requests; drops it when there are enough.
-    pub(super) fn put(&self, persona: &PersonaId, target: &Target, wire: Wire<TcpStream>) {
+    pub(super) fn put(&self, persona: &PersonaId, target: &Target, wire: Upstream) {
         let mut pool = self.lock();
         let total: usize = pool.values().map(Vec::len).sum();
         let kept = pool.entry((persona.clone(), target.clone())).or_default();

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::client::ClientStream;
-use super::dial::{DialFault, dial};
+use super::dial::{DialFault, Upstream, dial};
 use super::first_flight::{self, ClientHello, Verdict};
 use super::flow::{Direction, FlowGuard};
 use super::gate::{About, Cleared, Gateway};
@@ -23,7 +23,7 @@ use super::refusal::Refusal;
 use super::relay::relay;
 use crate::domain::{CloseReason, DenialCode, Host, Scheme};
 use crate::ledger::{Kind, Outcome, Record, TlsSeen};
-use crate::policy::{TlsAnswer, TlsDemand};
+use crate::policy::{Mode, TlsAnswer, TlsDemand};
 
 /// A TLS alert record: fatal, access_denied (RFC 8446 section 6.2).
 const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
@@ -88,8 +88,11 @@ impl Drop for Ending {
         record.scheme = Some(self.flow.scheme);
         record.host = Some(&host);
         record.port = Some(self.flow.intent.target.port);
+        // The `open` line has the address that was tried first.
+        record.address = self.flow.address.get().map(|ip| (*ip, self.flow.intent.target.port).into());
         record.rule = self.flow.rule.as_ref();
         record.code = self.code;
+        record.outcome = (self.code.is_some() && self.flow.mode == Mode::Report).then_some(Outcome::WouldDeny);
         record.bytes_up = Some(up);
         record.bytes_down = Some(down);
         record.duration_ms = u64::try_from(self.flow.started.elapsed().as_millis()).ok();
@@ -120,11 +123,12 @@ pub(super) async fn open(
         biased;
         reason = ending.flow.cut_off() => {
             ending.because(reason);
-            return Ok(None);
+            let refusal = cut_refusal(reason, &ending);
+            return Err((client, refusal));
         }
         dialled = dial(permit, receipt, gateway.limits.dial_time) => dialled,
     };
-    let mut upstream: TcpStream = match dialled {
+    let Upstream { stream: mut upstream, address, .. } = match dialled {
         Ok(upstream) => upstream,
         Err(fault) => {
             let refusal = dial_refusal(&fault, &ending);
@@ -136,20 +140,19 @@ pub(super) async fn open(
         }
     };
     gateway.metrics.connected(started.elapsed());
-    if let Ok(peer) = upstream.peer_addr() {
-        // Set once, here.
-        let _ = ending.flow.address.set(peer.ip());
-    }
+    // Set once, here.
+    let _ = ending.flow.address.set(address.ip());
+    gateway.recheck(&ending.flow);
     let answer = format!("HTTP/1.1 200 Connection established\r\nX-ARW-Decision-Id: {}\r\n\r\n", ending.flow.seq);
-    if client.write_all(answer.as_bytes()).await.is_err() || client.flush().await.is_err() {
-        ending.because(CloseReason::ClientClosed);
-        return Ok(None);
-    }
     let flow = ending.flow.shared();
     let passed = tokio::select! {
         biased;
         reason = flow.cut_off() => Err(reason),
-        passed = first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early) => passed,
+        passed = async {
+            client.write_all(answer.as_bytes()).await.map_err(|_| CloseReason::ClientClosed)?;
+            client.flush().await.map_err(|_| CloseReason::ClientClosed)?;
+            first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early).await
+        } => passed,
     };
     match passed {
         Ok(()) => Ok(Some(Box::new(Tunnel { client, upstream, ending, connection: None }))),
@@ -160,9 +163,31 @@ pub(super) async fn open(
     }
 }
 
+/// The answer to a client whose flow was cut before anything was answered.
+pub(super) fn cut_refusal(reason: CloseReason, ending: &Ending) -> Refusal {
+    let (status, detail) = match reason {
+        CloseReason::IdleTimeout => (504, "the upstream did not answer in time"),
+        CloseReason::BudgetExhausted => (403, "the byte budget of the rule is spent"),
+        CloseReason::Shutdown => (503, "the gateway is shutting down"),
+        _ => (403, "the grant was withdrawn while the request was under way"),
+    };
+    let mut refusal = Refusal::upstream(status, reason.code(), "http_response_incomplete", detail);
+    // Trying again leads past a slow upstream or a stop, but not past a policy.
+    refusal.retryable = status >= 500;
+    explained(refusal, ending)
+}
+
+/// The same refusal, with what it is about.
+pub(super) fn explained(mut refusal: Refusal, ending: &Ending) -> Refusal {
+    refusal.persona = Some(ending.flow.intent.persona.clone());
+    refusal.target = Some(ending.flow.intent.target.clone());
+    refusal.decision = Some(ending.flow.seq);
+    refusal
+}
+
 /// The answer to a client whose grant led to no connection.
 pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
-    let mut refusal = match fault {
+    let refusal = match fault {
         DialFault::Failed(_) => {
             Refusal::upstream(502, CloseReason::ConnectFailed.code(), "connection_refused", fault.to_string())
         }
@@ -170,10 +195,7 @@ pub(super) fn dial_refusal(fault: &DialFault, ending: &Ending) -> Refusal {
             Refusal::upstream(504, CloseReason::ConnectTimeout.code(), "connection_timeout", fault.to_string())
         }
     };
-    refusal.persona = Some(ending.flow.intent.persona.clone());
-    refusal.target = Some(ending.flow.intent.target.clone());
-    refusal.decision = Some(ending.flow.seq);
-    refusal
+    explained(refusal, ending)
 }
 
 /// Passes the first bytes on: unread for `tcp`, checked for `https`.
@@ -195,7 +217,13 @@ async fn first_bytes(
     };
     if ending.flow.scheme == Scheme::Https {
         let seen = flight.seen();
-        if let Some(code) = objection(&flight.kind, &ending.flow.intent.target.host, demand) {
+        let objection = objection(&flight.kind, &ending.flow.intent.target.host, demand);
+        if let Some(code) = objection.filter(|_| ending.flow.mode == Mode::Report) {
+            // Report mode lets it pass, and the close record says what enforcement does.
+            ending.code = Some(code);
+            ending.stats.would_deny.fetch_add(1, Ordering::Relaxed);
+            let _ = ending.flow.needs.set(TlsDemand::NONE);
+        } else if let Some(code) = objection {
             record_objection(gateway, ending, code, &seen);
             ending.code = Some(code);
             ending.tls = Some(Box::new(seen));
@@ -213,14 +241,13 @@ async fn first_bytes(
             ending.tls = Some(Box::new(seen));
         }
     }
-    if !flight.bytes.is_empty() {
-        if !ending.flow.spend(flight.bytes.len()) {
-            return Err(CloseReason::BudgetExhausted);
-        }
-        upstream.write_all(&flight.bytes).await.map_err(|_| CloseReason::UpstreamClosed)?;
-        ending.flow.count(Direction::Up, flight.bytes.len());
+    // Set once, here or above.
+    let _ = ending.flow.needs.set(flight.needs(&ending.flow.intent.target.host));
+    gateway.recheck(&ending.flow);
+    if let Some(reason) = ending.flow.cut_reason() {
+        return Err(reason);
     }
-    Ok(())
+    ending.flow.pass(Direction::Up, upstream, &flight.bytes).await.map_err(|_| CloseReason::UpstreamClosed)
 }
 
 /// The client's first bytes and what they are.
@@ -242,6 +269,19 @@ enum FlightKind {
 impl Flight {
     const fn unread(bytes: Vec<u8>) -> Self {
         Self { bytes, kind: FlightKind::Unread }
+    }
+
+    /// What a rule must let through for a tunnel that begins like this.
+    fn needs(&self, host: &Host) -> TlsDemand {
+        let need = |need: bool| if need { TlsAnswer::Allow } else { TlsAnswer::Deny };
+        match &self.kind {
+            FlightKind::Hello(hello) => TlsDemand {
+                missing_sni: need(hello.sni.is_none() && matches!(host, Host::Name(_))),
+                ech: need(hello.ech),
+                not_tls: TlsAnswer::Deny,
+            },
+            _ => TlsDemand { not_tls: TlsAnswer::Allow, ..TlsDemand::STRICT },
+        }
     }
 
     fn seen(&self) -> TlsSeen {
@@ -331,7 +371,8 @@ impl Tunnel {
             ClientStream::Tcp(client) => relay(client, &self.upstream, &self.ending.flow).await,
             ClientStream::Unix(client) => relay(client, &self.upstream, &self.ending.flow).await,
             ClientStream::Tls(client) => {
-                super::copy::copy_both(client.as_mut(), &mut self.upstream, &self.ending.flow).await
+                // Boxed, so that a tunnel without TLS does not keep room for it.
+                Box::pin(super::copy::copy_both(client.as_mut(), &mut self.upstream, &self.ending.flow)).await
             }
         };
         self.ending.because(reason);

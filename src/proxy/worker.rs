@@ -115,8 +115,6 @@ impl Listening {
         match self {
             Self::Tcp(listener) | Self::Tls(listener, _) | Self::Namespace(listener, _) => {
                 let (stream, addr) = listener.accept().await?;
-                // Fails only on a socket that is dead already.
-                let _ = stream.set_nodelay(true);
                 Ok(Incoming::Tcp(stream, addr))
             }
             Self::Unix(listener) => Ok(Incoming::Unix(listener.accept().await?.0)),

@@ -41,6 +41,7 @@ pub fn adopt_listener(fd: RawFd) -> io::Result<InheritedListener> {
     match family {
         Some(AddressFamily::Inet | AddressFamily::Inet6) => {
             let listener = TcpListener::from(owned);
+            super::socket::set_nodelay(&listener)?;
             listener.set_nonblocking(true)?;
             Ok(InheritedListener::Tcp(listener))
         }

@@ -11,15 +11,35 @@
 //! | `socket` | listeners, connects, socket options, peers, the host's own addresses |
 //! | `limits` | how many descriptors the process may hold |
 //! | `process` | what others may read of this process |
+//! | `schedule` | niceness and scheduling policy of a thread |
 //! | `usage` | CPU time and memory |
+//! | `message` | whole messages with descriptors between related processes |
+//! | `clone` | new processes in new namespaces |
+//! | `mount` | mounts by descriptor |
+//! | `capability` | capabilities given up and read back |
+//! | `filter` | a seccomp filter |
+//! | `descriptor` | what a process holds when it becomes another program |
+//! | `probe` | calls that a sandbox must refuse, for its self-test |
+//! | `signals` | what signals do to this process |
+//! | `route` | the loopback interface of a fresh network namespace |
 //!
 //! It refuses to know about policy, personas or HTTP; it never logs and never retries.
 #![allow(unsafe_code)]
 
+pub mod capability;
+pub mod clone;
+pub mod descriptor;
+pub mod filter;
 pub mod inherit;
 pub mod limits;
+pub mod message;
+pub mod mount;
 pub mod pipe;
+pub mod probe;
 pub mod process;
+pub mod route;
+pub mod schedule;
+pub mod signals;
 pub mod socket;
 mod splice;
 pub mod usage;

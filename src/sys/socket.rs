@@ -9,7 +9,8 @@ use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{getsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-/// A listening TCP socket: non-blocking, close-on-exec, `SO_REUSEADDR`, IPv6 without IPv4.
+/// A listening TCP socket: non-blocking, close-on-exec, `SO_REUSEADDR`, IPv6 without IPv4, with
+/// `TCP_NODELAY` for all that it accepts.
 ///
 /// `backlog` is cut by `/proc/sys/net/core/somaxconn`. With `reuse_port`, several sockets of the same
 /// user may listen on `addr`, and the kernel spreads the connections over them (`SO_REUSEPORT`,
@@ -27,6 +28,8 @@ pub fn listen(addr: SocketAddr, backlog: u32, reuse_port: bool) -> io::Result<Tc
         socket.set_reuse_port(true)?;
     }
     socket.bind(&addr.into())?;
+    // Accepted sockets inherit it (tcp(7)): one system call less for each.
+    socket.set_tcp_nodelay(true)?;
     socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -7,6 +8,8 @@ use clap_complete::Shell;
 
 use crate::domain::{DenialCode, PersonaId, Secret, Timestamp};
 use crate::ledger::Outcome;
+use crate::sandbox::ProfileName;
+use crate::sandbox::preset::PresetName;
 
 /// Talk to the egress gateway of this host, and read its ledger.
 #[derive(Debug, Parser)]
@@ -74,6 +77,11 @@ pub enum Command {
     /// Policies
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Run one command in a sandbox whose only way out is a gateway of its own; needs no daemon
+    Run(RunArgs),
+    /// Sandboxes
+    #[command(subcommand)]
+    Sandbox(SandboxCommand),
     /// Have the daemon read its personas again
     Reload,
     /// Show what happens, as CloudEvents
@@ -88,6 +96,52 @@ pub enum Command {
         /// The folder
         #[arg(value_hint = ValueHint::DirPath)]
         dir: Option<PathBuf>,
+    },
+}
+
+/// `run`.
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Whose traffic the command's is; `demo` has an origin of its own while nothing is configured
+    #[arg(long, value_parser = persona)]
+    pub persona: PersonaId,
+    /// Its limits; one above eco needs a justification
+    #[arg(long, default_value = "eco", value_parser = PresetName::parse)]
+    pub preset: PresetName,
+    /// Why it needs a preset above eco
+    #[arg(long, value_name = "TEXT")]
+    pub justification: Option<String>,
+    /// Its walls: strict, standard, compat or gpu
+    #[arg(long, default_value = "standard")]
+    pub profile: ProfileName,
+    /// A folder that it may read and write, at the same place inside
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub workspace: Vec<PathBuf>,
+    /// A folder that it may read
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub read_only: Vec<PathBuf>,
+    /// Where it starts, as seen inside [default: the first workspace, or its home]
+    #[arg(long, value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
+    /// A variable of its environment, which is otherwise made from nothing
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub env: Vec<String>,
+    /// Print what is enforced and where the ledger is, on standard error
+    #[arg(long)]
+    pub report: bool,
+    /// The command and its arguments
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `sandbox …`.
+#[derive(Debug, Subcommand)]
+pub enum SandboxCommand {
+    /// Try to escape from a real sandbox, and show what held
+    Check {
+        /// The profile: strict, standard, compat or gpu
+        #[arg(long, default_value = "standard")]
+        profile: ProfileName,
     },
 }
 

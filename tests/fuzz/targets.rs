@@ -247,7 +247,7 @@ fn request_head(data: &[u8]) {
     let bare = raw.iter().enumerate().any(|(at, byte)| *byte == b'\n' && (at == 0 || raw[at - 1] != b'\r'));
     assert!(!bare, "no bare line feed passes");
     for (name, value) in head.fields.iter() {
-        assert!(!name.is_empty() && !name.bytes().any(|byte| byte <= b' '));
+        assert!(!name.is_empty() && !name.iter().any(|byte| *byte <= b' '));
         assert!(!value.contains(&b'\r') && !value.contains(&b'\n'));
     }
     let lengths = head.fields.all("content-length").count();

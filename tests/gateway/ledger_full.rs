@@ -70,6 +70,35 @@ fn a_full_disk_stops_everything_and_a_freed_one_lets_it_go_on() {
 }
 
 #[test]
+fn a_request_that_could_not_be_recorded_costs_no_use_of_its_rule() {
+    if !may_mount() {
+        return;
+    }
+    let origin = Origin::http();
+    let daemon = with(&origin, "max_uses = 3", |setup| setup.mounting("size=16m"));
+    let mut client = Client::connect(daemon.proxy);
+    assert_eq!(client.get(&url(&origin, "/before"), &credentials()).status, 200);
+    let filler = daemon.state_dir().join("filler");
+    fill(&filler);
+    wait_for("the refusal", || {
+        // A denial, which costs no use.
+        (client.get("http://elsewhere.test/", &credentials()).code() == "ledger_unavailable").then_some(())
+    });
+    for _ in 0..10 {
+        let answer = client.get(&url(&origin, "/full"), &credentials());
+        assert_eq!(answer.code(), "ledger_unavailable", "{}{}", answer.head, answer.text());
+    }
+    std::fs::remove_file(&filler).unwrap();
+    wait_for("service again", || {
+        let code = client.get("http://elsewhere.test/", &credentials()).code();
+        (code == "not_allowlisted").then_some(())
+    });
+    for status in [200, 200, 403] {
+        assert_eq!(client.get(&url(&origin, "/after"), &credentials()).status, status);
+    }
+}
+
+#[test]
 fn an_open_tunnel_outlives_a_full_disk_and_its_end_is_counted() {
     if !may_mount() {
         return;

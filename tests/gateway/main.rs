@@ -13,6 +13,7 @@ mod ledger_full;
 mod life;
 mod reload;
 mod report;
+mod review_seams;
 mod tunnel;
 
 use support::{Client, Daemon, Origin, Setup};

@@ -1,7 +1,7 @@
 //! Passing bodies on, in both directions.
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::super::body::{BodyReader, Step};
 use super::super::flow::{Direction, Flow};
@@ -106,12 +106,7 @@ async fn write_out<W: AsyncWrite + Unpin>(
     direction: Direction,
 ) -> Result<(), Fault> {
     if !out.is_empty() {
-        if !flow.spend(out.len()) {
-            return Err(Fault::Sink(std::io::ErrorKind::QuotaExceeded.into()));
-        }
-        to.write_all(out).await.map_err(Fault::Sink)?;
-        to.flush().await.map_err(Fault::Sink)?;
-        flow.count(direction, out.len());
+        flow.pass(direction, to, out).await.map_err(Fault::Sink)?;
         out.clear();
     }
     Ok(())

@@ -16,19 +16,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 
 use self::body::{pass_answer_body, pass_request_body};
 use super::body::{BodyFault, BodyReader};
 use super::client::ClientStream;
-use super::dial::{DialFault, connect_any, dial};
+use super::dial::{DialFault, Upstream, connect_any, dial};
 use super::flow::{Direction, Flow};
 use super::gate::{Cleared, Gateway};
 use super::head::{Framing, HeadFault, RequestHead, ResponseHead, Version, head_length};
 use super::pool::{Kept, Pool};
 use super::refusal::Refusal;
-use super::tunnel::{Ending, Tunnel, dial_refusal};
+use super::tunnel::{Ending, Tunnel, cut_refusal, dial_refusal, explained};
 use crate::domain::{CloseReason, Target};
 
 /// Interim answers passed on for one request; more is an upstream that means harm.
@@ -132,10 +132,9 @@ pub(super) async fn exchange(
         },
     };
     loop {
-        if let Ok(peer) = upstream.stream.peer_addr() {
-            // Fails when it was set already, on the second try.
-            let _ = ending.flow.address.set(peer.ip());
-        }
+        // Fails when it was set already, on the second try.
+        let _ = ending.flow.address.set(upstream.address.ip());
+        gateway.recheck(&ending.flow);
         let mut sent_any = false;
         let outcome = tokio::select! {
             biased;
@@ -143,10 +142,9 @@ pub(super) async fn exchange(
             outcome = transact(gateway, client, &mut upstream, head, &request, &ending.flow, &mut sent_any) => Ok(outcome),
         };
         match outcome {
-            Err(reason) => {
-                ending.because(reason);
-                return if sent_any { After::Abort } else { After::Refuse(cut_refusal(reason, &ending)) };
-            }
+            Err(_) => return cut_short(&mut ending, sent_any),
+            // The cut came from within: bytes that the budget did not hold.
+            Ok(Err(_)) if ending.flow.cut_reason().is_some() => return cut_short(&mut ending, sent_any),
             Ok(Err(Broken::Silent | Broken::Upstream(_))) if reused && !sent_any => {
                 reused = false;
                 upstream = match connect(gateway, &ending.flow, connect_any(&addresses, gateway.limits.dial_time)).await
@@ -177,37 +175,39 @@ pub(super) async fn exchange(
 }
 
 /// What the client said behind its request belongs to the protocol that it asked for.
-async fn pass_early(
-    client: &mut Wire<ClientStream>,
-    upstream: &mut Wire<TcpStream>,
-    flow: &Flow,
-) -> Result<(), CloseReason> {
+async fn pass_early(client: &mut Wire<ClientStream>, upstream: &mut Upstream, flow: &Flow) -> Result<(), CloseReason> {
     let early = client.inbox.split();
     if early.is_empty() {
         return Ok(());
     }
-    let sent = tokio::select! {
+    tokio::select! {
         biased;
-        reason = flow.cut_off() => return Err(reason),
-        sent = upstream.stream.write_all(&early) => sent,
-    };
-    sent.map_err(|_| CloseReason::UpstreamClosed)?;
-    flow.count(Direction::Up, early.len());
-    Ok(())
+        reason = flow.cut_off() => Err(reason),
+        passed = flow.pass(Direction::Up, &mut upstream.stream, &early) => passed.map_err(|_| CloseReason::UpstreamClosed),
+    }
+}
+
+/// How an exchange ends whose flow was cut.
+fn cut_short(ending: &mut Ending, sent_any: bool) -> After {
+    let reason = ending.flow.cut_reason().unwrap_or(CloseReason::IoError);
+    ending.because(reason);
+    if sent_any {
+        return After::Abort;
+    }
+    let refusal = cut_refusal(reason, ending);
+    ending.status = Some(refusal.status);
+    After::Refuse(refusal)
 }
 
 enum NotConnected {
-    Cut(CloseReason),
+    Cut,
     Dial(DialFault),
 }
 
 impl NotConnected {
     fn end(self, ending: &mut Ending) -> After {
         match self {
-            Self::Cut(reason) => {
-                ending.because(reason);
-                After::Refuse(cut_refusal(reason, ending))
-            }
+            Self::Cut => cut_short(ending, false),
             Self::Dial(fault) => {
                 let refusal = dial_refusal(&fault, ending);
                 ending.because(match fault {
@@ -224,36 +224,18 @@ impl NotConnected {
 async fn connect(
     gateway: &Gateway,
     flow: &Flow,
-    dialling: impl Future<Output = Result<TcpStream, DialFault>>,
-) -> Result<Wire<TcpStream>, NotConnected> {
+    dialling: impl Future<Output = Result<Upstream, DialFault>>,
+) -> Result<Upstream, NotConnected> {
     let started = std::time::Instant::now();
     tokio::select! {
         biased;
-        reason = flow.cut_off() => Err(NotConnected::Cut(reason)),
+        _ = flow.cut_off() => Err(NotConnected::Cut),
         dialled = dialling => {
-            let stream = dialled.map_err(NotConnected::Dial)?;
+            let upstream = dialled.map_err(NotConnected::Dial)?;
             gateway.metrics.connected(started.elapsed());
-            Ok(Wire::new(stream))
+            Ok(upstream)
         }
     }
-}
-
-/// The answer to a client whose exchange was cut before anything was answered.
-fn cut_refusal(reason: CloseReason, ending: &Ending) -> Refusal {
-    let (status, detail) = match reason {
-        CloseReason::IdleTimeout => (504, "the upstream did not answer in time"),
-        CloseReason::BudgetExhausted => (403, "the byte budget of the rule is spent"),
-        CloseReason::Shutdown => (503, "the gateway is shutting down"),
-        _ => (403, "the grant was withdrawn while the request was under way"),
-    };
-    explained(Refusal::upstream(status, reason.code(), "http_response_incomplete", detail), ending)
-}
-
-fn explained(mut refusal: Refusal, ending: &Ending) -> Refusal {
-    refusal.persona = Some(ending.flow.intent.persona.clone());
-    refusal.target = Some(ending.flow.intent.target.clone());
-    refusal.decision = Some(ending.flow.seq);
-    refusal
 }
 
 impl Broken {
@@ -306,17 +288,13 @@ impl Broken {
 async fn transact(
     gateway: &Gateway,
     client: &mut Wire<ClientStream>,
-    upstream: &mut Wire<TcpStream>,
+    upstream: &mut Upstream,
     head: &RequestHead,
     request: &[u8],
     flow: &Flow,
     sent_any: &mut bool,
 ) -> Result<Answered, Broken> {
-    if !flow.spend(request.len()) {
-        return Err(Broken::Client);
-    }
-    upstream.stream.write_all(request).await.map_err(Broken::Upstream)?;
-    flow.count(Direction::Up, request.len());
+    flow.pass(Direction::Up, &mut upstream.stream, request).await.map_err(Broken::Upstream)?;
     let max_head = gateway.limits.head_bytes;
     if head.framing == Framing::Empty {
         let mut answer = Answer { head, flow, max_head, sent_any, request_sent: true };
@@ -406,14 +384,8 @@ impl Answer<'_> {
     }
 
     async fn send<C: AsyncWrite + Unpin>(&mut self, client: &mut C, out: &[u8]) -> Result<(), Broken> {
-        if !self.flow.spend(out.len()) {
-            return Err(Broken::Client);
-        }
         *self.sent_any = true;
-        client.write_all(out).await.map_err(|_| Broken::Client)?;
-        client.flush().await.map_err(|_| Broken::Client)?;
-        self.flow.count(Direction::Down, out.len());
-        Ok(())
+        self.flow.pass(Direction::Down, client, out).await.map_err(|_| Broken::Client)
     }
 
     async fn switch<C: AsyncWrite + Unpin>(
@@ -447,7 +419,7 @@ impl Answer<'_> {
         C: AsyncWrite + Unpin,
     {
         let plan = rewrite::plan(self.head, response);
-        let out = rewrite::answer(self.head, response, plan);
+        let out = rewrite::answer(response, plan);
         *self.sent_any = true;
         pass_answer_body(upstream, inbox, client, BodyReader::new(response.framing), plan.chunked, out, self.flow)
             .await?;
@@ -462,7 +434,7 @@ impl Answer<'_> {
 }
 
 /// A connection that may be kept for the persona's next request to the same target.
-impl Kept for Wire<TcpStream> {
+impl Kept for Upstream {
     /// Alive, and silent as it should be.
     fn usable(&self) -> bool {
         // Asked of the kernel: what the executor last heard of the socket may be older than its last byte.
@@ -470,8 +442,8 @@ impl Kept for Wire<TcpStream> {
         self.inbox.is_empty() && matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    fn address(&self) -> Option<SocketAddr> {
-        self.stream.peer_addr().ok()
+    fn address(&self) -> SocketAddr {
+        self.address
     }
 }
 

@@ -6,30 +6,41 @@ use crate::domain::Target;
 
 /// Fields of the connection, not of the message (RFC 9110 section 7.6.1), besides those that
 /// `Connection` names.
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "proxy-connection",
-    "keep-alive",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "proxy-authenticate",
-    "proxy-authorization",
+const HOP_BY_HOP: [&[u8]; 8] = [
+    b"connection",
+    b"proxy-connection",
+    b"keep-alive",
+    b"te",
+    b"transfer-encoding",
+    b"upgrade",
+    b"proxy-authenticate",
+    b"proxy-authorization",
 ];
 /// The gateway's own fields: labels and credentials on the way up, decision ids on the way down.
-const OWN_PREFIX: &str = "x-arw-";
+const OWN_PREFIX: &[u8] = b"x-arw-";
 /// Our name in `Via`.
 const VIA: &str = "arw";
 
-fn passes(fields: &Fields, name: &str) -> bool {
-    let own = name.len() >= OWN_PREFIX.len() && name[..OWN_PREFIX.len()].eq_ignore_ascii_case(OWN_PREFIX);
-    !own && !HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
-        && !fields.members("connection").any(|named| name.as_bytes().eq_ignore_ascii_case(named))
-        && !fields.members("proxy-connection").any(|named| name.as_bytes().eq_ignore_ascii_case(named))
+/// Decides which fields of one message go on.
+struct Sieve<'a> {
+    /// What `Connection` names.
+    named: Vec<&'a [u8]>,
 }
 
-fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
+impl<'a> Sieve<'a> {
+    fn of(fields: &'a Fields) -> Self {
+        Self { named: fields.members("connection").chain(fields.members("proxy-connection")).collect() }
+    }
+
+    fn passes(&self, name: &[u8]) -> bool {
+        let own = name.len() >= OWN_PREFIX.len() && name[..OWN_PREFIX.len()].eq_ignore_ascii_case(OWN_PREFIX);
+        !own && !HOP_BY_HOP.iter().any(|hop| name.eq_ignore_ascii_case(hop))
+            && !self.named.iter().any(|named| name.eq_ignore_ascii_case(named))
+    }
+}
+
+fn push_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    out.extend_from_slice(name);
     out.extend_from_slice(b": ");
     out.extend_from_slice(value);
     out.extend_from_slice(b"\r\n");
@@ -37,7 +48,7 @@ fn push_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
 
 fn push_via(out: &mut Vec<u8>, version: Version) {
     let minor = if version == Version::Http10 { "1.0 " } else { "1.1 " };
-    push_field(out, "Via", format!("{minor}{VIA}").as_bytes());
+    push_field(out, b"Via", format!("{minor}{VIA}").as_bytes());
 }
 
 /// The request as the upstream gets it.
@@ -47,26 +58,27 @@ pub(super) fn request(head: &RequestHead, target: &Target, wire_path: &str) -> V
     out.push(b' ');
     out.extend_from_slice(wire_path.as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    push_field(&mut out, "Host", authority(target).as_bytes());
+    push_field(&mut out, b"Host", authority(target).as_bytes());
+    let sieve = Sieve::of(&head.fields);
     for (name, value) in head.fields.iter() {
-        let http10_expects = head.version == Version::Http10 && name.eq_ignore_ascii_case("expect");
-        if !name.eq_ignore_ascii_case("host") && passes(&head.fields, name) && !http10_expects {
+        let http10_expects = head.version == Version::Http10 && name.eq_ignore_ascii_case(b"expect");
+        if !name.eq_ignore_ascii_case(b"host") && sieve.passes(name) && !http10_expects {
             push_field(&mut out, name, value);
         }
     }
     if head.framing == Framing::Chunked {
-        push_field(&mut out, "Transfer-Encoding", b"chunked");
+        push_field(&mut out, b"Transfer-Encoding", b"chunked");
     }
     let trailers = head.version == Version::Http11
         && head.fields.members("te").any(|member| member.eq_ignore_ascii_case(b"trailers"));
     match (&head.upgrade, trailers) {
         (Some(token), _) => {
-            push_field(&mut out, "Connection", b"upgrade");
-            push_field(&mut out, "Upgrade", token.as_bytes());
+            push_field(&mut out, b"Connection", b"upgrade");
+            push_field(&mut out, b"Upgrade", token.as_bytes());
         }
         (None, true) => {
-            push_field(&mut out, "Connection", b"TE");
-            push_field(&mut out, "TE", b"trailers");
+            push_field(&mut out, b"Connection", b"TE");
+            push_field(&mut out, b"TE", b"trailers");
         }
         (None, false) => {}
     }
@@ -99,22 +111,26 @@ fn status_line(response: &ResponseHead) -> Vec<u8> {
 }
 
 /// The final answer's head as the client gets it.
-pub(super) fn answer(request: &RequestHead, response: &ResponseHead, plan: Plan) -> Vec<u8> {
+pub(super) fn answer(response: &ResponseHead, plan: Plan) -> Vec<u8> {
     let mut out = status_line(response);
+    let sieve = Sieve::of(&response.fields);
     for (name, value) in response.fields.iter() {
-        // RFC 9110 section 8.6: a 204 has no length.
-        let forbidden = response.status == 204 && name.eq_ignore_ascii_case("content-length");
-        if passes(&response.fields, name) && !forbidden {
+        let passes = if name.eq_ignore_ascii_case(b"content-length") {
+            // RFC 9110 section 8.6: a 204 has no length. Otherwise the client needs it, also when the upstream
+            // calls it an option of the connection: without it the body would seem to last until the close.
+            response.status != 204
+        } else {
+            sieve.passes(name)
+        };
+        if passes {
             push_field(&mut out, name, value);
         }
     }
     if plan.chunked {
-        push_field(&mut out, "Transfer-Encoding", b"chunked");
+        push_field(&mut out, b"Transfer-Encoding", b"chunked");
     }
-    match (plan.keep_alive, request.version) {
-        (false, _) => push_field(&mut out, "Connection", b"close"),
-        (true, Version::Http10) => push_field(&mut out, "Connection", b"keep-alive"),
-        (true, Version::Http11) => {}
+    if !plan.keep_alive {
+        push_field(&mut out, b"Connection", b"close");
     }
     push_via(&mut out, response.version);
     out.extend_from_slice(b"\r\n");
@@ -124,9 +140,10 @@ pub(super) fn answer(request: &RequestHead, response: &ResponseHead, plan: Plan)
 /// An interim answer (1xx other than 101).
 pub(super) fn interim(response: &ResponseHead) -> Vec<u8> {
     let mut out = status_line(response);
+    let sieve = Sieve::of(&response.fields);
     for (name, value) in response.fields.iter() {
-        let framing = name.eq_ignore_ascii_case("content-length");
-        if passes(&response.fields, name) && !framing {
+        let framing = name.eq_ignore_ascii_case(b"content-length");
+        if sieve.passes(name) && !framing {
             push_field(&mut out, name, value);
         }
     }
@@ -137,14 +154,15 @@ pub(super) fn interim(response: &ResponseHead) -> Vec<u8> {
 /// `101 Switching Protocols`, with the upgrade that both agreed on.
 pub(super) fn switching(response: &ResponseHead) -> Vec<u8> {
     let mut out = status_line(response);
+    let sieve = Sieve::of(&response.fields);
     for (name, value) in response.fields.iter() {
-        if passes(&response.fields, name) && !name.eq_ignore_ascii_case("content-length") {
+        if sieve.passes(name) && !name.eq_ignore_ascii_case(b"content-length") {
             push_field(&mut out, name, value);
         }
     }
-    push_field(&mut out, "Connection", b"upgrade");
+    push_field(&mut out, b"Connection", b"upgrade");
     for token in response.fields.members("upgrade").take(1) {
-        push_field(&mut out, "Upgrade", token);
+        push_field(&mut out, b"Upgrade", token);
     }
     push_via(&mut out, response.version);
     out.extend_from_slice(b"\r\n");

@@ -28,6 +28,8 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Egress(command) => gate::run(command, &context, screen).await,
         Command::Persona(command) => persona::run(command, &context, screen).await,
         Command::Policy(command) => policy::run(&command, &context, screen),
+        // The program itself runs these: they stand on the floor of the daemon.
+        Command::Run(_) | Command::Sandbox(_) => Err(Failure::new("this command needs the program itself")),
         Command::Reload => policy::reload(&context, screen).await,
         Command::Events(args) => events::run(&args, &context, screen).await,
         Command::Completions { shell } => generate::completions(shell, screen),

@@ -1,0 +1,135 @@
+//! One runtime's groups.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc::O_DIRECTORY;
+use serde::{Deserialize, Serialize};
+
+use super::walk::{self, write};
+use super::{CgroupFault, Controller, Withheld};
+
+/// Where the groups of a leaf are; kept in a state file so that another process finds them again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LeafPlace {
+    /// In the v2 tree.
+    pub unified: Option<PathBuf>,
+    /// In each v1 hierarchy, with the controllers that it has.
+    pub v1: Vec<(Vec<Controller>, PathBuf)>,
+}
+
+impl LeafPlace {
+    /// All groups.
+    pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.v1.iter().map(|(_, path)| path).chain(&self.unified)
+    }
+
+    /// Whether there is no group.
+    pub fn is_empty(&self) -> bool {
+        self.unified.is_none() && self.v1.is_empty()
+    }
+
+    pub(super) fn v1_of(&self, controller: Controller) -> Option<&Path> {
+        self.v1.iter().find(|(controllers, _)| controllers.contains(&controller)).map(|(_, path)| path.as_path())
+    }
+}
+
+/// The groups of one runtime, as made by [`super::Cgroups::leaf`]. Dropping it changes nothing: a leaf
+/// outlives the daemon.
+#[derive(Debug)]
+pub struct Leaf {
+    place: LeafPlace,
+    withheld: Vec<Withheld>,
+    dir: Option<File>,
+}
+
+/// Where a controller works for a leaf.
+pub(super) enum Site<'l> {
+    V1(&'l Path),
+    V2(&'l Path),
+}
+
+impl Leaf {
+    pub(super) fn open(place: LeafPlace, withheld: Vec<Withheld>) -> Result<Self, CgroupFault> {
+        let open = |path: &PathBuf| {
+            let mut options = File::options();
+            options.read(true).custom_flags(O_DIRECTORY).open(path).map_err(|fault| CgroupFault::file(path, fault))
+        };
+        let dir = place.unified.as_ref().map(open).transpose()?;
+        Ok(Self { place, withheld, dir })
+    }
+
+    /// Where the groups are.
+    pub const fn place(&self) -> &LeafPlace {
+        &self.place
+    }
+
+    /// Controllers that the leaf does not have. Empty for an adopted leaf: its reasons went with the
+    /// process that made it.
+    pub fn withheld(&self) -> &[Withheld] {
+        &self.withheld
+    }
+
+    /// The v2 group for `clone3(CLONE_INTO_CGROUP)` (kernel 5.7): the child is in it from its first
+    /// instruction. Closed on exec.
+    pub fn dir_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.dir.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The files into which a process writes `0` to enter the v1 groups with what it starts later.
+    ///
+    /// The process must be one that may end with the runtime: from then on [`Leaf::kill`] means it too.
+    pub fn enter_self_paths(&self) -> Vec<PathBuf> {
+        self.place.v1.iter().map(|(_, path)| path.join("cgroup.procs")).collect()
+    }
+
+    /// The same for every hierarchy, where `clone3` cannot place the child in the v2 group.
+    pub fn enter_all_paths(&self) -> Vec<PathBuf> {
+        self.place.paths().map(|path| path.join("cgroup.procs")).collect()
+    }
+
+    /// Moves a process into every group. Its children from before stay where they are.
+    ///
+    /// # Errors
+    /// The first group that does not take it; it may be in others then.
+    pub fn admit(&self, pid: u32) -> Result<(), CgroupFault> {
+        for path in self.enter_all_paths() {
+            write(&path, &pid.to_string()).map_err(|fault| CgroupFault::file(&path, fault))?;
+        }
+        Ok(())
+    }
+
+    /// The processes in any of the groups, and in groups made inside them.
+    ///
+    /// # Errors
+    /// A group that cannot be read, or more of them than are visited.
+    pub fn pids(&self) -> Result<BTreeSet<i32>, CgroupFault> {
+        let mut found = BTreeSet::new();
+        for path in self.place.paths() {
+            found.extend(walk::pids(path)?);
+        }
+        Ok(found)
+    }
+
+    /// Where `controller` works for this leaf; the reason when nowhere.
+    pub(super) fn site(&self, controller: Controller) -> Result<Site<'_>, String> {
+        if let Some(path) = self.place.v1_of(controller) {
+            return Ok(Site::V1(path));
+        }
+        if let Some(path) = &self.place.unified {
+            let names = walk::read(&path.join("cgroup.controllers")).unwrap_or_default();
+            if names.split_ascii_whitespace().any(|name| name == controller.v2_name()) {
+                return Ok(Site::V2(path));
+            }
+        }
+        let exact = self.withheld.iter().find(|one| one.controller == Some(controller));
+        let general = || self.withheld.iter().find(|one| one.controller.is_none());
+        Err(exact
+            .or_else(general)
+            .map_or_else(|| format!("no `{}` controller here", controller.v2_name()), |one| one.reason.clone()))
+    }
+}

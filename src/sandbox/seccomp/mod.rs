@@ -1,0 +1,38 @@
+//! Filters before the system calls.
+//!
+//! One program per filter: foreign architectures are killed first, then a binary search over the numbers
+//! leads to an answer, or to a few tests of arguments. Written here and not with a crate, because it needs several
+//! answers in one program (`ENOSYS` for `clone3`, so that C libraries fall back to `clone`, whose flags can be
+//! seen; `EPERM` for most; kill for foreign architectures), and each further program costs every call.
+//!
+//! | filter | lets through |
+//! |---|---|
+//! | strict | the calls of `table::ALLOWED`; no netlink at all, no set-user-id bits |
+//! | standard | the same, and netlink to read addresses and routes |
+//! | compat | all but `table::REFUSED` |
+//!
+//! In all of them: no namespace, no mount, no other process's memory, no kernel facility that had more holes than
+//! users inside a sandbox (io_uring, bpf, perf, keys, userfaultfd), only TCP, UDP and Unix sockets, no
+//! fast-open and no multipath TCP, which Landlock's rules for ports do not see.
+//!
+//! A filter sees argument words, not what they point to; so nothing here depends on the content of memory.
+
+mod assemble;
+mod rule;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use crate::sys::filter::{Instruction, answer_to};
+
+use super::plan::Filter;
+
+/// The program of a filter.
+pub fn compile(filter: Filter) -> Vec<Instruction> {
+    assemble::program(&table::rules(filter), &table::otherwise(filter))
+}
+
+/// Whether one of our filters answers: a number that no kernel has gets an answer that no kernel gives.
+pub(super) fn is_felt() -> bool {
+    answer_to(table::NOBODY) == table::NOBODYS_ANSWER
+}

@@ -1,0 +1,188 @@
+//! The helper that makes namespaces: it takes requests until its caller is gone.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::exit;
+
+use nix::sched::CloneFlags;
+use nix::sys::socket::{SockType, getsockopt, sockopt};
+
+use crate::sandbox::fault::{At, Fault, Step};
+use crate::sandbox::wire::{Ask, Event, Namespace, Request, hear, tell};
+use crate::sys::clone::{Child, Side, clone_into};
+use crate::sys::{descriptor, message, process, signals};
+
+use super::init::{self, Birth};
+use super::measure::Outside;
+
+/// Serves until the caller is gone.
+pub(super) fn run() -> ! {
+    match serve() {
+        Ok(()) => exit(0),
+        Err(fault) => {
+            eprintln!("{}: {fault}", super::LAUNCHER);
+            exit(125);
+        }
+    }
+}
+
+fn serve() -> Result<(), Fault> {
+    let socket = descriptor::take_stdin().at(Step::Launcher)?;
+    if getsockopt(&socket, sockopt::SockType).at(Step::Launcher)? != SockType::SeqPacket {
+        return Err(Fault::said(Step::Launcher, "this program starts it by itself; it is not for the command line"));
+    }
+    // Nothing that the caller's own parent left open is for a sandbox.
+    descriptor::close_from(3, &[&socket]).at(Step::Launcher)?;
+    // Away from the caller's terminal: its ^C is for the command, which hears of it from the caller.
+    nix::unistd::setsid().at(Step::Launcher)?;
+    signals::forget_children().at(Step::Launcher)?;
+    if process::is_root() {
+        process::harden().at(Step::Launcher)?;
+    }
+    // An ordinary user's launcher stays readable for that user: the kernel gives the id maps of a process that is
+    // not dumpable to root alone. Each init closes itself once its maps are written.
+    let outside = Outside::look();
+    let mut spare: Option<Spare> = None;
+    while let Some((ask, descriptors)) = hear::<Ask>(&socket).at(Step::Launcher)? {
+        match ask {
+            Ask::Prepare { namespaces } => {
+                let flags = flags(&namespaces);
+                if spare.as_ref().is_none_or(|spare| spare.flags != flags) {
+                    // If it cannot be made, the launch itself will tell why.
+                    spare = Spare::make(flags, &outside).ok();
+                }
+            }
+            Ask::Launch(request) => {
+                let flags = flags(&request.namespaces);
+                let spare = spare.take().filter(|spare| spare.flags == flags);
+                if !spare.is_some_and(|spare| spare.serve(&request, &descriptors).is_ok()) {
+                    launch(&request, descriptors, &outside);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What came with a request, by its meaning.
+#[derive(Debug)]
+pub(super) struct Descriptors {
+    pub(super) plan: OwnedFd,
+    pub(super) control: OwnedFd,
+    pub(super) standard: [OwnedFd; 3],
+    pub(super) cgroup: Option<OwnedFd>,
+    pub(super) joins: Vec<OwnedFd>,
+    pub(super) exit_record: Option<OwnedFd>,
+    pub(super) adoption: Option<OwnedFd>,
+}
+
+impl Descriptors {
+    /// The place of the control channel.
+    const CONTROL: usize = 1;
+
+    fn sort(request: &Request, all: Vec<OwnedFd>) -> Option<Self> {
+        let mut rest = all.into_iter();
+        let sorted = Self {
+            plan: rest.next()?,
+            control: rest.next()?,
+            standard: [rest.next()?, rest.next()?, rest.next()?],
+            cgroup: if request.cgroup { Some(rest.next()?) } else { None },
+            joins: rest.by_ref().take(request.joins).collect(),
+            exit_record: if request.exit_record { Some(rest.next()?) } else { None },
+            adoption: if request.adoption { Some(rest.next()?) } else { None },
+        };
+        (rest.next().is_none() && sorted.joins.len() == request.joins).then_some(sorted)
+    }
+}
+
+/// An init made ahead: it stands in its namespaces and waits for its request.
+struct Spare {
+    flags: CloneFlags,
+    child: Child,
+    /// Its other end is the spare's; closed, it sends the spare away.
+    socket: OwnedFd,
+}
+
+impl Spare {
+    fn make(flags: CloneFlags, outside: &Outside) -> io::Result<Self> {
+        let (ours, theirs) = message::pair()?;
+        match clone_into(flags, None)? {
+            Side::Parent(child) => Ok(Self { flags, child, socket: ours }),
+            Side::Child => wait_for_request(&theirs, outside),
+        }
+    }
+
+    fn serve(&self, request: &Request, descriptors: &[OwnedFd]) -> io::Result<()> {
+        let control = descriptors.get(Descriptors::CONTROL).ok_or(io::ErrorKind::InvalidInput)?;
+        let all: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        // If it was killed meanwhile, this fails before anybody has heard of it.
+        tell(&self.socket, request, &all)?;
+        let _ = started(control, &self.child);
+        Ok(())
+    }
+}
+
+fn wait_for_request(socket: &OwnedFd, outside: &Outside) -> ! {
+    // The launcher's own socket above all: a spare that held it would keep the caller waiting for ever.
+    if descriptor::close_from(3, &[socket]).is_err() {
+        exit(125);
+    }
+    match hear::<Request>(socket) {
+        Ok(Some((request, descriptors))) => match Descriptors::sort(&request, descriptors) {
+            Some(descriptors) => init::run(descriptors, outside, Birth::Ahead),
+            None => exit(125),
+        },
+        Ok(None) | Err(_) => exit(0),
+    }
+}
+
+fn launch(request: &Request, descriptors: Vec<OwnedFd>, outside: &Outside) {
+    let Some(descriptors) = Descriptors::sort(request, descriptors) else { return };
+    let said = match clone_into(flags(&request.namespaces), descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
+        Ok(Side::Child) => init::run(descriptors, outside, Birth::ForThis),
+        Ok(Side::Parent(child)) => started(&descriptors.control, &child),
+        Err(fault) => {
+            let hint = why_refused(request, &fault);
+            tell(&descriptors.control, &Event::Failed(Fault::new(Step::Clone, hint, &fault)), &[])
+        }
+    };
+    // A caller that hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan.
+    let _ = said;
+}
+
+fn started(control: &OwnedFd, child: &Child) -> io::Result<()> {
+    let pidfd: Vec<_> = child.pidfd.iter().map(AsFd::as_fd).collect();
+    tell(control, &Event::Started { pid: child.pid }, &pidfd)
+}
+
+fn flags(namespaces: &[Namespace]) -> CloneFlags {
+    namespaces.iter().fold(CloneFlags::empty(), |flags, namespace| flags | flag(*namespace))
+}
+
+/// What an operator can do about it. Most hosts that refuse do so by one of these settings.
+fn why_refused(request: &Request, fault: &io::Error) -> &'static str {
+    let user = request.namespaces.contains(&Namespace::User);
+    match (fault.raw_os_error(), user) {
+        (Some(libc::EPERM), true) => {
+            "this host gives ordinary users no user namespace (kernel.unprivileged_userns_clone, \
+             kernel.apparmor_restrict_unprivileged_userns, or a container's filter)"
+        }
+        (Some(libc::EPERM), false) => "it takes CAP_SYS_ADMIN, or a user namespace",
+        (Some(libc::ENOSPC | libc::EUSERS), _) => "a limit of /proc/sys/user is reached",
+        (Some(libc::EBUSY | libc::EOPNOTSUPP), _) if request.cgroup => "the cgroup may hold no process of its own",
+        _ => "",
+    }
+}
+
+/// A cgroup namespace is not among them: its top is the cgroup of the *caller* of `clone3`, so the init makes
+/// it once it stands in its own.
+fn flag(namespace: Namespace) -> CloneFlags {
+    match namespace {
+        Namespace::User => CloneFlags::CLONE_NEWUSER,
+        Namespace::Mount => CloneFlags::CLONE_NEWNS,
+        Namespace::Pid => CloneFlags::CLONE_NEWPID,
+        Namespace::Network => CloneFlags::CLONE_NEWNET,
+        Namespace::Ipc => CloneFlags::CLONE_NEWIPC,
+        Namespace::Uts => CloneFlags::CLONE_NEWUTS,
+    }
+}

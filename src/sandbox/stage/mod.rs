@@ -1,0 +1,41 @@
+//! The other side of a launch: what the re-executed program does instead of its `main`.
+//!
+//! The order of steps, which is also that of [`Step`](super::Step):
+//!
+//! 1. launcher: `clone3` into the namespaces and the cgroup;
+//! 2. init: cgroups v1, the plan, ids, limits, host name; mounts and the new root; loopback, routes and listeners;
+//!    Landlock's path descriptors, opened while still privileged; bounding set, groups, gid, uid, capabilities, each read
+//!    back; `no_new_privs`; Landlock in force after the last mount; fork;
+//! 3. command: session, terminal, folder, streams, descriptors, seccomp last; the report; `execve`.
+//!
+//! Everything here runs in processes with one thread that nothing else shares: allocation is safe, and a
+//! failure ends the process.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+
+mod command;
+mod identity;
+mod init;
+mod landlock;
+mod launcher;
+mod measure;
+mod network;
+mod root;
+
+/// The first word of a launcher's command line.
+pub(super) const LAUNCHER: &str = "arw-launcher";
+/// The first word of a self-test's command line.
+pub(super) const CHECK: &str = "arw-check";
+
+/// Becomes a stage if this process was executed as one, and then never returns. The first call of every `main`:
+/// before the first thread, before arguments are parsed. `arguments` are the process's own (`args_os`).
+pub fn intercept(mut arguments: impl Iterator<Item = OsString>) {
+    let Some(name) = arguments.next() else { return };
+    if name.as_bytes() == LAUNCHER.as_bytes() {
+        launcher::run();
+    }
+    if name.as_bytes() == CHECK.as_bytes() {
+        super::check::run_inside(arguments);
+    }
+}

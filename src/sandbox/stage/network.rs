@@ -1,0 +1,64 @@
+//! Loopback, synthetic addresses and listening sockets of the new network namespace.
+
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
+
+use nix::errno::Errno;
+
+use crate::sandbox::fault::{At, Fault, Step};
+use crate::sandbox::plan::{ListenerRole, Network};
+use crate::sys::route::Routing;
+use crate::sys::socket;
+
+/// Connections that may wait at one listener inside: a burst of one runtime, far below the host's
+/// `net.core.somaxconn`.
+const BACKLOG: u32 = 512;
+
+/// A listener of the plan, made.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// Its number in the plan.
+    pub(super) place: usize,
+    /// The socket, non-blocking.
+    pub(super) socket: OwnedFd,
+}
+
+/// Brings the network up and makes the listeners. IPv6 is left out where the kernel has none.
+pub(super) fn build(network: &Network) -> Result<Vec<Made>, Fault> {
+    let mut routing = Routing::open().at(Step::Loopback)?;
+    routing.bring_loopback_up().at(Step::Loopback)?;
+    for prefix in &network.local_prefixes {
+        let added = routing.add_local_prefix(prefix.network(), prefix.prefix_len());
+        match added {
+            Err(fault) if prefix.network().is_ipv6() && is_without_v6(&fault) => {}
+            other => other.at_with(Step::Route, || prefix.to_string())?,
+        }
+    }
+    let mut made = Vec::with_capacity(network.listeners.len());
+    for (place, listener) in network.listeners.iter().enumerate() {
+        let opened = match listener.role {
+            ListenerRole::DnsUdp => datagrams(listener.address),
+            ListenerRole::Proxy | ListenerRole::DnsTcp | ListenerRole::Transparent => {
+                socket::listen(listener.address, BACKLOG, false).map(OwnedFd::from)
+            }
+        };
+        match opened {
+            Err(fault) if listener.address.is_ipv6() && is_without_v6(&fault) => {}
+            other => made.push(Made { place, socket: other.at_with(Step::Listen, || listener.address.to_string())? }),
+        }
+    }
+    Ok(made)
+}
+
+fn datagrams(address: std::net::SocketAddr) -> io::Result<OwnedFd> {
+    let socket = UdpSocket::bind(address)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// What a kernel without IPv6, or with IPv6 switched off, answers.
+fn is_without_v6(fault: &io::Error) -> bool {
+    let none = [Errno::EAFNOSUPPORT, Errno::EOPNOTSUPP, Errno::EADDRNOTAVAIL, Errno::ENODEV, Errno::EACCES];
+    fault.raw_os_error().is_some_and(|raw| none.contains(&Errno::from_raw(raw)))
+}

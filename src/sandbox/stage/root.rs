@@ -1,0 +1,304 @@
+//! The new root: a small file system in memory with what the plan binds into it, and nothing else.
+//!
+//! Every place is walked to by descriptor, component by component, and no component may be a symbolic link:
+//! what an earlier run left in a writable folder cannot lead a mount outside while the host's root is still
+//! in reach.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat};
+use nix::unistd::symlinkat;
+
+use crate::sandbox::fault::{At, Fault, Step};
+use crate::sandbox::plan::{Absent, Access, Mount, Plan, ProcView};
+use crate::sys::mount::{self, Restrictions};
+
+/// The new root while it is being built, with the folders that were entered last: entries come in groups.
+struct Root {
+    mount: OwnedFd,
+    entered: Vec<(PathBuf, OwnedFd)>,
+}
+
+/// A file that everybody may read and that no Landlock rule names: whether it can be opened tells whether
+/// Landlock is in force.
+pub(super) const CLOSED: &str = "/.arw/closed";
+
+/// Most bytes and files of the root itself: folders, links and small files; everything larger is bound.
+const ROOT_BYTES: &CStr = c"4m";
+const ROOT_FILES: &CStr = c"4096";
+
+/// Builds the new root and enters it.
+pub(super) fn build(plan: &Plan) -> Result<(), Fault> {
+    mount::make_all_private().at(Step::MountsPrivate)?;
+    // All of the host is opened before anything covers it.
+    let sources: Vec<Option<OwnedFd>> = plan.mounts.iter().map(open_source).collect::<Result<_, Fault>>()?;
+    let mut root = Root { mount: memory_root().at(Step::NewRoot)?, entered: Vec::new() };
+    for (entry, source) in plan.mounts.iter().zip(sources) {
+        place(&mut root, entry, source, plan.user.inside())?;
+    }
+    let closed = root.walk_to(Path::new(CLOSED), Kind::File).at(Step::MountTarget)?;
+    drop(closed);
+    mount::pivot_into(root.mount.as_fd()).at(Step::Pivot)?;
+    let all = Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: true };
+    mount::restrict(&root.mount, all, false).at(Step::Pivot)
+}
+
+/// A detached copy of what is to be bound, restricted before it is seen anywhere.
+fn open_source(entry: &Mount) -> Result<Option<OwnedFd>, Fault> {
+    let Mount::Bind { source, access, absent, .. } = entry else { return Ok(None) };
+    let named = || source.display().to_string();
+    let copy = match access {
+        // The command's own folder: what it leaves there must not decide what the next launch binds.
+        Access::ReadWrite => open_without_links(source).and_then(|folder| mount::copy_opened(&folder)),
+        Access::ReadOnly | Access::Device => mount::copy_tree(source),
+    };
+    let copy = match copy {
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound && *absent == Absent::Skip => return Ok(None),
+        other => other.at_with(Step::BindSource, named)?,
+    };
+    mount::restrict(&copy, restrictions(*access), true).at_with(Step::BindSource, named)?;
+    Ok(Some(copy))
+}
+
+fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(openat2(AT_FDCWD, path, how)?)
+}
+
+const fn restrictions(access: Access) -> Restrictions {
+    match access {
+        Access::ReadOnly => Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: false },
+        Access::ReadWrite => Restrictions { read_only: false, no_setuid: true, no_devices: true, no_exec: false },
+        Access::Device => Restrictions { read_only: false, no_setuid: true, no_devices: false, no_exec: true },
+    }
+}
+
+/// The root's file system, attached where it hides least: by then all that is needed of the host is open.
+fn memory_root() -> io::Result<OwnedFd> {
+    let nothing = Restrictions { no_setuid: true, no_devices: true, ..Restrictions::default() };
+    let options = [(c"size", ROOT_BYTES), (c"nr_inodes", ROOT_FILES), (c"mode", c"0755")];
+    let root = mount::new_filesystem(c"tmpfs", &options, nothing)?;
+    let stages = ["/tmp", "/run", "/mnt", "/var"];
+    let stage = stages.iter().find_map(|path| open(*path, FOLDER, Mode::empty()).ok());
+    mount::attach(&root, &stage.ok_or(Errno::ENOENT)?)?;
+    Ok(root)
+}
+
+fn place(root: &mut Root, entry: &Mount, source: Option<OwnedFd>, owner: (u32, u32)) -> Result<(), Fault> {
+    match entry {
+        Mount::Bind { target, .. } => match source {
+            Some(source) => bind(root, target, &source),
+            None => Ok(()),
+        },
+        Mount::Memory { target, bytes, mode, exec, owned } => {
+            let owner = if *owned { owner } else { (0, 0) };
+            let named = || target.display().to_string();
+            let memory = memory(*bytes, *mode, *exec, owned.then_some(owner)).at_with(Step::Mount, named)?;
+            let place = root.walk_to(target, Kind::Folder).at_with(Step::MountTarget, named)?;
+            root.attach(target, &memory, &place).at_with(Step::Mount, named)
+        }
+        Mount::Folder { target } => {
+            root.walk_to(target, Kind::Folder).map(drop).at_with(Step::MountTarget, || target.display().to_string())
+        }
+        Mount::Link { target, to } => {
+            link(root, target, to).at_with(Step::MountTarget, || target.display().to_string())
+        }
+        Mount::File { target, contents } => {
+            file(root, target, contents).at_with(Step::MountTarget, || target.display().to_string())
+        }
+        Mount::Proc { view } => proc(root, *view).at_with(Step::Mount, || "/proc"),
+        Mount::Terminals => terminals(root).at_with(Step::Mount, || "/dev/pts"),
+    }
+}
+
+fn bind(root: &mut Root, target: &Path, source: &OwnedFd) -> Result<(), Fault> {
+    let named = || target.display().to_string();
+    let is_folder = file_type(source).at_with(Step::Bind, named)? == SFlag::S_IFDIR;
+    let kind = if is_folder { Kind::Folder } else { Kind::File };
+    let place = root.walk_to(target, kind).at_with(Step::MountTarget, named)?;
+    root.attach(target, source, &place).at_with(Step::Bind, named)
+}
+
+fn memory(bytes: u64, mode: u32, exec: bool, owner: Option<(u32, u32)>) -> io::Result<OwnedFd> {
+    let text = |number: String| CString::new(number).expect("a number has no NUL");
+    let (size, mode) = (text(bytes.to_string()), text(format!("{mode:o}")));
+    // A file takes memory beyond its bytes: without a bound, empty files would be the way around `size`.
+    let files = text((bytes / BYTES_PER_FILE).clamp(64, 1 << 20).to_string());
+    let owner = owner.map(|(uid, gid)| (text(uid.to_string()), text(gid.to_string())));
+    let mut options = vec![(c"size", size.as_c_str()), (c"mode", mode.as_c_str()), (c"nr_inodes", files.as_c_str())];
+    if let Some((uid, gid)) = &owner {
+        options.extend([(c"uid", uid.as_c_str()), (c"gid", gid.as_c_str())]);
+    }
+    let restrictions = Restrictions { no_setuid: true, no_devices: true, no_exec: !exec, read_only: false };
+    mount::new_filesystem(c"tmpfs", &options, restrictions)
+}
+
+/// One file for every so many bytes: a source tree has fewer.
+const BYTES_PER_FILE: u64 = 4096;
+
+fn link(root: &mut Root, target: &Path, to: &Path) -> io::Result<()> {
+    let (folder, name) = root.walk(target, Missing::Make)?;
+    Ok(symlinkat(to, folder, name)?)
+}
+
+fn file(root: &mut Root, target: &Path, contents: &str) -> io::Result<()> {
+    let (folder, name) = root.walk(target, Missing::Make)?;
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let made = openat(folder, name, flags, Mode::from_bits_truncate(0o444))?;
+    fchmod(&made, Mode::from_bits_truncate(0o444))?;
+    File::from(made).write_all(contents.as_bytes())
+}
+
+/// What of a masked `/proc` is covered: memory, keys, timers and schedules of the host, and ways to steer it.
+/// Files that this kernel does not have are skipped.
+const MASKED_FILES: [&str; 12] = [
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/kmsg",
+    "/proc/kallsyms",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/sched_debug",
+    "/proc/latency_stats",
+    "/proc/interrupts",
+];
+const MASKED_FOLDERS: [&str; 6] = ["/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi"];
+
+fn proc(root: &mut Root, view: ProcView) -> io::Result<()> {
+    // Read-only, so that no setting of the host can be written whatever its permission bits say. The init,
+    // which is not dumpable, is hidden from the command (`hidepid`).
+    let all = Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: true };
+    let options: &[(&CStr, &CStr)] = match view {
+        ProcView::Processes => &[(c"hidepid", c"invisible"), (c"subset", c"pid")],
+        ProcView::Masked => &[(c"hidepid", c"invisible")],
+    };
+    let proc = mount::new_filesystem(c"proc", options, all)?;
+    let place = root.walk_to(Path::new("/proc"), Kind::Folder)?;
+    root.attach(Path::new("/proc"), &proc, &place)?;
+    if view == ProcView::Masked {
+        let empty = memory(0, 0o555, false, None)?;
+        for path in MASKED_FOLDERS {
+            cover(root, Path::new(path), &empty)?;
+        }
+        let null = open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+        for path in MASKED_FILES {
+            cover(root, Path::new(path), &null)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts a copy of `what` over an existing path.
+fn cover(root: &mut Root, path: &Path, what: &OwnedFd) -> io::Result<()> {
+    match root.walk_to(path, Kind::Existing) {
+        Ok(place) => root.attach(path, &mount::copy_opened(what)?, &place),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn terminals(root: &mut Root) -> io::Result<()> {
+    let restrictions = Restrictions { no_setuid: true, no_exec: true, ..Restrictions::default() };
+    let instance = mount::new_filesystem(c"devpts", &[(c"ptmxmode", c"0666"), (c"mode", c"0620")], restrictions)?;
+    let place = root.walk_to(Path::new("/dev/pts"), Kind::Folder)?;
+    root.attach(Path::new("/dev/pts"), &instance, &place)
+}
+
+/// What a walk ends at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A folder, made when it is not there.
+    Folder,
+    /// A file, made when it is not there.
+    File,
+    /// Whatever is there.
+    Existing,
+}
+
+const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
+
+impl Root {
+    /// Mounts `what` at `place`, which was walked to as `target`.
+    fn attach(&mut self, target: &Path, what: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
+        // What was entered there before lies below the mount from now on.
+        self.entered.retain(|(path, _)| !path.starts_with(target));
+        mount::attach(what, place)
+    }
+
+    /// Walks from the new root to `target` and stands at it with a path descriptor.
+    fn walk_to(&mut self, target: &Path, kind: Kind) -> io::Result<OwnedFd> {
+        let missing = if kind == Kind::Existing { Missing::Refuse } else { Missing::Make };
+        let (folder, name) = self.walk(target, missing)?;
+        match kind {
+            Kind::Folder => enter(folder, name, Missing::Make),
+            Kind::File => {
+                let make = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+                match openat(folder, name, make, Mode::from_bits_truncate(0o444)) {
+                    Ok(_) | Err(Errno::EEXIST) => existing(folder, name),
+                    Err(fault) => Err(fault.into()),
+                }
+            }
+            Kind::Existing => existing(folder, name),
+        }
+    }
+
+    /// Walks to the folder that holds the last component of `target`.
+    fn walk<'p>(&mut self, target: &'p Path, missing: Missing) -> io::Result<(&OwnedFd, &'p OsStr)> {
+        // `..` would climb; `Path` itself has taken `.` out.
+        let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+        let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
+            return Err(Errno::EINVAL.into());
+        };
+        if !target.is_absolute() || !target.components().all(is_plain) {
+            return Err(Errno::EINVAL.into());
+        }
+        if parent == Path::new("/") {
+            return Ok((&self.mount, name));
+        }
+        if let Some(at) = self.entered.iter().position(|(path, _)| path == parent) {
+            return Ok((&self.entered[at].1, name));
+        }
+        let mut at = self.mount.try_clone()?;
+        for part in parent.components().skip(1) {
+            at = enter(&at, part.as_os_str(), missing)?;
+        }
+        self.entered.push((parent.to_owned(), at));
+        let (_, folder) = self.entered.last().expect("it was just pushed");
+        Ok((folder, name))
+    }
+}
+
+/// What a walk does where there is no folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Make,
+    Refuse,
+}
+
+fn enter(folder: &OwnedFd, name: &OsStr, missing: Missing) -> io::Result<OwnedFd> {
+    match openat(folder, name, FOLDER, Mode::empty()) {
+        Err(Errno::ENOENT) if missing == Missing::Make => {
+            mkdirat(folder, name, Mode::from_bits_truncate(0o755))?;
+            Ok(openat(folder, name, FOLDER, Mode::empty())?)
+        }
+        other => Ok(other?),
+    }
+}
+
+fn existing(folder: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
+    let found = openat(folder, name, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    if file_type(&found)? == SFlag::S_IFLNK { Err(Errno::ELOOP.into()) } else { Ok(found) }
+}
+
+fn file_type(file: &impl AsFd) -> io::Result<SFlag> {
+    Ok(SFlag::from_bits_truncate(fstat(file)?.st_mode & SFlag::S_IFMT.bits()))
+}

@@ -1,0 +1,142 @@
+//! What the three parties of a launch say to each other.
+//!
+//! ```text
+//!            Request + descriptors            clone3
+//! caller ───────────────────────→ launcher ─────────→ init ──fork──→ command
+//!   ↑ │                              │                 │ │              │
+//!   │ │      Started + pidfd         │                 │ │              │
+//!   │ └── Order (signal, …) ─────────┼────────────────→│ │              │
+//!   └──── Listening + sockets ───────┴─────────────────┘ │              │
+//!         Running, Failed, Exited                        │              │
+//!   └──── Measured (report) ─────────────────────────────┴──────────────┘
+//! ```
+//!
+//! Each launch has a control pair of its own; launcher, init and the not yet executed command write into the
+//! same end of it, one after the other.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::sys::message;
+
+use super::{Fault, Report};
+
+/// Longest message: a report with every reason is a few KiB.
+pub(crate) const MAX_MESSAGE: usize = 64 << 10;
+
+/// Most listeners in one message, well below what descriptors one may carry.
+pub(crate) const LISTENERS_AT_ONCE: usize = 16;
+
+/// What the caller wants of the launcher.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ask {
+    /// Have an init waiting in these namespaces.
+    Prepare { namespaces: Vec<Namespace> },
+    /// Launch.
+    Launch(Request),
+}
+
+/// Asks for a sandbox. Its descriptors are, in this order: the plan, the init's end of the control
+/// pair, the three standard streams, and those that the fields announce.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Request {
+    /// The namespaces to make.
+    pub(crate) namespaces: Vec<Namespace>,
+    /// A cgroup v2 folder comes along, to be cloned into.
+    pub(crate) cgroup: bool,
+    /// How many opened `cgroup.procs` files come along, to be entered by writing.
+    pub(crate) joins: usize,
+    /// A file for the exit record comes along.
+    pub(crate) exit_record: bool,
+    /// A listening socket for a later owner comes along.
+    pub(crate) adoption: bool,
+}
+
+/// A namespace to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Namespace {
+    User,
+    Mount,
+    Pid,
+    Network,
+    Ipc,
+    Uts,
+}
+
+/// What a stage tells the caller.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Event {
+    /// The init exists; its pidfd comes along.
+    Started { pid: i32 },
+    /// Some of the plan's listeners come along, by their places in the plan.
+    Listening { places: Vec<usize> },
+    /// The confinement, measured.
+    Measured(Report),
+    /// The command was executed.
+    Running,
+    /// A step failed, and the sandbox is ending.
+    Failed(Fault),
+    /// The command ended.
+    Exited(Exit),
+    /// A socket that was asked for comes along.
+    Socket,
+}
+
+/// What the caller wants of an init.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// Send the command this signal.
+    Signal { number: i32 },
+    /// Send the listeners again: a new owner has come.
+    Listeners,
+    /// Send a TCP socket of the sandbox's network.
+    Socket { v6: bool },
+}
+
+/// How a command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+}
+
+impl Exit {
+    /// The code that a shell would show: that of the command, or 128 and the signal's number.
+    pub const fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(number) => 128 + number,
+        }
+    }
+}
+
+/// Sends `what` with `descriptors`.
+pub(crate) fn tell<T: Serialize>(socket: &impl AsFd, what: &T, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = serde_json::to_vec(what).map_err(io::Error::other)?;
+    if bytes.len() > MAX_MESSAGE {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a message is longer than its bound"));
+    }
+    message::send(socket, &bytes, descriptors)
+}
+
+/// Waits for the peer to say something; `None` when it is gone.
+pub(crate) fn hear<T: DeserializeOwned>(socket: &impl AsFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    let message = message::receive(socket, MAX_MESSAGE)?;
+    if message.bytes.is_empty() {
+        return Ok(None);
+    }
+    let what = serde_json::from_slice(&message.bytes)
+        .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault.to_string()))?;
+    Ok(Some((what, message.descriptors)))
+}

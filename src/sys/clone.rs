@@ -1,0 +1,170 @@
+//! New processes, in new namespaces, of a process that has one thread.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+
+/// Which side of a new process this is.
+#[derive(Debug)]
+pub enum Side {
+    /// The one that called: the child's process id as seen here and, from [`clone_into`], its pidfd.
+    Parent(Child),
+    /// The new process.
+    Child,
+}
+
+/// A process just made.
+#[derive(Debug)]
+pub struct Child {
+    /// Its process id in the caller's namespace.
+    pub pid: i32,
+    /// Its pidfd (`pidfd_open(2)`), close-on-exec.
+    pub pidfd: Option<OwnedFd>,
+}
+
+/// Whether this process has one thread only (`/proc/self/stat`, `num_threads`).
+///
+/// # Errors
+/// `/proc` is not readable.
+pub fn is_single_threaded() -> io::Result<bool> {
+    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    // proc(5): num_threads is the 20th field; the second is in brackets and may hold anything.
+    let field = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(17));
+    Ok(field == Some("1"))
+}
+
+/// A new process in the new namespaces of `flags`, in cgroup v2 folder `cgroup`, with signal handlers at
+/// their defaults (`clone3(2)`, Linux 5.7; before it without a cgroup by `clone(2)`, Linux 5.2).
+///
+/// The new process is a copy of this one, so the caller must have one thread: another could hold a lock
+/// (of the allocator, of a stream) that nobody would ever release in the copy.
+///
+/// # Errors
+/// `EPERM` without the right to make a namespace, `ENOSPC` or `EUSERS` when their number is spent,
+/// `EOPNOTSUPP` or `EBUSY` when the cgroup may hold no process; `ENOSYS` when `cgroup` is asked of a kernel that
+/// cannot; `Other` when this process has more than one thread.
+pub fn clone_into(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
+    if !is_single_threaded()? {
+        return Err(io::Error::other("a process with several threads does not clone itself"));
+    }
+    match clone3(flags, cgroup) {
+        // Filters of container runtimes answer ENOSYS, some EPERM, to what they do not know.
+        Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) && cgroup.is_none() => clone(flags),
+        other => other,
+    }
+}
+
+/// A copy of this process, which must have one thread.
+///
+/// # Errors
+/// `EAGAIN` at a limit on processes, `ENOMEM`.
+pub fn fork() -> io::Result<Side> {
+    // SAFETY: fork(2) in a process with one thread has no precondition; the only caller is the init of a
+    // sandbox, which was cloned from a launcher that `clone_into` has proved to be single-threaded.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Side::Parent(Child { pid: child.as_raw(), pidfd: None })),
+        nix::unistd::ForkResult::Child => Ok(Side::Child),
+    }
+}
+
+/// Sends a signal to the process that `pidfd` stands for, whose number nobody else can have got meanwhile.
+///
+/// # Errors
+/// `ESRCH` when it has ended, `EPERM`.
+pub fn signal_by_pidfd(pidfd: &impl AsFd, number: i32) -> io::Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    let info = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: the descriptor is open while borrowed; a null siginfo means that of kill(2).
+    let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, fd, number, info, 0) };
+    Errno::result(done)?;
+    Ok(())
+}
+
+fn clone3(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
+    let mut pidfd: libc::c_int = -1;
+    let mut wish = libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND | bits(flags);
+    if cgroup.is_some() {
+        wish |= CLONE_INTO_CGROUP;
+    }
+    let mut arguments = CloneArguments {
+        flags: wish,
+        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        cgroup: cgroup.map_or(0, |fd| u64::try_from(fd.as_raw_fd()).unwrap_or(0)),
+        ..CloneArguments::default()
+    };
+    // SAFETY: without CLONE_VM the child gets its own copy of memory and stack, so `stack` may be zero
+    // (clone3(2)); the caller has one thread, so no lock is held by somebody who is not copied; `arguments`
+    // is a struct clone_args of the size given, and its `pidfd` points to an int that outlives the call.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut arguments), std::mem::size_of::<CloneArguments>())
+    };
+    side(pid, pidfd)
+}
+
+fn clone(flags: CloneFlags) -> io::Result<Side> {
+    let mut pidfd: libc::c_int = -1;
+    let wish = bits(flags) | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64;
+    // SAFETY: as in `clone3`: no CLONE_VM, so a null stack means a copy of this one; with CLONE_PIDFD the
+    // third argument (parent_tid) receives the pidfd (clone(2), Linux 5.2) and points to a live int. The order of
+    // the last two arguments differs by architecture, and both are unused.
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone, wish, 0_usize, std::ptr::from_mut(&mut pidfd), 0_usize, 0_usize) };
+    side(pid, pidfd)
+}
+
+fn side(pid: libc::c_long, pidfd: libc::c_int) -> io::Result<Side> {
+    match Errno::result(pid)? {
+        0 => Ok(Side::Child),
+        pid => {
+            // SAFETY: CLONE_PIDFD has stored a new descriptor here, and nobody else knows its number.
+            let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+            Ok(Side::Parent(Child { pid: i32::try_from(pid).unwrap_or(i32::MAX), pidfd }))
+        }
+    }
+}
+
+/// The flags' bits, without the sign of the `c_int` that they are kept in.
+fn bits(flags: CloneFlags) -> u64 {
+    u64::from(flags.bits().cast_unsigned())
+}
+
+/// `CLONE_CLEAR_SIGHAND`, `linux/sched.h`, Linux 5.5.
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+/// `CLONE_INTO_CGROUP`, `linux/sched.h`, Linux 5.7.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// `struct clone_args` of `linux/sched.h`, its third size (Linux 5.7).
+#[repr(C)]
+#[derive(Debug, Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The test harness has threads of its own, which is just the case that must not clone.
+    #[test]
+    fn a_process_with_threads_is_not_cloned() {
+        let (_hold, held) = std::sync::mpsc::channel::<()>();
+        let other = std::thread::spawn(move || held.recv());
+        assert!(!is_single_threaded().expect("proc"));
+        assert!(clone_into(CloneFlags::empty(), None).is_err());
+        drop(_hold);
+        let _ = other.join();
+    }
+}

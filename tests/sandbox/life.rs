@@ -1,0 +1,211 @@
+//! What happens to a sandbox after its launch: signals, ends, survivors, owners that go and come.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use arw::sandbox::plan::WhenAlone;
+use arw::sandbox::{Control, End, Exit, Handle, LaunchError, Listener, ListenerRole, ProfileName, Step};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+
+use crate::support::{Extra, PATIENCE, plan, run, start, start_piped, start_with, workload};
+
+/// A command that says `ready` and then waits for a signal.
+const WAITS: &str = "trap 'echo caught; exit 3' TERM; echo ready; while :; do sleep 0.05; done";
+
+/// Waits until the command has said a line.
+fn hear(out: File) -> (String, BufReader<File>) {
+    let mut reader = BufReader::new(out);
+    let mut line = String::new();
+    reader.read_line(&mut line).expect("a line");
+    (line, reader)
+}
+
+#[test]
+fn a_signal_reaches_the_command_and_its_answer_is_the_exit_code() {
+    let (running, read) = start_piped(&plan(ProfileName::Standard, &["sh", "-c", WAITS]));
+    let (line, mut rest) = hear(read);
+    assert_eq!(line, "ready\n");
+    running.launched.control.signal(libc::SIGTERM).expect("signal");
+    let mut said = String::new();
+    rest.read_to_string(&mut said).expect("the rest");
+    assert_eq!(said, "caught\n");
+    assert_eq!(running.launched.control.wait().expect("wait"), End::Exit(Exit::Code(3)));
+}
+
+#[test]
+fn a_command_killed_by_a_signal_says_which() {
+    let ended = run(&plan(ProfileName::Standard, &["sh", "-c", "kill -SEGV $$"]));
+    assert_eq!(ended.end, End::Exit(Exit::Signal(libc::SIGSEGV)));
+}
+
+/// A grandchild in a session of its own, its parent gone, holding the output open: it ends with the command.
+#[test]
+fn nothing_survives_the_command() {
+    let script = "setsid sh -c 'trap \"\" TERM HUP INT; echo daemon; while :; do sleep 1; done' & sleep 0.1; exit 0";
+    let (mut running, mut read) = start_piped(&plan(ProfileName::Standard, &["sh", "-c", script]));
+    assert_eq!(running.finish().end, End::Exit(Exit::Code(0)));
+    let mut said = String::new();
+    // The end of the file comes only when nobody holds the other end any more.
+    read.read_to_string(&mut said).expect("end of file");
+    assert_eq!(said, "daemon\n");
+}
+
+#[test]
+fn the_kill_of_the_init_ends_everything_inside() {
+    let (running, mut read) =
+        start_piped(&plan(ProfileName::Standard, &["sh", "-c", "sleep 1000 & echo up; sleep 1000"]));
+    let began = Instant::now();
+    running.launched.kill(PATIENCE).expect("killed");
+    read.read_to_string(&mut String::new()).expect("end of file");
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(running.launched.control.wait().expect("wait"), End::Lost);
+}
+
+/// A foreground command must not outlive the one who asked for it, however that one ended.
+#[test]
+fn a_sandbox_ends_when_its_owner_is_gone() {
+    let (running, mut read) = start_piped(&plan(ProfileName::Standard, &["sleep", "1000"]));
+    let (pidfd, control) = running.into_parts();
+    drop(control);
+    crate::support::wait_for(&pidfd);
+    assert_eq!(read.read_to_string(&mut String::new()).expect("end of file"), 0);
+}
+
+/// A daemon dies and another takes its runtime over: command, listeners and exit status are all there.
+#[test]
+fn a_sandbox_that_waits_is_adopted_with_its_listeners() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("init.sock");
+    let adoption = listen_at(&path);
+    let mut record = tempfile::tempfile().expect("file");
+    let mut workload = workload(&["sh", "-c", WAITS]);
+    workload.when_alone = WhenAlone::Wait;
+    let plan = arw::sandbox::Profile::embedded(ProfileName::Standard).plan(&workload).expect("plan");
+    let (read, write) = std::io::pipe().expect("pipe");
+    let extra = Extra {
+        out: Some(write.as_fd()),
+        exit_record: Some(record.as_fd()),
+        adoption: Some(adoption.as_fd()),
+        ..Extra::default()
+    };
+    let running = start_with(&plan, &extra).expect("launch");
+    drop(write);
+    let (line, _rest) = hear(File::from(OwnedFd::from(read)));
+    assert_eq!(line, "ready\n");
+    let before: Vec<Listener> = running.launched.listeners.iter().map(|(listener, _)| *listener).collect();
+    let (pidfd, control) = running.into_parts();
+    drop((control, adoption));
+
+    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(&path).expect("path")).expect("connect");
+    let (handle, listeners) = Handle::adopt(socket, &plan.network.listeners).expect("adopt");
+    let after: Vec<Listener> = listeners.iter().map(|(listener, _)| *listener).collect();
+    assert_eq!(after, before);
+    // The socket is the very one inside: a client made there reaches it.
+    let (_, proxy) = listeners.into_iter().find(|(listener, _)| listener.role == ListenerRole::Proxy).expect("proxy");
+    reaches(&handle, proxy);
+    handle.signal(libc::SIGTERM).expect("signal");
+    assert_eq!(handle.wait().expect("wait"), End::Exit(Exit::Code(3)));
+    crate::support::wait_for(&pidfd);
+    let mut line = String::new();
+    record.rewind().expect("rewind");
+    record.read_to_string(&mut line).expect("record");
+    assert_eq!(line, "{\"code\":3}\n");
+}
+
+fn listen_at(path: &std::path::Path) -> OwnedFd {
+    let made = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+    bind(std::os::fd::AsRawFd::as_raw_fd(&made), &UnixAddr::new(path).expect("path")).expect("bind");
+    listen(&made, Backlog::new(4).expect("small")).expect("listen");
+    made
+}
+
+/// Connects a socket of the sandbox's own network to a listener in it.
+fn reaches(handle: &Handle, proxy: OwnedFd) {
+    let inside = socket2::Socket::from(handle.socket(false).expect("socket"));
+    inside.connect(&arw::sandbox::plan::PROXY_INSIDE.into()).expect("connect");
+    let listener = std::net::TcpListener::from(proxy);
+    listener.set_nonblocking(false).expect("blocking");
+    let (_, peer) = listener.accept().expect("accept");
+    assert!(peer.ip().is_loopback());
+}
+
+#[test]
+fn what_is_required_and_not_there_refuses_the_launch_and_leaves_nothing() {
+    let mut plan = plan(ProfileName::Standard, &["sh", "-c", "echo ran"]);
+    plan.require.push(Control::Cgroup);
+    match start(&plan) {
+        Err(LaunchError::Step(fault)) => {
+            assert_eq!(fault.step, Step::Require);
+            assert!(fault.detail.contains("cgroup is unavailable"), "{fault}");
+        }
+        other => panic!("{:?}", other.map(|_| ()).err()),
+    }
+}
+
+#[test]
+fn a_failing_step_is_named_with_what_it_was_about() {
+    let mut missing = workload(&["true"]);
+    missing.workspaces.push(arw::sandbox::profile::Workspace {
+        source: "/nonexistent/folder".into(),
+        target: "/work".into(),
+        access: arw::sandbox::plan::Access::ReadWrite,
+    });
+    let plan = arw::sandbox::Profile::embedded(ProfileName::Standard).plan(&missing).expect("plan");
+    match start(&plan) {
+        Err(LaunchError::Step(fault)) => {
+            assert_eq!((fault.step, fault.errno), (Step::BindSource, libc::ENOENT));
+            assert_eq!(fault.detail, "/nonexistent/folder");
+        }
+        other => panic!("{:?}", other.map(|_| ()).err()),
+    }
+}
+
+/// With a terminal of its own the command has job control, and the keys of that terminal reach it and nobody else.
+#[test]
+fn a_terminal_of_its_own_controls_the_command() {
+    use std::io::Write;
+    let pair = nix::pty::openpty(None, None).expect("terminal");
+    let mut workload =
+        workload(&["sh", "-c", "trap 'echo interrupted; exit 4' INT; echo ready; while :; do sleep 0.05; done"]);
+    workload.terminal = arw::sandbox::plan::Terminal::Own;
+    let plan = arw::sandbox::Profile::embedded(ProfileName::Strict).plan(&workload).expect("plan");
+    let extra = Extra { input: Some(pair.slave.as_fd()), out: Some(pair.slave.as_fd()), ..Extra::default() };
+    let running = start_with(&plan, &extra).expect("launch");
+    drop(pair.slave);
+    let mut keys = File::from(pair.master.try_clone().expect("clone"));
+    let (line, mut rest) = hear(File::from(pair.master));
+    assert_eq!(line.trim_end(), "ready");
+    keys.write_all(&[3]).expect("ctrl-c");
+    assert_eq!(running.launched.control.wait().expect("wait"), End::Exit(Exit::Code(4)));
+    let mut said = String::new();
+    let _ = rest.read_line(&mut said);
+    assert!(said.contains("interrupted"), "{said:?}");
+}
+
+#[test]
+fn an_open_folder_is_no_standard_stream() {
+    let folder = File::open("/usr").expect("folder");
+    let extra = Extra { input: Some(folder.as_fd()), ..Extra::default() };
+    match start_with(&plan(ProfileName::Standard, &["true"]), &extra) {
+        Err(LaunchError::Step(fault)) => assert_eq!(fault.step, Step::Streams),
+        other => panic!("{:?}", other.map(|_| ()).err()),
+    }
+}
+
+/// One launcher serves every thread of a daemon.
+#[test]
+fn launches_from_many_threads_do_not_mix() {
+    std::thread::scope(|scope| {
+        let one = |number: usize| {
+            let ended = run(&plan(ProfileName::Strict, &["sh", "-c", &format!("echo {number}; exit {number}")]));
+            assert_eq!(ended.end, End::Exit(Exit::Code(i32::try_from(number).expect("small"))));
+            assert_eq!(ended.said, format!("{number}\n"));
+        };
+        (1..9).map(|number| scope.spawn(move || one(number))).collect::<Vec<_>>().into_iter().for_each(|thread| {
+            thread.join().expect("no panic");
+        });
+    });
+}
