@@ -45,6 +45,15 @@ pub enum Need {
     Optional,
 }
 
+/// Whose a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// One assigned GPU's: the launch adds it to the sandbox.
+    Assigned,
+    /// Every CUDA program's: the profile `gpu` binds it already.
+    Shared,
+}
+
 /// One device node to put into the sandbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceNode {
@@ -54,6 +63,8 @@ pub struct DeviceNode {
     pub major: u64,
     /// Its minor.
     pub minor: u64,
+    /// Whose it is.
+    pub scope: Scope,
     /// Whether a runtime works without it.
     pub need: Need,
 }
@@ -117,15 +128,15 @@ pub fn nodes(assignment: &Assignment, majors: &Majors) -> Result<Vec<DeviceNode>
         return Err(NodeFault::NoDriver);
     }
     let uvm = *majors.0.get(UVM).ok_or(NodeFault::NoUnifiedMemory)?;
-    let node = |path: String, major, minor, need| DeviceNode { path: PathBuf::from(path), major, minor, need };
+    let node = |path: String, major, minor, scope, need| DeviceNode { path: path.into(), major, minor, scope, need };
     let gpus = assignment.gpus().iter().map(|gpu| {
         let number = gpu.minor.number();
-        node(format!("/dev/nvidia{number}"), NVIDIA_MAJOR, u64::from(number), Need::Required)
+        node(format!("/dev/nvidia{number}"), NVIDIA_MAJOR, u64::from(number), Scope::Assigned, Need::Required)
     });
     let shared = [
-        node("/dev/nvidiactl".to_owned(), NVIDIA_MAJOR, CONTROL_MINOR, Need::Required),
-        node("/dev/nvidia-uvm".to_owned(), uvm, 0, Need::Required),
-        node("/dev/nvidia-uvm-tools".to_owned(), uvm, 1, Need::Optional),
+        node("/dev/nvidiactl".to_owned(), NVIDIA_MAJOR, CONTROL_MINOR, Scope::Shared, Need::Required),
+        node("/dev/nvidia-uvm".to_owned(), uvm, 0, Scope::Shared, Need::Required),
+        node("/dev/nvidia-uvm-tools".to_owned(), uvm, 1, Scope::Shared, Need::Optional),
     ];
     Ok(gpus.chain(shared).collect())
 }

@@ -41,7 +41,7 @@ mod release;
 mod watch;
 
 pub use absent::{Unavailable, UnavailableReason};
-pub use access::{DeviceNode, Majors, Need, NodeFault, environment, nodes, without_gpus};
+pub use access::{DeviceNode, Majors, Need, NodeFault, Scope, environment, nodes, without_gpus};
 pub use adapter::{
     Adapter, AdapterFault, ComputeMode, CudaVersion, GpuUuid, IdentityFault, Inventory, MAX_ADAPTERS, MigMode, Minor,
     PciAddress, Versions, lost,

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use arw::gpu::{Assignment, DeviceNode, Majors, Need, NodeFault, Request, assign, environment, nodes, without_gpus};
+use arw::gpu::{
+    Assignment, DeviceNode, Majors, Need, NodeFault, Request, Scope, assign, environment, nodes, without_gpus,
+};
 use nix::sys::stat::makedev;
 
 use crate::fake::{adapter, uuid};
@@ -42,11 +44,14 @@ fn the_nodes_are_exactly_the_assigned_gpus_by_minor_and_the_shared_ones() {
         ("/dev/nvidia-uvm-tools", 237, 1, Need::Optional),
     ];
     assert_eq!(shown, expected);
+    let assigned = nodes.iter().filter(|node| node.scope == Scope::Assigned);
+    assert!(assigned.map(|node| node.minor).eq([5, 3]));
 }
 
 #[test]
 fn a_node_that_is_another_device_is_not_taken_for_it() {
-    let node = DeviceNode { path: "/dev/nvidia3".into(), major: 195, minor: 3, need: Need::Required };
+    let node =
+        DeviceNode { path: "/dev/nvidia3".into(), major: 195, minor: 3, scope: Scope::Assigned, need: Need::Required };
     assert!(node.is(makedev(195, 3)));
     for other in [makedev(195, 4), makedev(8, 3), makedev(1, 1), 0] {
         assert!(!node.is(other), "{other}");
