@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | 6 | [`daemon`] and the binaries | wiring, signals, reload, systemd notify |
 //! | 5 | [`control`], [`ui`] | what operators touch |
-//! | 2 | [`proxy`], [`sandbox`] | the two halves that do the work |
+//! | 2 | [`proxy`], [`sandbox`], [`gpu`] | the two halves that do the work, and the GPUs of the host |
 //! | 1 | [`policy`], [`ledger`], [`events`] | decide, record, remember |
 //! | 0 | [`domain`], [`sys`], [`config`] | words and types, the only unsafe code, raw files |
 
@@ -17,6 +17,7 @@ pub mod control;
 pub mod daemon;
 pub mod domain;
 pub mod events;
+pub mod gpu;
 pub mod ledger;
 pub mod policy;
 pub mod proxy;
