@@ -7,13 +7,14 @@
 //!
 //! | filter | lets through |
 //! |---|---|
-//! | strict | the calls of `table::ALLOWED`; no netlink at all, no set-user-id bits |
+//! | strict | the calls of `table::ALLOWED`; no netlink at all |
 //! | standard | the same, and netlink to read addresses and routes |
 //! | compat | all but `table::REFUSED` |
 //!
 //! In all of them: no namespace, no mount, no other process's memory, no kernel facility that had more holes than
 //! users inside a sandbox (io_uring, bpf, perf, keys, userfaultfd), only TCP, UDP and Unix sockets, no
-//! fast-open and no multipath TCP, which Landlock's rules for ports do not see.
+//! fast-open and no multipath TCP, which Landlock's rules for ports do not see; and no file with a set-user-id bit, which in a
+//! workspace would lie on the host.
 //!
 //! A filter sees argument words, not what they point to; so nothing here depends on the content of memory.
 

@@ -41,9 +41,7 @@ pub(super) fn rules(filter: Filter) -> BTreeMap<u32, Rule> {
             add(REFUSED_LEGACY, EPERM);
         }
     }
-    if filter != Filter::Compat {
-        rules.extend(without_set_id().into_iter().map(|(number, rule)| (key(number), rule)));
-    }
+    rules.extend(without_set_id().into_iter().map(|(number, rule)| (key(number), rule)));
     rules.extend(conditional(filter).into_iter().map(|(number, rule)| (key(number), rule)));
     rules.insert(NOBODY, Rule::always(Answer::Refuse(NOBODYS_ANSWER)));
     rules
