@@ -8,7 +8,7 @@
 //!                                 admin?
 //! ```
 //!
-//! One table of routes ([`routes`]) makes the router, says who may ask, and becomes the OpenAPI
+//! One table of routes (`routes`) makes the router, says who may ask, and becomes the OpenAPI
 //! document. The API sees the daemon through handles ([`ControlState`]) and steers it by a closed set of
 //! [`Command`]s.
 //!

@@ -1,6 +1,6 @@
 //! Presets: named resource limits. They come with the program as annotated files in `profiles/presets`.
 //!
-//! A preset says what a runtime may use, in shares of the host or in absolute numbers. [`resolve`] makes
+//! A preset says what a runtime may use, in shares of the host or in absolute numbers. [`resolve()`] makes
 //! numbers of it for one host, and [`claim`] says afterwards whether the runtime may carry its name:
 //! when a limit could not be applied, it may not.
 
