@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | 6 | [`daemon`] and the binaries | wiring, signals, reload, systemd notify |
 //! | 5 | [`control`], [`ui`] | what operators touch |
+//! | 3 | [`supervisor`] | runtimes' lives |
 //! | 2 | [`proxy`] | the gate: it does the work |
 //! | 1 | [`policy`], [`ledger`], [`events`] | decide, record, remember |
 //! | 0 | [`domain`], [`sys`], [`config`] | words and types, the only unsafe code, raw files |
@@ -20,5 +21,6 @@ pub mod events;
 pub mod ledger;
 pub mod policy;
 pub mod proxy;
+pub mod supervisor;
 pub mod sys;
 pub mod ui;
