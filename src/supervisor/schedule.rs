@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn what_is_no_schedule_is_refused() {
-        for bad in ["", "* * * *", "60 * * * *", "* * * * * *", "0 0 * * 9", "a b c d e", "1-0 * * * *", "*/0 * * * *"] {
+        for bad in ["", "* * * *", "60 * * * *", "* * * * * *", "0 0 * * 9", "a b c d e", "1-0 * * * *", "*/0 * * * *"]
+        {
             assert!(matches!(Schedule::parse(bad, "UTC"), Err(ScheduleFault::Expression(_))), "{bad}");
         }
         assert_eq!(Schedule::parse("0 0 30 2 *", "UTC"), Err(ScheduleFault::Never));
