@@ -11,7 +11,7 @@ use super::super::names::{Condition, RestartRule};
 use super::super::order::sorted;
 use super::super::publish::Publish;
 use super::read_runtime::{self, Read};
-use super::{Defaults, Manifest, RuntimeSpec};
+use super::{Defaults, Manifest};
 
 /// Most runtimes of one host: five times what it is built to hold.
 pub const MAX_RUNTIMES: usize = 1_024;
@@ -25,15 +25,15 @@ pub fn read(file: RuntimesFile, defaults: &Defaults) -> Result<Manifest, Faults>
     if let Some(form) = runtimes.get(MAX_RUNTIMES) {
         document.fault(&form.place, format!("more than {MAX_RUNTIMES} runtimes"));
     }
-    let read: Vec<Option<Read>> = runtimes.iter().map(|form| read_runtime::read(&document, form, defaults)).collect();
+    let read: Vec<Read> = runtimes.iter().map(|form| read_runtime::read(&document, form, defaults)).collect();
     let ids = ids_are_unique(&document, &runtimes);
-    addresses_are_free(&document, read.iter().flatten());
+    addresses_are_free(&document, &read);
     dependencies_can_be_met(&document, &runtimes, &read, &ids);
     let faults = document.into_faults();
     if !faults.is_empty() {
         return Err(Faults(faults));
     }
-    let runtimes = read.into_iter().flatten().map(|read| (read.spec.id.clone(), Arc::new(read.spec)));
+    let runtimes = read.into_iter().filter_map(|read| read.spec).map(|spec| (spec.id.clone(), Arc::new(spec)));
     Ok(Manifest { runtimes: runtimes.collect() })
 }
 
@@ -50,18 +50,19 @@ fn ids_are_unique(document: &Document, runtimes: &[RuntimeForm]) -> BTreeMap<Run
     ids
 }
 
-fn addresses_are_free<'r>(document: &Document, runtimes: impl Iterator<Item = &'r Read>) {
+fn addresses_are_free(document: &Document, runtimes: &[Read]) {
     // By port: only equal ports can conflict.
-    let mut taken: BTreeMap<u16, Vec<(&Found<Publish>, &RuntimeSpec)>> = BTreeMap::new();
+    let mut taken: BTreeMap<u16, Vec<(&Found<Publish>, Option<&RuntimeId>)>> = BTreeMap::new();
     for read in runtimes {
         for found in &read.publish {
             let same_port = taken.entry(found.value.host.port()).or_default();
             match same_port.iter().find(|(other, _)| other.value.conflicts(&found.value)) {
-                Some((other, spec)) => {
-                    let (host, id, line) = (found.value.host, &spec.id, other.place.line);
-                    document.fault(&found.place, format!("{host} is taken by `{id}` in line {line}"));
+                Some((other, id)) => {
+                    let (host, line) = (found.value.host, other.place.line);
+                    let by = id.map(|id| format!(" by `{id}`")).unwrap_or_default();
+                    document.fault(&found.place, format!("{host} is taken{by} in line {line}"));
                 }
-                None => same_port.push((found, &read.spec)),
+                None => same_port.push((found, read.id.as_ref())),
             }
         }
     }
@@ -70,14 +71,14 @@ fn addresses_are_free<'r>(document: &Document, runtimes: impl Iterator<Item = &'
 fn dependencies_can_be_met(
     document: &Document,
     forms: &[RuntimeForm],
-    read: &[Option<Read>],
+    read: &[Read],
     ids: &BTreeMap<RuntimeId, Place>,
 ) {
     let names: Vec<&str> = ids.keys().map(RuntimeId::as_str).collect();
-    let specs: BTreeMap<&RuntimeId, &RuntimeSpec> =
-        read.iter().flatten().map(|read| (&read.spec.id, &read.spec)).collect();
-    for read in read.iter().flatten() {
-        for (dependency, place) in read.spec.depends_on.iter().zip(&read.depends_on) {
+    let by_id: BTreeMap<&RuntimeId, &Read> =
+        read.iter().filter_map(|read| read.id.as_ref().map(|id| (id, read))).collect();
+    for read in read {
+        for (dependency, place) in &read.depends_on {
             let on = &dependency.on;
             if !ids.contains_key(on) {
                 let hint = nearest(on.as_str(), &names).map_or_else(
@@ -86,7 +87,7 @@ fn dependencies_can_be_met(
                 );
                 document.fault_with_hint(place, format!("unknown runtime `{on}`"), hint);
             }
-            let never = specs.get(on).is_some_and(|spec| spec.restart == RestartRule::Always);
+            let never = by_id.get(on).is_some_and(|read| read.restart == RestartRule::Always);
             if dependency.condition == Condition::Completed && never {
                 let hint = format!("wait for `{on}:ready`, or give it another restart policy");
                 document.fault_with_hint(place, format!("`{on}` is always started again: it never completes"), hint);
@@ -94,10 +95,10 @@ fn dependencies_can_be_met(
         }
     }
     let edges = |id: &RuntimeId| {
-        let spec = specs.get(id);
-        spec.map(|spec| spec.depends_on.iter().map(|dependency| &dependency.on).collect()).unwrap_or_default()
+        let read = by_id.get(id);
+        read.map(|read| read.depends_on.iter().map(|(dependency, _)| &dependency.on).collect()).unwrap_or_default()
     };
-    if let Err(cycle) = sorted(specs.keys().copied(), edges) {
+    if let Err(cycle) = sorted(by_id.keys().copied(), edges) {
         let first = cycle.first().copied();
         let place = forms
             .iter()

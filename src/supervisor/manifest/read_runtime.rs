@@ -11,7 +11,7 @@ use super::super::names::{Accelerator, Condition, ControlName, Preset, Profile, 
 use super::super::publish::{Publish, PublishFault};
 use super::super::schedule::{Schedule, ScheduleFault};
 use super::super::window::{Backoff, MAX_RESTARTS};
-use super::{Budget, Defaults, Dependency, Gpu, GpuChoice, Limits, RuntimeSpec, health, process};
+use super::{Budget, Defaults, Dependency, Gpu, GpuChoice, Limits, Process, RuntimeSpec, health, process};
 
 /// Most items of a list of one runtime.
 const MAX_ITEMS: usize = 128;
@@ -39,16 +39,18 @@ const MAX_GPUS: u64 = 64;
 /// A runtime, and where its parts stand that are compared with those of others.
 #[derive(Debug)]
 pub(super) struct Read {
-    pub(super) spec: RuntimeSpec,
+    /// `None` when a part that it cannot be without is faulty.
+    pub(super) spec: Option<RuntimeSpec>,
+    pub(super) id: Option<RuntimeId>,
+    pub(super) restart: RestartRule,
     pub(super) publish: Vec<Found<Publish>>,
-    /// The places of `spec.depends_on`.
-    pub(super) depends_on: Vec<Place>,
+    pub(super) depends_on: Vec<(Dependency, Place)>,
 }
 
-pub(super) fn read(document: &Document, form: &RuntimeForm, defaults: &Defaults) -> Option<Read> {
+pub(super) fn read(document: &Document, form: &RuntimeForm, defaults: &Defaults) -> Read {
     let id = form.id.as_ref().and_then(|found| id_of(document, found, RuntimeId::parse));
     let persona = form.persona.as_ref().and_then(|found| id_of(document, found, PersonaId::parse));
-    let (depends_on, places) = depends_on(document, form).into_iter().unzip();
+    let depends_on = depends_on(document, form);
     let publish: Vec<Found<Publish>> = bounded(document, &form.publish)
         .iter()
         .filter_map(|found| match found.value.parse() {
@@ -73,40 +75,41 @@ pub(super) fn read(document: &Document, form: &RuntimeForm, defaults: &Defaults)
     let justification = justification(document, form, preset);
     let (restart_max, restart_window, backoff) = restarts(document, form, defaults);
     let process = process::read(document, &form.process);
-    let spec = RuntimeSpec {
-        name: form
-            .name
-            .as_ref()
-            .and_then(|found| plain_text(document, found, MAX_NAME))
-            .unwrap_or_else(|| form.id.as_ref().map(|found| found.value.clone()).unwrap_or_default()),
+    // Read before it is known whether there is a whole: every fault is told at once.
+    let name = form.name.as_ref().and_then(|found| plain_text(document, found, MAX_NAME));
+    let (tags, consent) = (words(document, &form.tags), words(document, &form.consent));
+    let require = require(document, form);
+    let health = form.health.as_ref().and_then(|form| health::read(document, form, defaults));
+    let watchdog = form.watchdog.as_ref().and_then(|found| number(document, found, 1, MAX_WATCHDOG));
+    let (budget, limits) = (budget(document, &form.budget), limits(document, &form.limits));
+    let whole = id.clone().zip(persona).zip(process);
+    let spec = |((id, persona), process): ((RuntimeId, PersonaId), Process)| RuntimeSpec {
+        name: name.unwrap_or_else(|| id.to_string()),
         profile,
         preset,
         justification,
         accelerator,
         auto_start: form.auto_start.as_ref().is_some_and(|found| found.value),
         schedule,
-        depends_on,
-        tags: words(document, &form.tags),
-        consent: words(document, &form.consent),
+        depends_on: depends_on.iter().map(|(dependency, _)| dependency.clone()).collect(),
+        tags,
+        consent,
         publish: publish.iter().map(|found| found.value).collect(),
-        require: require(document, form),
-        health: form.health.as_ref().and_then(|form| health::read(document, form, defaults)),
-        watchdog: form
-            .watchdog
-            .as_ref()
-            .and_then(|found| number(document, found, 1, MAX_WATCHDOG).map(Duration::from_secs)),
+        require,
+        health,
+        watchdog: watchdog.map(Duration::from_secs),
         restart,
         restart_max,
         restart_window,
         backoff,
-        budget: budget(document, &form.budget),
-        limits: limits(document, &form.limits),
+        budget,
+        limits,
         gpu,
-        id: id?,
-        persona: persona?,
-        process: process?,
+        id,
+        persona,
+        process,
     };
-    Some(Read { spec, publish, depends_on: places })
+    Read { spec: whole.map(spec), id, restart, publish, depends_on }
 }
 
 fn id_of<T>(document: &Document, found: &Found<String>, parse: fn(&str) -> Result<T, IdFault>) -> Option<T> {

@@ -94,6 +94,7 @@ fn all_faults_of_a_file_come_together_with_line_key_and_hint() {
 [[runtimes]]
 id = "web"
 persona = "Demo"
+tags = [""]
 preset = "turbo"
 depends_on = ["dbb", "web", "job:done"]
 publish = ["127.0.0.1:8080:80"]
@@ -115,17 +116,23 @@ command = "/bin/true"
 "#;
     let faults = read_text(text).expect_err("faulty");
     let start = |fault: &String| fault.split(": ").take(2).collect::<Vec<_>>().join(": ");
+    let mut sorted = faults.clone();
+    sorted.sort_by_key(|fault| fault.split(':').nth(1).and_then(|line| line.parse::<u64>().ok()));
+    assert_eq!(sorted, faults);
     assert_eq!(
         faults.iter().map(start).collect::<Vec<_>>(),
         [
             "r.toml:4: runtimes[0].persona",
-            "r.toml:5: runtimes[0].preset",
-            "r.toml:6: runtimes[0].depends_on[1]",
-            "r.toml:6: runtimes[0].depends_on[2]",
-            "r.toml:8: runtimes[0].schedule",
-            "r.toml:10: runtimes[0].process.command",
-            "r.toml:11: runtimes[0].process.colour",
-            "r.toml:18: runtimes[2].id",
+            "r.toml:5: runtimes[0].tags[0]",
+            "r.toml:6: runtimes[0].preset",
+            "r.toml:7: runtimes[0].depends_on[1]",
+            "r.toml:7: runtimes[0].depends_on[2]",
+            "r.toml:7: runtimes[0].depends_on[0]",
+            "r.toml:9: runtimes[0].schedule",
+            "r.toml:11: runtimes[0].process.command",
+            "r.toml:12: runtimes[0].process.colour",
+            "r.toml:16: runtimes[1].publish[0]",
+            "r.toml:20: runtimes[2].id",
         ],
         "{faults:#?}"
     );
