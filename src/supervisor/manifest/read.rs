@@ -51,8 +51,9 @@ fn ids_are_unique(document: &Document, runtimes: &[RuntimeForm]) -> BTreeMap<Run
 }
 
 fn addresses_are_free(document: &Document, runtimes: &[Read]) {
+    type Taken<'r> = (&'r Found<Publish>, Option<&'r RuntimeId>);
     // By port: only equal ports can conflict.
-    let mut taken: BTreeMap<u16, Vec<(&Found<Publish>, Option<&RuntimeId>)>> = BTreeMap::new();
+    let mut taken: BTreeMap<u16, Vec<Taken<'_>>> = BTreeMap::new();
     for read in runtimes {
         for found in &read.publish {
             let same_port = taken.entry(found.value.host.port()).or_default();
