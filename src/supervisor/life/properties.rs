@@ -102,6 +102,8 @@ struct World {
     alive: Option<(u64, bool)>,
     /// What is on disk.
     disk: Saved,
+    /// It was quarantined, and nobody restored it since.
+    given_up: bool,
     /// Counted restarts since the last restore.
     restarts: Vec<Timestamp>,
     draws: u64,
@@ -115,6 +117,7 @@ impl World {
             timer: None,
             alive: None,
             disk: Saved::default(),
+            given_up: false,
             restarts: Vec::new(),
             draws: 0x9e37_79b9_7f4a_7c15,
         }
@@ -155,7 +158,7 @@ impl World {
         {
             self.alive = None;
         }
-        let before = self.life.state();
+        self.given_up &= event != Event::Restore;
         let mut draws = self.draws;
         let mut draw = |most: u64| {
             draws = draws.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -165,20 +168,17 @@ impl World {
         self.draws = draws;
         self.life = life;
         for effect in effects {
-            self.perform(effect, event, before, policy)?;
+            self.perform(effect, event, policy)?;
         }
+        self.given_up |= self.life.state() == State::Quarantined;
         self.check()
     }
 
-    fn perform(&mut self, effect: Effect, event: Event, before: State, policy: &Policy) -> Result<(), TestCaseError> {
+    fn perform(&mut self, effect: Effect, event: Event, policy: &Policy) -> Result<(), TestCaseError> {
         match effect {
             Effect::Launch { run, why } => {
                 prop_assert_eq!(self.alive, None, "a launch while a process may live");
-                prop_assert!(
-                    before != State::Quarantined || event == Event::Restore,
-                    "out of a quarantine by {:?}",
-                    event
-                );
+                prop_assert!(!self.given_up, "out of a quarantine by {:?}", event);
                 prop_assert!(!self.disk.quarantined, "a launch with a quarantine on disk");
                 prop_assert_eq!(self.disk.runs, run, "a launch whose number is not on disk");
                 self.alive = Some((run, false));
