@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | 6 | [`daemon`] and the binaries | wiring, signals, reload, systemd notify |
 //! | 5 | [`control`], [`ui`] | what operators touch |
+//! | 3 | [`supervisor`] | runtimes' lives, decided |
 //! | 2 | [`proxy`], [`sandbox`], [`gpu`] | the two halves that do the work, and the GPUs of the host |
 //! | 1 | [`policy`], [`ledger`], [`events`] | decide, record, remember |
 //! | 0 | [`domain`], [`sys`], [`config`] | words and types, the only unsafe code, raw files |
@@ -22,5 +23,6 @@ pub mod ledger;
 pub mod policy;
 pub mod proxy;
 pub mod sandbox;
+pub mod supervisor;
 pub mod sys;
 pub mod ui;

@@ -18,6 +18,7 @@ mod fault;
 mod load;
 pub mod located;
 mod persona;
+mod runtimes;
 mod server;
 mod server_file;
 
@@ -25,6 +26,9 @@ pub use env::Environment;
 pub use fault::{Fault, Faults};
 pub use load::{Loaded, Overrides, load};
 pub use persona::{MAX_PERSONA_FILE, PersonaFile, PortForm, RuleForm, TlsForm, TokenForm};
+pub use runtimes::{
+    BudgetForm, GpuForm, HealthForm, LimitsForm, MAX_MANIFEST, ProcessForm, RestartForm, RuntimeForm, RuntimesFile,
+};
 pub use server::{
     ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, ProxyConfig, ServerConfig,
     TlsListenerConfig,

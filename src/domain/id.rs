@@ -95,6 +95,10 @@ id! {
     /// The name of a rule inside one persona's file.
     RuleId
 }
+id! {
+    /// The name of a runtime: a supervised workload.
+    RuntimeId
+}
 
 #[cfg(test)]
 mod tests {

@@ -17,7 +17,7 @@ pub use address::{AddressClass, SYNTHETIC_V4, classify, embedded_v4, embedded_v4
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampFault};
 pub use denial::{CloseReason, Denial, DenialCode};
 pub use host::{Host, HostFault, HostName, Target, TargetFault};
-pub use id::{IdFault, PersonaId, RuleId};
+pub use id::{IdFault, PersonaId, RuleId, RuntimeId};
 pub use intent::{ClientAddr, EgressIntent, Identity, Method, MethodFault, Scheme, Surface};
 pub use labels::Labels;
 pub use path::{PathFault, decoded_path, normalise_path};

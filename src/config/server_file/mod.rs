@@ -11,7 +11,7 @@ mod keys;
 mod kind;
 mod raw;
 mod reference;
-mod units;
+pub(super) mod units;
 
 #[cfg(test)]
 mod tests;

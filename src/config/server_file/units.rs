@@ -9,13 +9,13 @@ const TIME_UNITS: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m",
 const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// What a time looks like, for hints.
-pub(super) const TIME_FORM: &str = "write one number and one of `ms`, `s`, `m`, `h`, `d`, such as \"10s\"";
+pub(in crate::config) const TIME_FORM: &str = "write one number and one of `ms`, `s`, `m`, `h`, `d`, such as \"10s\"";
 
 /// What a size looks like, for hints.
 pub(super) const SIZE_FORM: &str = "write bytes, or one number and one of `KiB`, `MiB`, `GiB`, such as \"64KiB\"";
 
 /// Reads `500ms`, `10s`, `5m`, `1h`, `30d`. No sign, space or fraction.
-pub(super) fn parse_time(text: &str) -> Option<Duration> {
+pub(in crate::config) fn parse_time(text: &str) -> Option<Duration> {
     scaled(text, &TIME_UNITS).map(Duration::from_millis)
 }
 
