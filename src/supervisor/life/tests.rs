@@ -62,7 +62,7 @@ impl Stage {
             Effect::ArmTimer { timer, after } => Some((*timer, *after)),
             _ => None,
         });
-        armed.last()
+        armed.next_back()
     }
 
     /// Fires the timer that the last event armed, when its time has come.
