@@ -32,13 +32,15 @@ mod refusal;
 mod relay;
 pub mod resolver;
 pub mod tls;
+pub mod transparent;
 mod tunnel;
 mod worker;
 
 pub use flow::{FlowTable, TunnelView};
 pub use gate::Gateway;
 pub use handle::{Handle, PersonaStatus, Status};
-pub use listener::{Inherited, ListenFault, Running, start};
+pub use listener::{Inherited, ListenFault, Running, RuntimeDoors, RuntimeGuard, start};
 pub use metrics::Metrics;
 pub use own::OwnListeners;
 pub use resolver::Resolver;
+pub use transparent::{RuntimeSockets, SyntheticNets};
