@@ -333,7 +333,7 @@ mod tests {
             (good[..good.len() - 1].to_vec(), Some(1)),
             ([&good[..], b"x"].concat(), Some(1)),
             ([&with_edns(good.clone(), 0, b"")[..], b"x"].concat(), Some(1)),
-            (query(&["a".repeat(63); 4].join("."), 1, 1), Some(1)),
+            (query(&vec!["a".repeat(63); 4].join("."), 1, 1), Some(1)),
         ] {
             assert_eq!(refused_with(&message), code, "{message:?}");
         }
