@@ -111,8 +111,8 @@ mod tests {
         let allow = "[[allow]]\nid = \"a\"\nhosts = [\"a.test\", \"*.b.test\"]\nports = [22]\nschemes = [\"tcp\"]\n";
         let deny = |rest: &str| format!("{allow}[[deny]]\nid = \"d\"\nhosts = [\"a.test\"]\n{rest}");
         let old = "[[allow]]\nid = \"o\"\nhosts = [\"a.test\"]\nexpires_at = \"2020-01-01T00:00:00Z\"\n";
-        let doh = "[[allow]]\nid = \"w\"\nhosts = [\"*.google\"]\n";
-        let exact = "[[allow]]\nid = \"w\"\nhosts = [\"dns.google\"]\n";
+        let doh = "[[allow]]\nid = \"w\"\nhosts = [\"*.quad9.net\"]\n";
+        let exact = "[[allow]]\nid = \"w\"\nhosts = [\"dns.quad9.net\"]\n";
         for (text, name, code) in [
             (allow, "a.test", None),
             (allow, "x.b.test", None),
@@ -122,8 +122,8 @@ mod tests {
             (&deny("ports = [80]\n"), "a.test", None),
             (&deny("schemes = [\"http\"]\nmethods = [\"POST\"]\n"), "a.test", None),
             (old, "a.test", Some(DenialCode::LeaseExpired)),
-            (doh, "dns.google", Some(DenialCode::DnsGuard)),
-            (exact, "dns.google", None),
+            (doh, "dns.quad9.net", Some(DenialCode::DnsGuard)),
+            (exact, "dns.quad9.net", None),
             ("posture = \"public\"\n", "any.test", None),
             ("posture = \"public\"\n", "dns.google", Some(DenialCode::DnsGuard)),
             ("posture = \"off\"\n", "any.test", Some(DenialCode::PostureOff)),

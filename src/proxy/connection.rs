@@ -60,16 +60,26 @@ pub(super) async fn serve(
     connection.run().await
 }
 
-/// Serves one connection whose client takes it for one to `target` itself: requests are in origin-form, and
+/// What is known of a connection to a target of its own.
+pub(super) struct Fixed {
+    /// The only target that requests may have.
+    pub target: Target,
+    /// The persona whose connection it is counted as.
+    pub counted: (PersonaId, Held),
+}
+
+/// Serves one connection whose client takes it for one to its target itself: requests are in origin-form, and
 /// whatever they say of their host must agree with it. `Some` when it has become a tunnel.
 pub(super) async fn serve_origin(
     gateway: Arc<Gateway>,
     pool: Arc<Pool>,
     client: ClientStream,
     peer: Peer,
-    target: Target,
+    fixed: Fixed,
 ) -> Option<Box<Tunnel>> {
-    let connection = Connection { gateway, pool, client: Wire::new(client), peer, fixed: Some(target), counted: None };
+    let Fixed { target, counted } = fixed;
+    let connection =
+        Connection { gateway, pool, client: Wire::new(client), peer, fixed: Some(target), counted: Some(counted) };
     connection.run().await
 }
 

@@ -11,7 +11,7 @@ use super::{InUse, Runtime};
 use crate::domain::{ClientAddr, Denial, DenialCode, EgressIntent, Host, Identity, Labels, Scheme, Surface, Target};
 use crate::policy::{Decision, Snapshot, TlsAnswer};
 use crate::proxy::client::ClientStream;
-use crate::proxy::connection;
+use crate::proxy::connection::{self, Fixed};
 use crate::proxy::gate::{About, Gateway};
 use crate::proxy::identify::{Evidence, Peer};
 use crate::proxy::pool::Pool;
@@ -23,7 +23,7 @@ const HANDSHAKE: u8 = 22;
 
 /// A tunnel, and what keeps its name's address while it is open.
 #[derive(Debug)]
-pub(in crate::proxy) struct Held {
+pub(in crate::proxy) struct Open {
     /// The tunnel.
     pub tunnel: Box<Tunnel>,
     _name: InUse,
@@ -47,7 +47,7 @@ pub(in crate::proxy) async fn serve(
     stream: TcpStream,
     from: SocketAddr,
     runtime: Arc<Runtime>,
-) -> Option<Held> {
+) -> Option<Open> {
     let addr = stream.local_addr().ok()?;
     let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
     let opened = runtime.names().open(addr.ip());
@@ -66,6 +66,16 @@ pub(in crate::proxy) async fn serve(
         path: None,
         labels: Labels::default(),
     };
+    // Before anything is waited for: a connection that stays silent counts too.
+    let limit = gateway.policy.load().persona(&intent.persona).and_then(|persona| persona.limits().connections);
+    let counted = match gateway.count_connection(&intent.persona, limit) {
+        Ok(counted) => counted,
+        Err(denial) => {
+            // Recorded; the reset is the answer.
+            let _ = gateway.refuse(&intent, denial);
+            return reset(&stream);
+        }
+    };
     let manner = manner(&gateway.policy.load(), &intent, gateway.clock.now());
     let forward = match manner {
         Manner::Tunnel => false,
@@ -77,18 +87,10 @@ pub(in crate::proxy) async fn serve(
     };
     if forward {
         let peer = Peer { addr: intent.client, evidence: Evidence::Namespace(intent.persona) };
-        let served = connection::serve_origin(gateway, pool, ClientStream::Tcp(stream), peer, intent.target).await;
-        return served.map(|tunnel| Held { tunnel, _name: in_use });
+        let fixed = Fixed { target: intent.target, counted: (in_use.runtime.persona.clone(), counted) };
+        let served = connection::serve_origin(gateway, pool, ClientStream::Tcp(stream), peer, fixed).await;
+        return served.map(|tunnel| Open { tunnel, _name: in_use });
     }
-    let limit = gateway.policy.load().persona(&intent.persona).and_then(|persona| persona.limits().connections);
-    let counted = match gateway.count_connection(&intent.persona, limit) {
-        Ok(counted) => counted,
-        Err(denial) => {
-            // Recorded; the reset is the answer.
-            let _ = gateway.refuse(&intent, denial);
-            return reset(&stream);
-        }
-    };
     // A refusal was recorded where it was made; the reset is the answer.
     let Ok(cleared) = gateway.authorize(intent).await else { return reset(&stream) };
     let client = ClientStream::Tcp(stream);
@@ -98,7 +100,7 @@ pub(in crate::proxy) async fn serve(
         Err(_) => return None,
     };
     tunnel.connection = Some(counted);
-    Some(Held { tunnel, _name: in_use })
+    Some(Open { tunnel, _name: in_use })
 }
 
 /// Makes the coming close a reset, so that the program fails at once and does not take silence for an end.

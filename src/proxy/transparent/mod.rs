@@ -55,8 +55,8 @@ pub struct RuntimeSockets {
 impl RuntimeSockets {
     /// The executor needs sockets that never block.
     pub(super) fn set_nonblocking(&self) -> io::Result<()> {
-        let listeners = self.proxy.iter().chain(&self.dns_tcp).chain(&self.transparent);
-        listeners.map(|listener| listener.set_nonblocking(true)).collect::<io::Result<()>>()?;
+        let mut listeners = self.proxy.iter().chain(&self.dns_tcp).chain(&self.transparent);
+        listeners.try_for_each(|listener| listener.set_nonblocking(true))?;
         self.dns_udp.iter().try_for_each(|socket| socket.set_nonblocking(true))
     }
 }
