@@ -29,6 +29,8 @@ use crate::{AGENT, rule};
 const A: u16 = 1;
 const AAAA: u16 = 28;
 const HTTPS: u16 = 65;
+/// An address of loopback that no other test binds, so that an origin's port is free there.
+const RESOLVER: &str = "127.102.0.1";
 
 /// A gateway with one runtime, whose synthetic addresses are loopback ones.
 struct Stage {
@@ -46,15 +48,13 @@ fn nets() -> SyntheticNets {
 
 /// Sockets at the first two synthetic addresses on `port`, and at one that is none.
 fn sockets(port: u16) -> RuntimeSockets {
-    let dns_udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let dns_tcp = TcpListener::bind(dns_udp.local_addr().unwrap()).unwrap();
     let bind = |ip: &str| TcpListener::bind((ip, port)).unwrap();
     RuntimeSockets {
         persona: PersonaId::parse(AGENT).unwrap(),
         nets: nets(),
         proxy: None,
-        dns_udp: Some(dns_udp),
-        dns_tcp: Some(dns_tcp),
+        dns_udp: Some(UdpSocket::bind((RESOLVER, port)).unwrap()),
+        dns_tcp: Some(bind(RESOLVER)),
         transparent: ["127.100.0.1", "127.100.0.2", "127.101.0.1"].map(bind).into(),
     }
 }
