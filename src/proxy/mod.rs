@@ -9,6 +9,8 @@
 //!                                                           └ ledger: Receipt
 //! ```
 //!
+//! Programs that know of no proxy come through [`transparent`], and meet the others at `identify` or the gate.
+//!
 //! It refuses to: dial without a vetted address and a ledger record; look up a name that is not allowed;
 //! pass on a message that two readers could read differently; intercept TLS.
 

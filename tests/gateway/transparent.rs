@@ -236,6 +236,33 @@ fn an_allowed_name_has_addresses_and_nothing_else() {
 }
 
 #[test]
+fn a_flood_of_denied_names_does_not_flood_the_ledger() {
+    let origin = Origin::echo();
+    let stage = Stage::new(&tcp(&origin), origin.port());
+    let start = std::time::Instant::now();
+    let codes: Vec<u8> = (0..1000).map(|number| stage.ask(&format!("secret-{number}.evil.test"), A).0).collect();
+    let seconds = usize::try_from(start.elapsed().as_secs()).unwrap() + 2;
+    let recorded = codes.iter().filter(|code| **code == 3).count();
+    assert!(codes.iter().all(|code| matches!(code, 2 | 3)), "no name exists");
+    assert_eq!(stage.denials().len(), recorded, "what is said not to exist is recorded");
+    assert!(recorded <= 128 * seconds, "{recorded} in {seconds} s");
+    assert_eq!(stage.ask("origin.test", A).0, 0, "and allowed names go on");
+    assert_eq!(stage.upstream.asked().len(), 0);
+}
+
+#[test]
+fn a_persona_at_its_bound_of_connections_is_reset_even_while_it_stays_silent() {
+    let origin = Origin::http();
+    let rules = rule("origin", "origin.test", origin.port(), "\"https\", \"http\"", "");
+    let stage = Stage::new(&format!("limits = {{ connections = 2 }}\n{rules}"), origin.port());
+    let (_, address) = stage.ask("origin.test", A);
+    let silent = [0; 2].map(|_| stage.connect("origin.test", origin.port()));
+    assert!(resets(address.unwrap(), origin.port()));
+    assert_eq!(stage.denials(), ["overloaded"]);
+    drop(silent);
+}
+
+#[test]
 fn the_resolver_answers_by_tcp_too() {
     let origin = Origin::echo();
     let stage = Stage::new(&tcp(&origin), origin.port());
