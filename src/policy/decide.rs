@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use crate::domain::{Denial, DenialCode, EgressIntent, Host, Scheme, Surface, Timestamp, classify};
+use crate::domain::{Denial, DenialCode, EgressIntent, Host, PersonaId, Scheme, Surface, Timestamp, classify};
 
 use super::grant::{Decision, Grant, GrantedBy};
 use super::guard;
@@ -26,12 +26,10 @@ impl Snapshot {
     /// Resolved addresses are judged later, by [`Grant::vet`]; budgets by [`Usage`](super::Usage).
     pub fn decide(&self, intent: &EgressIntent, now: Timestamp) -> Decision {
         let Some(persona) = self.persona(&intent.persona) else {
-            let detail = format!("there is no persona `{}`", intent.persona);
-            return Decision::Deny(Denial::new(DenialCode::UnknownPersona, detail));
+            return Decision::Deny(unknown_persona(&intent.persona));
         };
         if persona.posture == Posture::Off {
-            let detail = format!("the posture of `{}` is off: nothing leaves", persona.id);
-            return Decision::Deny(Denial::new(DenialCode::PostureOff, detail));
+            return Decision::Deny(posture_off(persona));
         }
         let ask = Ask::of(intent, now);
         let terms = match judge(persona, &self.settings, intent, &ask) {
@@ -193,7 +191,7 @@ fn near_miss(persona: &Persona, index: u32, miss: Miss, intent: &EgressIntent, d
     Denial::new(code, detail).by(rule.id.clone())
 }
 
-fn not_named(persona: &Persona, host: &Host) -> Denial {
+pub(super) fn not_named(persona: &Persona, host: &Host) -> Denial {
     match host {
         Host::Name(name) => {
             let detail = format!("`{name}` is not on the allowlist of `{}`", persona.id);
@@ -213,6 +211,15 @@ fn literal(host: &Host) -> Denial {
 fn special(host: &Host, class: impl Display) -> Denial {
     let detail = format!("`{host}` is not a public address ({class}) and no rule opens it");
     Denial::new(DenialCode::SpecialAddress, detail)
+}
+
+pub(super) fn unknown_persona(id: &PersonaId) -> Denial {
+    Denial::new(DenialCode::UnknownPersona, format!("there is no persona `{id}`"))
+}
+
+pub(super) fn posture_off(persona: &Persona) -> Denial {
+    let detail = format!("the posture of `{}` is off: nothing leaves", persona.id);
+    Denial::new(DenialCode::PostureOff, detail)
 }
 
 /// The denial of `target` by a deny rule.

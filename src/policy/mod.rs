@@ -26,6 +26,7 @@ mod path;
 mod pattern;
 mod persona;
 mod ports;
+mod reach;
 mod read_persona;
 mod read_rule;
 mod rule;

@@ -27,7 +27,8 @@ use super::identify::{Peer, identify};
 use super::metrics::Held;
 use super::pool::Pool;
 use super::refusal::Refusal;
-use super::tunnel::{self, Tunnel};
+use super::transparent::origin_form;
+use super::tunnel::{self, Greeting, Tunnel};
 use crate::domain::{Denial, DenialCode, EgressIntent, Identity, Labels, Method, PersonaId, Surface, Target};
 
 /// Bytes read at once while a head is awaited: nearly every head fits.
@@ -55,7 +56,30 @@ pub(super) async fn serve(
     client: ClientStream,
     peer: Peer,
 ) -> Option<Box<Tunnel>> {
-    let connection = Connection { gateway, pool, client: Wire::new(client), peer, counted: None };
+    let connection = Connection { gateway, pool, client: Wire::new(client), peer, fixed: None, counted: None };
+    connection.run().await
+}
+
+/// What is known of a connection to a target of its own.
+pub(super) struct Fixed {
+    /// The only target that requests may have.
+    pub target: Target,
+    /// The persona whose connection it is counted as.
+    pub counted: (PersonaId, Held),
+}
+
+/// Serves one connection whose client takes it for one to its target itself: requests are in origin-form, and
+/// whatever they say of their host must agree with it. `Some` when it has become a tunnel.
+pub(super) async fn serve_origin(
+    gateway: Arc<Gateway>,
+    pool: Arc<Pool>,
+    client: ClientStream,
+    peer: Peer,
+    fixed: Fixed,
+) -> Option<Box<Tunnel>> {
+    let Fixed { target, counted } = fixed;
+    let connection =
+        Connection { gateway, pool, client: Wire::new(client), peer, fixed: Some(target), counted: Some(counted) };
     connection.run().await
 }
 
@@ -64,6 +88,8 @@ struct Connection {
     pool: Arc<Pool>,
     client: Wire<ClientStream>,
     peer: Peer,
+    /// The only target that requests may have, when the connection itself named it.
+    fixed: Option<Target>,
     /// The persona whose connection this is counted as.
     counted: Option<(PersonaId, Held)>,
 }
@@ -99,7 +125,7 @@ impl Connection {
             Last::Upgraded(switched) => Box::new(switched.with(self.client.stream)),
             Last::Connect(cleared) => {
                 let early = self.client.inbox.to_vec();
-                match tunnel::open(&self.gateway, self.client.stream, cleared, early).await {
+                match tunnel::open(&self.gateway, self.client.stream, cleared, early, Greeting::Connected).await {
                     Ok(tunnel) => tunnel?,
                     Err((client, refusal)) => {
                         end_with(&mut Wire::new(client).stream, &refusal, HeadOnly(false)).await;
@@ -189,7 +215,11 @@ impl Connection {
 
     fn take_head(&mut self, length: usize) -> Result<RequestHead, NoHead> {
         let raw = self.client.inbox.split_to(length).freeze();
-        RequestHead::parse(raw).map_err(NoHead::Fault)
+        match &self.fixed {
+            None => RequestHead::parse(raw),
+            Some(target) => origin_form::parse(&raw, target),
+        }
+        .map_err(NoHead::Fault)
     }
 
     /// A record and an answer for something that is no request.
@@ -274,18 +304,9 @@ impl Connection {
         if self.counted.as_ref().is_some_and(|(counted, _)| counted == persona) {
             return Ok(());
         }
-        let limit = limit.unwrap_or(self.gateway.limits.connections_per_persona);
-        let stats = self.gateway.metrics.persona(persona);
-        match Held::take(&stats, |stats| &stats.connections, limit) {
-            Some(held) => {
-                self.counted = Some((persona.clone(), held));
-                Ok(())
-            }
-            None => Err(Denial::new(
-                DenialCode::Overloaded,
-                format!("persona `{persona}` has {limit} connections open, its bound"),
-            )),
-        }
+        let held = self.gateway.count_connection(persona, limit)?;
+        self.counted = Some((persona.clone(), held));
+        Ok(())
     }
 
     async fn pass(

@@ -192,6 +192,18 @@ impl Gateway {
         Ok(Cleared { permit: DialPermit { addresses }, receipt, flow, tls: grant.tls(), held })
     }
 
+    /// Counts one more client connection of `persona`, which may have `limit` (or the server's own bound).
+    ///
+    /// # Errors
+    /// `overloaded`, not recorded yet.
+    pub(super) fn count_connection(&self, persona: &PersonaId, limit: Option<usize>) -> Result<Held, Denial> {
+        let limit = limit.unwrap_or(self.limits.connections_per_persona);
+        let stats = self.metrics.persona(persona);
+        Held::take(&stats, |stats| &stats.connections, limit).ok_or_else(|| {
+            Denial::new(DenialCode::Overloaded, format!("persona `{persona}` has {limit} connections open, its bound"))
+        })
+    }
+
     /// Tells of a host or a scheme that the persona uses for the first time.
     fn tell_first(&self, intent: &EgressIntent, scheme: Scheme, decision: u64) {
         let host = &intent.target.host;
@@ -364,7 +376,8 @@ impl<'a> About<'a> {
         // What a refused tunnel would have carried is not known: ports are no proof.
         record.scheme = (self.surface == Some(Surface::Forward)).then_some(Scheme::Http);
         record.host = host;
-        record.port = self.target.map(|target| target.port);
+        // A look-up has no port yet.
+        record.port = self.target.map(|target| target.port).filter(|port| *port != 0);
         record.method = self.method;
         record.path = self.path;
         record

@@ -4,17 +4,21 @@
 //! and dies on one thread. A Unix or inherited socket is one queue that all workers accept from.
 
 use std::io;
+use std::net::UdpSocket as StdUdpSocket;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{debug, error};
 
 use super::gate::Gateway;
 use super::tls::ReloadableAcceptor;
+use super::transparent::{Runtime, RuntimeSockets};
 use super::worker::Worker;
 use crate::config::ProxyConfig;
 use crate::domain::PersonaId;
@@ -55,6 +59,58 @@ pub struct Inherited {
     pub unix: Vec<StdUnixListener>,
     /// Listeners inside network namespaces that belong to one persona each: whoever connects there is it.
     pub namespaces: Vec<(PersonaId, StdTcpListener)>,
+    /// Sockets of runtimes that are there from the start. [`Running::runtimes`] takes those that come later.
+    pub runtimes: Vec<RuntimeSockets>,
+}
+
+/// Runtimes that were handed to one worker and that it has not taken up yet. It takes them at once unless it is
+/// stuck, and a launch is better refused then.
+const RUNTIME_QUEUE: usize = 256;
+
+/// The sockets of one runtime on their way to a worker.
+pub(super) struct Delivery {
+    pub(super) doors: Vec<Door>,
+    pub(super) datagrams: Option<(StdUdpSocket, Arc<Runtime>)>,
+    pub(super) stop: CancellationToken,
+}
+
+/// Hands the sockets of runtimes to the running proxy; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct RuntimeDoors {
+    workers: Arc<[mpsc::Sender<Delivery>]>,
+    next: Arc<AtomicUsize>,
+    stop: CancellationToken,
+}
+
+/// While this is held, the proxy answers on the sockets of one runtime. Connections that are open when it is
+/// dropped end with their clients, or with the proxy.
+#[derive(Debug)]
+pub struct RuntimeGuard {
+    _stop: DropGuard,
+}
+
+impl RuntimeDoors {
+    /// Answers on `sockets` from now on. All sockets of one runtime live on one worker, so two hundred runtimes do
+    /// not need a descriptor per worker each.
+    ///
+    /// # Errors
+    /// When a socket cannot be made non-blocking, or the proxy is stopping or stuck.
+    pub fn attend(&self, sockets: RuntimeSockets) -> io::Result<RuntimeGuard> {
+        sockets.set_nonblocking()?;
+        let RuntimeSockets { persona, nets, proxy, dns_udp, dns_tcp, transparent } = sockets;
+        let runtime = Arc::new(Runtime::new(persona, nets));
+        let proxy = proxy.map(|listener| Door::Namespace(listener, runtime.persona.clone()));
+        let resolver = dns_tcp.map(|listener| Door::Resolver(listener, Arc::clone(&runtime)));
+        let transparent = transparent.into_iter().map(|listener| Door::Transparent(listener, Arc::clone(&runtime)));
+        let doors = proxy.into_iter().chain(resolver).chain(transparent).collect();
+        let datagrams = dns_udp.map(|socket| (socket, Arc::clone(&runtime)));
+        let stop = self.stop.child_token();
+        let worker = &self.workers[self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len()];
+        worker
+            .try_send(Delivery { doors, datagrams, stop: stop.clone() })
+            .map_err(|_| io::Error::other("the proxy takes no more runtimes"))?;
+        Ok(RuntimeGuard { _stop: stop.drop_guard() })
+    }
 }
 
 /// What one worker accepts on.
@@ -63,6 +119,10 @@ pub(super) enum Door {
     Tls(StdTcpListener, Arc<ReloadableAcceptor>),
     Unix(StdUnixListener),
     Namespace(StdTcpListener, PersonaId),
+    /// The synthetic addresses of a runtime.
+    Transparent(StdTcpListener, Arc<Runtime>),
+    /// The resolver of a runtime, by TCP.
+    Resolver(StdTcpListener, Arc<Runtime>),
 }
 
 /// The running proxy.
@@ -75,6 +135,8 @@ pub struct Running {
     /// Where it listens.
     pub addresses: Vec<SocketAddr>,
     unix_socket: Option<PathBuf>,
+    runtimes: RuntimeDoors,
+    _from_the_start: Vec<RuntimeGuard>,
 }
 
 /// Binds every listener and starts the workers.
@@ -124,16 +186,29 @@ pub fn start(
         gateway.own.add(*addr);
     }
     let stop = CancellationToken::new();
+    let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(RUNTIME_QUEUE)).unzip();
+    let runtimes = RuntimeDoors { workers: senders.into(), next: Arc::default(), stop: stop.clone() };
+    let from_the_start = inherited.runtimes.into_iter().map(|sockets| runtimes.attend(sockets));
+    let from_the_start = from_the_start.collect::<io::Result<Vec<_>>>().map_err(ListenFault::Worker)?;
     let mut workers = Vec::with_capacity(count);
-    for (index, doors) in doors.into_iter().enumerate() {
-        let worker = Worker { gateway: Arc::clone(gateway), stop: stop.clone(), drain: config.drain };
+    for (index, (doors, inbox)) in doors.into_iter().zip(inboxes).enumerate() {
+        let worker = Worker { gateway: Arc::clone(gateway), stop: stop.clone(), drain: config.drain, inbox };
         let thread = std::thread::Builder::new()
             .name(format!("arw-proxy-{index}"))
             .spawn(move || worker.run(doors))
             .map_err(ListenFault::Worker)?;
         workers.push(thread);
     }
-    Ok(Running { workers, stop, gateway: Arc::clone(gateway), drain: config.drain, addresses, unix_socket })
+    Ok(Running {
+        workers,
+        stop,
+        gateway: Arc::clone(gateway),
+        drain: config.drain,
+        addresses,
+        unix_socket,
+        runtimes,
+        _from_the_start: from_the_start,
+    })
 }
 
 /// One socket per worker on the same address. The first is opened without `SO_REUSEPORT` and closed again:
@@ -185,6 +260,11 @@ fn open_unix(path: &Path) -> io::Result<StdUnixListener> {
 }
 
 impl Running {
+    /// Where the sockets of runtimes that start later are handed over.
+    pub fn runtimes(&self) -> RuntimeDoors {
+        self.runtimes.clone()
+    }
+
     /// Stops accepting, lets open flows end within the drain time, cuts the rest, and waits for the workers.
     /// Blocks; call it from a thread that may.
     pub fn stop(self) {

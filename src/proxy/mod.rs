@@ -9,6 +9,8 @@
 //!                                                           └ ledger: Receipt
 //! ```
 //!
+//! Programs that know of no proxy come through [`transparent`], and meet the others at `identify` or the gate.
+//!
 //! It refuses to: dial without a vetted address and a ledger record; look up a name that is not allowed;
 //! pass on a message that two readers could read differently; intercept TLS.
 
@@ -32,13 +34,15 @@ mod refusal;
 mod relay;
 pub mod resolver;
 pub mod tls;
+pub mod transparent;
 mod tunnel;
 mod worker;
 
 pub use flow::{FlowTable, TunnelView};
 pub use gate::Gateway;
 pub use handle::{Handle, PersonaStatus, Status};
-pub use listener::{Inherited, ListenFault, Running, start};
+pub use listener::{Inherited, ListenFault, Running, RuntimeDoors, RuntimeGuard, start};
 pub use metrics::Metrics;
 pub use own::OwnListeners;
 pub use resolver::Resolver;
+pub use transparent::{RuntimeSockets, SyntheticNets};

@@ -38,6 +38,15 @@ pub(super) struct Tunnel {
     pub(super) connection: Option<Held>,
 }
 
+/// What a client hears when its tunnel is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Greeting {
+    /// The answer to `CONNECT`.
+    Connected,
+    /// Nothing: it does not know of the tunnel.
+    None,
+}
+
 /// Writes the close record, however the flow ends.
 #[derive(Debug)]
 pub(super) struct Ending {
@@ -115,6 +124,7 @@ pub(super) async fn open(
     mut client: ClientStream,
     cleared: Cleared,
     early: Vec<u8>,
+    greeting: Greeting,
 ) -> Result<Option<Box<Tunnel>>, (ClientStream, Refusal)> {
     let Cleared { permit, receipt, flow, tls, held } = cleared;
     let mut ending = Ending::new(gateway, flow, held);
@@ -149,8 +159,10 @@ pub(super) async fn open(
         biased;
         reason = flow.cut_off() => Err(reason),
         passed = async {
-            client.write_all(answer.as_bytes()).await.map_err(|_| CloseReason::ClientClosed)?;
-            client.flush().await.map_err(|_| CloseReason::ClientClosed)?;
+            if greeting == Greeting::Connected {
+                client.write_all(answer.as_bytes()).await.map_err(|_| CloseReason::ClientClosed)?;
+                client.flush().await.map_err(|_| CloseReason::ClientClosed)?;
+            }
             first_bytes(gateway, &mut client, &mut upstream, &mut ending, tls, early).await
         } => passed,
     };

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,9 +19,10 @@ use super::client::ClientStream;
 use super::connection::serve;
 use super::gate::Gateway;
 use super::identify::{Evidence, Peer};
-use super::listener::Door;
+use super::listener::{Delivery, Door};
 use super::pool::Pool;
 use super::tls::ReloadableAcceptor;
+use super::transparent::{self, Runtime};
 use crate::domain::{ClientAddr, CloseReason, PersonaId};
 use crate::sys;
 
@@ -40,6 +43,8 @@ pub(super) struct Worker {
     pub(super) gateway: Arc<Gateway>,
     pub(super) stop: CancellationToken,
     pub(super) drain: Duration,
+    /// Runtimes that start while it runs.
+    pub(super) inbox: mpsc::Receiver<Delivery>,
 }
 
 impl Worker {
@@ -54,26 +59,20 @@ impl Worker {
         executor.block_on(self.accept_all(doors));
     }
 
-    async fn accept_all(self, doors: Vec<Door>) {
+    async fn accept_all(mut self, doors: Vec<Door>) {
         let tasks = TaskTracker::new();
         let limits = &self.gateway.limits;
         let pool = Arc::new(Pool::new(limits.pool_per_host, limits.pool_idle_time));
         let shop = Arc::new(Shop { gateway: Arc::clone(&self.gateway), pool: Arc::clone(&pool), tasks: tasks.clone() });
-        let mut loops = tokio::task::JoinSet::new();
-        for door in doors {
-            let (shop, stop) = (Arc::clone(&shop), self.stop.clone());
-            loops.spawn(async move {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    fault = shop.attend(door) => error!(error = %fault, "a proxy listener failed"),
-                }
-            });
-        }
+        let mut loops = JoinSet::new();
+        shop.take_up(&mut loops, Delivery { doors, datagrams: None, stop: self.stop.clone() });
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 _ = sweep.tick() => pool.sweep(),
+                Some(delivery) = self.inbox.recv() => shop.take_up(&mut loops, delivery),
+                Some(_) = loops.join_next() => {}
             }
         }
         while loops.join_next().await.is_some() {}
@@ -93,12 +92,16 @@ enum Listening {
     Tls(TcpListener, Arc<ReloadableAcceptor>),
     Unix(UnixListener),
     Namespace(TcpListener, PersonaId),
+    Transparent(TcpListener, Arc<Runtime>),
+    Resolver(TcpListener, Arc<Runtime>),
 }
 
 /// A connection that was just accepted.
 enum Incoming {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
+    /// By somebody who does not know that there is a proxy.
+    Bare(TcpStream, SocketAddr),
 }
 
 impl Listening {
@@ -108,6 +111,8 @@ impl Listening {
             Door::Tls(listener, acceptor) => Self::Tls(TcpListener::from_std(listener)?, acceptor),
             Door::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
             Door::Namespace(listener, persona) => Self::Namespace(TcpListener::from_std(listener)?, persona),
+            Door::Transparent(listener, runtime) => Self::Transparent(TcpListener::from_std(listener)?, runtime),
+            Door::Resolver(listener, runtime) => Self::Resolver(TcpListener::from_std(listener)?, runtime),
         })
     }
 
@@ -116,6 +121,10 @@ impl Listening {
             Self::Tcp(listener) | Self::Tls(listener, _) | Self::Namespace(listener, _) => {
                 let (stream, addr) = listener.accept().await?;
                 Ok(Incoming::Tcp(stream, addr))
+            }
+            Self::Transparent(listener, _) | Self::Resolver(listener, _) => {
+                let (stream, addr) = listener.accept().await?;
+                Ok(Incoming::Bare(stream, addr))
             }
             Self::Unix(listener) => Ok(Incoming::Unix(listener.accept().await?.0)),
         }
@@ -138,6 +147,8 @@ impl Incoming {
                 let _ = stream.try_write(FULL);
                 socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Write)
             }
+            // It would not understand the words, but a reset.
+            Self::Bare(stream, _) => sys::socket::set_linger_zero(stream),
         };
     }
 }
@@ -150,6 +161,35 @@ struct Shop {
 }
 
 impl Shop {
+    /// Spawns one accept loop per door.
+    fn take_up(self: &Arc<Self>, loops: &mut JoinSet<()>, delivery: Delivery) {
+        let Delivery { doors, datagrams, stop } = delivery;
+        for door in doors {
+            let (shop, stop) = (Arc::clone(self), stop.clone());
+            loops.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    fault = shop.attend(door) => error!(error = %fault, "a proxy listener failed"),
+                }
+            });
+        }
+        if let Some((socket, runtime)) = datagrams {
+            let gateway = Arc::clone(&self.gateway);
+            loops.spawn(async move {
+                let served = async {
+                    match UdpSocket::from_std(socket) {
+                        Ok(socket) => transparent::serve_udp(gateway, runtime, socket).await,
+                        Err(fault) => fault,
+                    }
+                };
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    fault = served => error!(error = %fault, "the resolver of a runtime failed"),
+                }
+            });
+        }
+    }
+
     /// Accepts until the listener itself fails.
     async fn attend(&self, door: Door) -> io::Error {
         let listening = match Listening::register(door) {
@@ -195,6 +235,17 @@ impl Shop {
                 let peer = Peer { addr: ClientAddr::Tcp(addr), evidence };
                 self.serve(ClientStream::Tcp(stream), peer, guest);
             }
+            (Incoming::Bare(stream, addr), Listening::Transparent(_, runtime)) => {
+                self.serve_transparent(stream, addr, Arc::clone(runtime), guest);
+            }
+            (Incoming::Bare(stream, addr), Listening::Resolver(_, runtime)) => {
+                let served = transparent::serve_stream(Arc::clone(&self.gateway), Arc::clone(runtime), stream, addr);
+                self.tasks.spawn(async move {
+                    served.await;
+                    drop(guest);
+                });
+            }
+            (Incoming::Bare(..), _) => {}
             (Incoming::Unix(stream), _) => match unix_peer(&stream) {
                 Ok(peer) => self.serve(ClientStream::Unix(stream), peer, guest),
                 Err(fault) => warn!(error = %fault, "a Unix peer has no credentials"),
@@ -220,6 +271,16 @@ impl Shop {
             // Boxed, so that an open tunnel does not keep the room that parsing and dialling needed.
             if let Some(mut tunnel) = Box::pin(serve(gateway, pool, client, peer)).await {
                 tunnel.run().await;
+            }
+            drop(guest);
+        });
+    }
+
+    fn serve_transparent(&self, stream: TcpStream, addr: SocketAddr, runtime: Arc<Runtime>, guest: Guest) {
+        let (gateway, pool) = (Arc::clone(&self.gateway), Arc::clone(&self.pool));
+        self.tasks.spawn(async move {
+            if let Some(mut held) = Box::pin(transparent::serve(gateway, pool, stream, addr, runtime)).await {
+                held.tunnel.run().await;
             }
             drop(guest);
         });

@@ -12,6 +12,7 @@ use arw::policy::{PolicySettings, Snapshot};
 use arw::proxy::body::{BodyReader, Step};
 use arw::proxy::first_flight::{MAX_FLIGHT, Verdict, inspect};
 use arw::proxy::head::{Framing, RequestHead, RequestTarget, ResponseHead, head_length};
+use arw::proxy::transparent::message::{Code, Query, Unread};
 use bytes::{Bytes, BytesMut};
 
 /// A parser under test.
@@ -42,6 +43,23 @@ pub(crate) const TARGETS: &[Target] = &[
             b"\x00\x00",
             b"\xff\xff",
             b"example",
+        ],
+    },
+    Target {
+        name: "dns_query",
+        run: dns_query,
+        words: &[
+            b"\x00\x01\x00\x00\x00\x00\x00\x00",
+            b"\x00\x01\x00\x00\x00\x00\x00\x01",
+            b"\x00\x01\x00\x01",
+            b"\x00\x1c\x00\x01",
+            b"\x00\x41\x00\x01",
+            b"\x00\x00\x29\x04\xd0\x00\x00\x80\x00\x00\x00",
+            b"\xc0\x0c",
+            b"\x01a\x04test\x00",
+            b"\x3f",
+            b"\x80\x00",
+            b"\x01\x00",
         ],
     },
     Target {
@@ -257,6 +275,39 @@ fn request_head(data: &[u8]) {
         assert!(wire.starts_with('/') || wire == "*");
         assert!(!path.split('/').any(|segment| segment == ".." || segment == "."));
     }
+}
+
+/// An answer belongs to its query, is not much longer, and is no query itself.
+fn dns_query(data: &[u8]) {
+    match Query::parse(data) {
+        Err(Unread::Ignore) => assert!(data.len() < 12 || data[2] & 0x80 != 0, "a readable header is answered"),
+        Err(Unread::Answer(header)) => {
+            assert_eq!(header[..2], data[..2]);
+            assert!(header[2] & 0x80 != 0 && header[3] & 0x0f != 0 && header[4..] == [0; 8]);
+        }
+        Ok(query) => {
+            if let Some(host) = query.host() {
+                assert!(host.len() <= 253 && !host.contains(&0) && !host.windows(2).any(|two| two == b".."));
+                assert_eq!(host.iter().filter(|byte| **byte == b'.').count() + 2, labels(&data[12..]), "one name");
+            }
+            for (code, address) in [(Code::NxDomain, None), (Code::NoError, Some([0; 16].into()))] {
+                let answer = query.answer(code, address);
+                assert!(answer.len() <= data.len() + 28, "no amplification");
+                assert_eq!(answer[..2], data[..2]);
+                assert_eq!(Query::parse(&answer), Err(Unread::Ignore), "nothing to answer in turn");
+            }
+        }
+    }
+}
+
+/// Length bytes of the name at the front of `data`, the last one included.
+fn labels(data: &[u8]) -> usize {
+    let (mut at, mut count) = (0, 1);
+    while data[at] != 0 {
+        at += 1 + usize::from(data[at]);
+        count += 1;
+    }
+    count
 }
 
 /// However a chunked body is cut, its payload, its end and its faults are the same.

@@ -14,6 +14,7 @@ mod life;
 mod reload;
 mod report;
 mod review_seams;
+mod transparent;
 mod tunnel;
 
 use support::{Client, Daemon, Origin, Setup};
