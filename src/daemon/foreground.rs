@@ -23,13 +23,14 @@ use tokio_util::sync::CancellationToken;
 use super::demo::{self, Demo};
 use super::reload::read_policy;
 use crate::config::{Environment, Overrides, ServerConfig};
-use crate::domain::{Clock, PersonaId, SystemClock};
+use crate::domain::{Clock, PersonaId, SYNTHETIC_V4, SystemClock};
 use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::Usage;
-use crate::proxy::{self, FlowTable, Gateway, Inherited, Metrics, OwnListeners, Resolver};
+use crate::proxy::transparent::SyntheticNets;
+use crate::proxy::{self, FlowTable, Gateway, Inherited, Metrics, OwnListeners, Resolver, RuntimeSockets};
 use crate::sandbox::cgroup::{self, Applied, Cgroups, Leaf, Limits, ProcessResource, Roots};
-use crate::sandbox::plan::{Access, Limit, Owner, Plan, Resource};
+use crate::sandbox::plan::{Access, Limit, Owner, PROXY_INSIDE, Plan, Resource, SYNTHETIC_V6};
 use crate::sandbox::preset::{self, Claim, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{End, Entry, Launched, ListenerRole, Profile, ProfileName, Report, State, Streams, Text, User};
@@ -41,6 +42,8 @@ use crate::ui::args::RunArgs;
 const FIRST_UID: u32 = 600_000;
 /// How many there are, so that commands that run at the same time hardly ever share one.
 const UIDS: u32 = 60_000;
+/// Most ports of synthetic addresses: each is a listener for IPv4 and one for IPv6, of 128 that a sandbox may have.
+const MAX_TRANSPARENT: usize = 60;
 /// Time that what the command left behind has to go.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -63,7 +66,7 @@ async fn govern(arguments: &RunArgs, mut config: ServerConfig) -> anyhow::Result
     let gateway = gateway(arguments, &config)?;
     let leaf = Group::make(&run);
     let launched = {
-        let plan = plan(arguments, demo.as_ref())?;
+        let plan = plan(arguments, demo.as_ref(), transparent_ports(&gateway, &arguments.persona))?;
         let limits = preset::resolve(&Preset::load(arguments.preset)?, &Host::read()?);
         launch(plan, leaf, limits, arguments.preset)?
     };
@@ -71,7 +74,8 @@ async fn govern(arguments: &RunArgs, mut config: ServerConfig) -> anyhow::Result
     if arguments.report {
         eprint!("{report}");
     }
-    let proxy = proxy::start(&gateway, &config.proxy, None, listeners(&arguments.persona, &mut launched)?)?;
+    let inherited = Inherited { runtimes: vec![sockets(&arguments.persona, &mut launched)?], ..Inherited::default() };
+    let proxy = proxy::start(&gateway, &config.proxy, None, inherited)?;
     let code = outlive(Arc::new(launched)).await?;
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
         proxy.stop();
@@ -141,7 +145,7 @@ fn gateway(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Arc<Gat
     }))
 }
 
-fn plan(arguments: &RunArgs, demo: Option<&Demo>) -> anyhow::Result<Plan> {
+fn plan(arguments: &RunArgs, demo: Option<&Demo>, transparent_ports: Vec<u16>) -> anyhow::Result<Plan> {
     let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
     let argv = arguments.command.iter().cloned().map(Text::from).collect();
     let mut workload = Workload::new(argv, user);
@@ -159,6 +163,7 @@ fn plan(arguments: &RunArgs, demo: Option<&Demo>) -> anyhow::Result<Plan> {
         }
     }
     workload.workdir.clone_from(&arguments.workdir);
+    workload.transparent_ports = transparent_ports;
     Ok(Profile::embedded(arguments.profile).plan(&workload)?)
 }
 
@@ -246,17 +251,42 @@ fn launch(mut plan: Plan, leaf: Group, limits: Limits, name: PresetName) -> anyh
     thread.join().map_err(|_| anyhow::anyhow!("the launch panicked"))?
 }
 
-/// The sockets that were made inside, each with whose it is.
-fn listeners(persona: &PersonaId, launched: &mut Launched) -> anyhow::Result<Inherited> {
-    let mut inherited = Inherited::default();
+/// The sockets that were made inside, and whose they are.
+fn sockets(persona: &PersonaId, launched: &mut Launched) -> anyhow::Result<RuntimeSockets> {
+    let mut sockets = RuntimeSockets {
+        persona: persona.clone(),
+        nets: SyntheticNets { v4: SYNTHETIC_V4, v6: SYNTHETIC_V6 },
+        proxy: None,
+        dns_udp: None,
+        dns_tcp: None,
+        transparent: Vec::new(),
+    };
     for (listener, socket) in launched.listeners.drain(..) {
-        if listener.role == ListenerRole::Proxy {
-            let socket = std::net::TcpListener::from(socket);
+        if listener.role != ListenerRole::DnsUdp {
+            // Accepted sockets inherit it.
             sys::socket::set_nodelay(&socket)?;
-            inherited.namespaces.push((persona.clone(), socket));
+        }
+        match listener.role {
+            ListenerRole::Proxy => sockets.proxy = Some(socket.into()),
+            ListenerRole::DnsUdp => sockets.dns_udp = Some(socket.into()),
+            ListenerRole::DnsTcp => sockets.dns_tcp = Some(socket.into()),
+            ListenerRole::Transparent => sockets.transparent.push(socket.into()),
         }
     }
-    Ok(inherited)
+    Ok(sockets)
+}
+
+/// Ports at which programs that know of no proxy are served: the web's, and every single port that an allow
+/// rule of the persona names. A range is for programs that use the explicit proxy.
+fn transparent_ports(gateway: &Gateway, persona: &PersonaId) -> Vec<u16> {
+    let policy = gateway.policy.load();
+    let rules = policy.persona(persona).map(|persona| persona.allow_rules().collect::<Vec<_>>()).unwrap_or_default();
+    let named = rules.iter().flat_map(|rule| &rule.ports).filter_map(|port| port.parse().ok());
+    let mut ports: Vec<u16> = [80, 443].into_iter().chain(named).filter(|port| *port != PROXY_INSIDE.port()).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports.truncate(MAX_TRANSPARENT);
+    ports
 }
 
 /// Waits for the command, passes signals on, and sees to it that nothing is left.

@@ -102,6 +102,24 @@ fn a_command_reaches_what_its_persona_may_and_nothing_else() {
 }
 
 #[test]
+fn a_program_that_knows_of_no_proxy_reaches_an_allowed_name_and_no_other() {
+    for caller in callers() {
+        let home = Home::new();
+        let script = "unset http_proxy HTTP_PROXY https_proxy HTTPS_PROXY all_proxy ALL_PROXY; \
+                      curl -sS $ARW_DEMO_ORIGIN; curl -sS http://example.com/ 2>&1; echo refused $?";
+        let output = home.run(caller, &["--", "sh", "-c", script]);
+        let text = out(&output);
+        assert!(text.contains("hello from the demonstration origin"), "{caller:?} {}", both(&output));
+        // 6: curl could not resolve the name.
+        assert!(text.contains("refused 6"), "{caller:?} {}", both(&output));
+        let lines = home.ledger(caller);
+        let denied: Vec<_> = lines.iter().filter(|line| line["kind"] == "deny").collect();
+        assert_eq!(denied.len(), 1, "a name that is asked for twice is one line: {lines:?}");
+        assert_eq!((&denied[0]["host"], &denied[0]["code"]), (&"example.com".into(), &"not_allowlisted".into()));
+    }
+}
+
+#[test]
 fn the_exit_status_is_the_commands() {
     for caller in callers() {
         let home = Home::new();
@@ -175,7 +193,7 @@ fn a_workspace_is_there_and_the_rest_of_the_host_is_not() {
         let folder = home.path().join("work");
         std::fs::create_dir(&folder).expect("made");
         std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("opened");
-        std::fs::write(home.path().join("secret"), "x").expect("written");
+        std::fs::write(home.path().join("secret"), "the secret").expect("written");
         let folder = folder.canonicalize().expect("real");
         let script = format!(
             "echo made > {0}/file; cat {0}/../secret; ls /root /home /var/lib 2>&1 | head -3",

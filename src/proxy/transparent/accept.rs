@@ -13,7 +13,7 @@ use crate::policy::{Decision, Snapshot, TlsAnswer};
 use crate::proxy::client::ClientStream;
 use crate::proxy::connection::{self, Fixed};
 use crate::proxy::gate::{About, Gateway};
-use crate::proxy::identify::{Evidence, Peer};
+use crate::proxy::identify::{Evidence, Peer, Proof};
 use crate::proxy::pool::Pool;
 use crate::proxy::tunnel::{self, Greeting, Tunnel};
 use crate::sys;
@@ -64,6 +64,7 @@ pub(in crate::proxy) async fn serve(
         target: Target { host: Host::Name(in_use.name.clone()), port: addr.port() },
         method: None,
         path: None,
+        recorded_path: None,
         labels: Labels::default(),
     };
     // Before anything is waited for: a connection that stays silent counts too.
@@ -92,7 +93,7 @@ pub(in crate::proxy) async fn serve(
         return served.map(|tunnel| Open { tunnel, _name: in_use });
     }
     // A refusal was recorded where it was made; the reset is the answer.
-    let Ok(cleared) = gateway.authorize(intent).await else { return reset(&stream) };
+    let Ok(cleared) = gateway.authorize(intent, Proof::Namespace).await else { return reset(&stream) };
     let client = ClientStream::Tcp(stream);
     let mut tunnel = match tunnel::open(&gateway, client, cleared, Vec::new(), Greeting::None).await {
         Ok(tunnel) => tunnel?,
