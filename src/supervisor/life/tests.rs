@@ -58,7 +58,7 @@ impl Stage {
     }
 
     fn armed(&self) -> Option<(Timer, Duration)> {
-        let armed = self.effects.iter().filter_map(|effect| match effect {
+        let mut armed = self.effects.iter().filter_map(|effect| match effect {
             Effect::ArmTimer { timer, after } => Some((*timer, *after)),
             _ => None,
         });
