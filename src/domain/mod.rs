@@ -5,6 +5,7 @@
 
 mod address;
 mod clock;
+mod codes;
 mod denial;
 mod host;
 mod id;
@@ -15,6 +16,7 @@ mod secret;
 
 pub use address::{AddressClass, SYNTHETIC_V4, classify, embedded_v4, embedded_v4s};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampFault};
+pub(crate) use codes::codes;
 pub use denial::{CloseReason, Denial, DenialCode};
 pub use host::{Host, HostFault, HostName, Target, TargetFault};
 pub use id::{IdFault, PersonaId, RuleId, RuntimeId};

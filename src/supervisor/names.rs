@@ -1,51 +1,8 @@
 //! Closed sets of names that operators write and read.
 
-/// A closed set of names with stable codes, read and written as text.
-macro_rules! names {
-    ($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident => $code:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name { $($(#[$variant_meta])* $variant,)+ }
+use crate::domain::codes;
 
-        impl $name {
-            /// Every value, in the order of its declaration.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-
-            /// The stable name.
-            pub const fn code(self) -> &'static str {
-                match self { $(Self::$variant => $code,)+ }
-            }
-
-            /// The value of that name.
-            pub fn from_code(code: &str) -> Option<Self> {
-                match code { $($code => Some(Self::$variant),)+ _ => None }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.code())
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.code())
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let code = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(deserializer)?;
-                Self::from_code(&code).ok_or_else(|| serde::de::Error::custom("unknown name"))
-            }
-        }
-    };
-}
-
-pub(super) use names;
-
-names! {
+codes! {
     /// Named resource limits.
     Preset {
         /// A guest that the host hardly notices. The default, and the only one without a justification.
@@ -61,7 +18,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// Confinement rules.
     Profile {
         /// For code that nobody has read.
@@ -75,7 +32,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// What a runtime computes on, besides the processor.
     Accelerator {
         /// Nothing.
@@ -85,7 +42,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// When an ended runtime is started again.
     RestartRule {
         /// Never.
@@ -97,7 +54,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// How far a dependency must have come.
     Condition {
         /// Its process was started.
@@ -109,7 +66,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// A control of the confinement report that a launch can require.
     ControlName {
         /// A user of its own.

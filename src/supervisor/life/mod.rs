@@ -30,15 +30,16 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::Timestamp;
+use crate::domain::codes;
 
 use super::death::{Cause, Death, ExitCause};
-use super::names::{RestartRule, names};
+use super::names::RestartRule;
 use super::order::Progress;
 use super::window::{Backoff, RestartWindow};
 
 pub use step::step;
 
-names! {
+codes! {
     /// The states that operators see.
     State {
         /// A process was asked for and is not ready yet.
@@ -62,7 +63,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// Who wants a start.
     Origin {
         /// A person or an admin's program.
@@ -78,7 +79,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// Why a runtime is not well.
     HealthReason {
         /// It is well.
@@ -110,7 +111,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// What an operator can ask for.
     Request {
         /// Start it.
@@ -124,7 +125,7 @@ names! {
     }
 }
 
-names! {
+codes! {
     /// What a timer is for.
     TimerKind {
         /// The end of the time in which it has to be ready.
