@@ -90,6 +90,7 @@ impl Stage {
             ledger: ledger.clone(),
             resolver: Resolver::new(&config.dns, executor.handle().clone()).unwrap(),
             clock: Arc::clone(&clock),
+            record_query: false,
             limits: config.limits,
             flows: Arc::new(FlowTable::default()),
             metrics: Arc::new(Metrics::default()),
