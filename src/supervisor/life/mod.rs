@@ -365,7 +365,7 @@ pub enum Found {
     Frozen,
 }
 
-/// One runtime's life. Its state is private: it changes by [`step`] only.
+/// One runtime's life. Its state is private: it changes by [`step()`] only.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
     phase: Phase,
