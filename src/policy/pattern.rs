@@ -116,9 +116,9 @@ mod tests {
     #[test]
     fn patterns_that_name_one_owner_are_read() {
         for (text, shown) in [
-            ("pypi.org", "pypi.org"),
-            ("PyPI.org.", "pypi.org"),
-            ("*.pythonhosted.org", "*.pythonhosted.org"),
+            ("packages.example.org", "packages.example.org"),
+            ("Packages.Example.org.", "packages.example.org"),
+            ("*.files.example.net", "*.files.example.net"),
             ("*.demo.test", "*.demo.test"),
             ("*.internal", "*.internal"),
             ("*.test", "*.test"),
@@ -171,9 +171,9 @@ mod tests {
     #[test]
     fn what_is_not_a_host_gets_a_hint() {
         for (text, hint) in [
-            ("https://pypi.org", "no scheme"),
-            ("pypi.org/simple", "no path"),
-            ("pypi.org:443", "`ports`"),
+            ("https://packages.example.org", "no scheme"),
+            ("packages.example.org/simple", "no path"),
+            ("packages.example.org:443", "`ports`"),
             (".example.org", "`*.example.org`"),
             ("", "a DNS name"),
             ("*.8.8.8.8", "a DNS name"),

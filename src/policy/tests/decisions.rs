@@ -6,7 +6,7 @@ fn the_allowlist_allows_what_a_rule_names_and_says_what_is_missing() {
         r#"
 [[allow]]
 id = "pypi"
-hosts = ["pypi.org", "*.pythonhosted.org"]
+hosts = ["packages.example.org", "*.files.example.net"]
 ports = [443, "8000-8010"]
 schemes = ["https"]
 [[allow]]
@@ -27,18 +27,18 @@ schemes = ["https", "tcp"]
     decides(
         &snapshot,
         &[
-            ("tunnel pypi.org:443", "allow pypi https"),
-            ("tunnel PyPI.org.:443", "allow pypi https"),
-            ("tunnel pypi.org:8005", "allow pypi https"),
-            ("tunnel files.pythonhosted.org:443", "allow pypi https"),
-            ("tunnel a.b.pythonhosted.org:443", "allow pypi https"),
-            ("tunnel pythonhosted.org:443", "not_allowlisted"),
-            ("tunnel xpythonhosted.org:443", "not_allowlisted"),
-            ("tunnel sub.pypi.org:443", "not_allowlisted"),
-            ("tunnel pypi.org.evil.example:443", "not_allowlisted"),
-            ("tunnel pypi.org:80", "port_not_allowed pypi"),
-            ("tunnel pypi.org:8011", "port_not_allowed pypi"),
-            ("GET pypi.org:443/", "scheme_not_allowed pypi"),
+            ("tunnel packages.example.org:443", "allow pypi https"),
+            ("tunnel Packages.Example.org.:443", "allow pypi https"),
+            ("tunnel packages.example.org:8005", "allow pypi https"),
+            ("tunnel files.files.example.net:443", "allow pypi https"),
+            ("tunnel a.b.files.example.net:443", "allow pypi https"),
+            ("tunnel files.example.net:443", "not_allowlisted"),
+            ("tunnel xfiles.example.net:443", "not_allowlisted"),
+            ("tunnel sub.packages.example.org:443", "not_allowlisted"),
+            ("tunnel packages.example.org.evil.example:443", "not_allowlisted"),
+            ("tunnel packages.example.org:80", "port_not_allowed pypi"),
+            ("tunnel packages.example.org:8011", "port_not_allowed pypi"),
+            ("GET packages.example.org:443/", "scheme_not_allowed pypi"),
             ("GET api.example.com:80/v1/x", "allow api http"),
             ("HEAD api.example.com:80/health", "allow api http"),
             ("POST api.example.com:80/v1/x", "method_not_allowed api"),
