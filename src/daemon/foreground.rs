@@ -168,11 +168,14 @@ fn plan(arguments: &RunArgs, demo: Option<&Demo>, transparent_ports: Vec<u16>) -
 }
 
 /// The cgroups of the run, or why there are none.
-struct Group(Result<Leaf, String>);
+struct Group(Result<(Cgroups, Leaf), String>);
 
 impl Group {
     fn make(run: &str) -> Self {
-        let made = Cgroups::discover(&Roots::default()).and_then(|groups| groups.leaf(run));
+        let make =
+            || Cgroups::discover(&Roots::default()).and_then(|groups| groups.leaf(run).map(|leaf| (groups, leaf)));
+        // Once more: another run may just have tidied the folder away that this one was about to use.
+        let made = make().or_else(|_| make());
         // One reason of perhaps eight alike: the first hierarchy's.
         Self(made.map_err(|fault| fault.to_string().split(';').next().unwrap_or_default().to_owned()))
     }
@@ -196,13 +199,13 @@ impl Group {
 
     fn apply(&self, limits: &Limits) -> Vec<Applied> {
         match &self.0 {
-            Ok(leaf) => leaf.apply(limits),
+            Ok((_, leaf)) => leaf.apply(limits),
             Err(reason) => cgroup::without_groups(limits, reason),
         }
     }
 
     fn doors(&self) -> anyhow::Result<Vec<File>> {
-        let Ok(leaf) = &self.0 else { return Ok(Vec::new()) };
+        let Ok((_, leaf)) = &self.0 else { return Ok(Vec::new()) };
         let open = |path: PathBuf| {
             OpenOptions::new().write(true).open(&path).with_context(|| format!("opening {}", path.display()))
         };
@@ -211,8 +214,9 @@ impl Group {
 
     /// Ends what is left in the groups and removes them.
     fn end(&self) {
-        let Ok(leaf) = &self.0 else { return };
-        if let Err(fault) = leaf.kill(PATIENCE).and_then(|()| leaf.remove(PATIENCE)) {
+        let Ok((groups, leaf)) = &self.0 else { return };
+        let ended = leaf.kill(PATIENCE).and_then(|()| leaf.remove(PATIENCE)).and_then(|()| groups.tidy());
+        if let Err(fault) = ended {
             eprintln!("arw-cli: the cgroup of the run could not be removed: {fault}");
         }
     }

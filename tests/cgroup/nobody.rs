@@ -14,7 +14,10 @@ const NOBODY: u32 = 65_534;
 fn binary_for_everybody() -> (tempfile::TempDir, std::path::PathBuf) {
     let dir = tempfile::Builder::new().prefix("arw-nobody-").tempdir_in("/tmp").expect("dir");
     let binary = dir.path().join("cgroup");
-    std::fs::copy(std::env::current_exe().expect("own path"), &binary).expect("copied");
+    // By another process: were it open for writing here, a thread that starts a program at that moment would hand
+    // the descriptor on, and executing the copy would fail with ETXTBSY.
+    let copied = Command::new("cp").arg(std::env::current_exe().expect("own path")).arg(&binary).status();
+    assert!(copied.expect("cp").success());
     std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("given");
     (dir, binary)
 }

@@ -30,7 +30,10 @@ impl Home {
         let folder = tempfile::tempdir().expect("a folder");
         // The ordinary user needs the program, and a place to write.
         let program = folder.path().join("arw-cli");
-        std::fs::copy(env!("CARGO_BIN_EXE_arw-cli"), &program).expect("copied");
+        // By another process: were it open for writing here, a test that starts a program at that moment would hand
+        // the descriptor on, and executing the copy would fail with ETXTBSY.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_arw-cli")).arg(&program).status();
+        assert!(copied.expect("cp").success());
         for path in [folder.path(), &program] {
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("opened");
         }

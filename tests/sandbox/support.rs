@@ -146,6 +146,12 @@ pub(crate) fn folder_of_program() -> tempfile::TempDir {
     let folder = tempfile::tempdir_in("/tmp").expect("folder");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(folder.path(), open).expect("permissions");
-    std::fs::copy(env!("CARGO_BIN_EXE_arw-cli"), folder.path().join("arw-check")).expect("copy");
+    // By another process: were it open for writing here, a test that starts a program at that moment would hand the
+    // descriptor on, and executing the copy would fail with ETXTBSY.
+    let copied = std::process::Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_arw-cli"))
+        .arg(folder.path().join("arw-check"))
+        .status();
+    assert!(copied.expect("cp").success());
     folder
 }
