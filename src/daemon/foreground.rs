@@ -79,7 +79,7 @@ async fn govern(arguments: &RunArgs, mut config: ServerConfig) -> anyhow::Result
     let code = outlive(Arc::new(launched)).await?;
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
         proxy.stop();
-        leaf.end();
+        drop(leaf);
         gateway.ledger.shutdown().context("the last checkpoint")
     })
     .await??;
@@ -211,9 +211,11 @@ impl Group {
         };
         leaf.enter_all_paths().into_iter().map(open).collect()
     }
+}
 
-    /// Ends what is left in the groups and removes them.
-    fn end(&self) {
+/// Ends what is left in the groups and removes them, also when the run fails half-way.
+impl Drop for Group {
+    fn drop(&mut self) {
         let Ok((groups, leaf)) = &self.0 else { return };
         let ended = leaf.kill(PATIENCE).and_then(|()| leaf.remove(PATIENCE)).and_then(|()| groups.tidy());
         if let Err(fault) = ended {
@@ -246,10 +248,7 @@ fn launch(mut plan: Plan, leaf: Group, limits: Limits, name: PresetName) -> anyh
                 let report = Confinement { report: launched.report.clone(), applied, claim, name };
                 Ok(Sandbox { launched, leaf, report })
             }
-            Err(fault) => {
-                leaf.end();
-                Err(anyhow::Error::new(fault).context("the sandbox"))
-            }
+            Err(fault) => Err(anyhow::Error::new(fault).context("the sandbox")),
         }
     })?;
     thread.join().map_err(|_| anyhow::anyhow!("the launch panicked"))?
