@@ -18,7 +18,8 @@ pub(super) async fn settings(State(app): State<Arc<App>>) -> Json<Settings> {
 /// Everything but secrets: of the admin token only whether there is one, of key files only where they
 /// lie. Every struct is taken apart by name, so that a new setting is shown or left out on purpose.
 fn view(config: &ServerConfig) -> Value {
-    let ServerConfig { state_dir, config_dir, proxy, limits, dns, ledger, control, log, default_persona } = config;
+    let ServerConfig { state_dir, config_dir, proxy, limits, dns, ledger, control, runtimes, log, default_persona } =
+        config;
     json!({
         "state_dir": state_dir,
         "config_dir": config_dir,
@@ -75,6 +76,18 @@ fn view(config: &ServerConfig) -> Value {
             "bind": control.bind,
             "unix_socket": control.unix_socket,
             "admin_token": control.admin_token_sha256.is_some(),
+        },
+        "runtimes": {
+            "enable": runtimes.enable,
+            "manifest": runtimes.manifest,
+            "preset": runtimes.preset,
+            "restart_max": runtimes.restart_max,
+            "restart_window_ms": millis(runtimes.restart_window),
+            "health_interval_ms": millis(runtimes.health_interval),
+            "max_runtime_ms": millis(runtimes.max_runtime),
+            "first_uid": runtimes.first_uid,
+            "uids": runtimes.uids,
+            "log_bytes": runtimes.log_bytes,
         },
         "log": { "filter": log.filter, "json": log.json, "journald": log.journald, "dir": log.dir },
         "default_persona": default_persona.as_ref().map(|persona| json!({

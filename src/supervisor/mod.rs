@@ -30,12 +30,16 @@
 //! let anything but `restore` end a quarantine, and to take silence for failure.
 
 mod death;
+pub mod launch;
 pub mod life;
 mod manifest;
 mod names;
 pub mod order;
 mod publish;
+mod records;
+mod request;
 mod schedule;
+mod view;
 mod window;
 
 pub use death::{Cause, Death, DeathRecord, ExitCause, MAX_LAST_LINES, MAX_LINE_BYTES, Used};
@@ -45,5 +49,7 @@ pub use manifest::{
 };
 pub use names::{Accelerator, Condition, ControlName, Preset, Profile, RestartRule};
 pub use publish::{Publish, PublishFault};
+pub use request::{Action, RequestFault};
 pub use schedule::{Schedule, ScheduleFault};
+pub use view::{BudgetView, EgressView, Restarts, RuntimeView, UsageView, Waited};
 pub use window::{Backoff, RestartWindow};

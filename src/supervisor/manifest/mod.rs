@@ -113,6 +113,12 @@ pub struct Dependency {
     pub condition: Condition,
 }
 
+impl std::fmt::Display for Dependency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.on, self.condition)
+    }
+}
+
 /// What a runtime may use up; `None` is no budget of that kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
