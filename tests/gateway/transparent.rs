@@ -17,7 +17,8 @@ use arw::events::EventBus;
 use arw::ledger::{Filter, Kind, Ledger, Line, Outcome};
 use arw::policy::{PolicySettings, Snapshot, Usage};
 use arw::proxy::{
-    FlowTable, Gateway, Inherited, Metrics, OwnListeners, Resolver, Running, RuntimeSockets, SyntheticNets, start,
+    EgressLimits, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver, Running,
+    RuntimeSockets, SyntheticNets, start,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +52,9 @@ fn sockets(port: u16) -> RuntimeSockets {
     let bind = |ip: &str| TcpListener::bind((ip, port)).unwrap();
     RuntimeSockets {
         persona: PersonaId::parse(AGENT).unwrap(),
+        run: None,
+        limits: EgressLimits::default(),
+        spent: EgressSpent::default(),
         nets: nets(),
         proxy: None,
         dns_udp: Some(UdpSocket::bind((RESOLVER, port)).unwrap()),
@@ -98,6 +102,7 @@ impl Stage {
             first_seen: Mutex::default(),
             events: EventBus::new("trial", clock),
             draining: CancellationToken::new(),
+            latch: Latch::default(),
         });
         let running = start(&gateway, &config.proxy, None, Inherited { runtimes, ..Inherited::default() }).unwrap();
         Self { running: Some(running), ledger, upstream, resolver, _executor: executor, _home: home }
@@ -399,6 +404,9 @@ fn inside_a_network_namespace_every_synthetic_address_leads_to_its_name() {
         let resolver = "127.0.0.1:53".parse().unwrap();
         hand.send(RuntimeSockets {
             persona: PersonaId::parse(AGENT).unwrap(),
+            run: None,
+            limits: EgressLimits::default(),
+            spent: EgressSpent::default(),
             nets,
             proxy: Some(TcpListener::bind("127.0.0.1:9080").unwrap()),
             dns_udp: Some(UdpSocket::bind(resolver).unwrap()),
