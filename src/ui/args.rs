@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::domain::{DenialCode, PersonaId, Secret, Timestamp};
+use crate::domain::{DenialCode, PersonaId, RuntimeId, Secret, Timestamp};
 use crate::ledger::Outcome;
 use crate::sandbox::ProfileName;
 use crate::sandbox::preset::PresetName;
@@ -244,6 +244,9 @@ pub struct FilterArgs {
     /// Only this persona's
     #[arg(long, value_parser = persona)]
     pub persona: Option<PersonaId>,
+    /// Only this runtime's, in any of its runs
+    #[arg(long, value_parser = runtime)]
+    pub runtime: Option<RuntimeId>,
     /// Only this host, or `*.example.com` for every name below it
     #[arg(long)]
     pub host: Option<String>,
@@ -353,6 +356,10 @@ pub struct EventsArgs {
 
 fn persona(text: &str) -> Result<PersonaId, crate::domain::IdFault> {
     PersonaId::parse(text)
+}
+
+fn runtime(text: &str) -> Result<RuntimeId, crate::domain::IdFault> {
+    RuntimeId::parse(text)
 }
 
 fn denial_code(text: &str) -> Result<DenialCode, String> {
