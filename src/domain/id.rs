@@ -99,6 +99,10 @@ id! {
     /// The name of a runtime: a supervised workload.
     RuntimeId
 }
+id! {
+    /// The name of a bundle: what a runtime is made of.
+    BundleId
+}
 
 /// One run of a runtime: from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
