@@ -62,7 +62,7 @@ impl TreeEntry {
 }
 
 /// All files, in the order of their paths.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tree {
     entries: Vec<TreeEntry>,
 }
