@@ -123,7 +123,7 @@ fn no_tunnel_of_many_that_are_being_opened_outlives_the_latch() {
             stop.store(true, Ordering::Relaxed);
         });
         wait_for("every flow to end", || guests.iter().all(|guest| guest.guard.egress().open == 0).then_some(()));
-        assert!(clients.lock().unwrap().iter_mut().all(|client| is_over(client)));
+        assert!(clients.lock().unwrap().iter_mut().all(is_over));
         assert!(running(&stage).release());
     }
     let (opens, closes) = (stage.ledger.reader().unwrap(), stage.ledger.reader().unwrap());
