@@ -104,6 +104,21 @@ id! {
     BundleId
 }
 
+/// One run of a runtime: from its start to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Run {
+    /// Which runtime.
+    pub runtime: RuntimeId,
+    /// Which of its runs, counted from its first.
+    pub number: u64,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.runtime, self.number)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

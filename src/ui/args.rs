@@ -261,6 +261,9 @@ pub struct FilterArgs {
     /// Only this persona's
     #[arg(long, value_parser = persona)]
     pub persona: Option<PersonaId>,
+    /// Only this runtime's, in any of its runs
+    #[arg(long, value_parser = runtime_id)]
+    pub runtime: Option<RuntimeId>,
     /// Only this host, or `*.example.com` for every name below it
     #[arg(long)]
     pub host: Option<String>,
