@@ -24,6 +24,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("control", "The control API."),
     ("runtimes", "The supervised runtimes, and what holds for those that do not say it themselves."),
     ("log", "The daemon's own log."),
+    ("bundles", "Recipes and bundles: what is installed here and runs later."),
 ];
 
 const MS: Duration = Duration::from_millis(1);
@@ -298,6 +299,11 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "log.dir",
         Kind::MaybePath(|d| &mut d.config.log.dir),
         "Also as JSON lines to `arw-server.log` in this folder; relative to `state_dir`.",
+    ),
+    key(
+        "bundles.require_signed",
+        Kind::Bool(|d| &mut d.config.require_signed_bundles),
+        "Whether recipes and bundles without a trusted signature are refused.",
     ),
 ];
 

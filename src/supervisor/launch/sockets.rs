@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::domain::{PersonaId, SYNTHETIC_V4};
+use crate::domain::{PersonaId, Run, SYNTHETIC_V4};
 use crate::policy::Snapshot;
-use crate::proxy::RuntimeSockets;
+use crate::proxy::{EgressLimits, EgressSpent, RuntimeSockets};
 use crate::proxy::transparent::SyntheticNets;
 use crate::sandbox::plan::{PROXY_INSIDE, SYNTHETIC_V6};
 use crate::sandbox::{Listener, ListenerRole};
@@ -20,10 +20,16 @@ const MAX_TRANSPARENT: usize = 60;
 /// An option of a socket cannot be set.
 pub fn sockets(
     persona: &PersonaId,
+    run: Option<Run>,
+    limits: EgressLimits,
+    spent: EgressSpent,
     listeners: impl IntoIterator<Item = (Listener, OwnedFd)>,
 ) -> io::Result<RuntimeSockets> {
     let mut sockets = RuntimeSockets {
         persona: persona.clone(),
+        run,
+        limits,
+        spent,
         nets: SyntheticNets { v4: SYNTHETIC_V4, v6: SYNTHETIC_V6 },
         proxy: None,
         dns_udp: None,
