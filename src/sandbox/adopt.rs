@@ -159,7 +159,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("exit");
         assert_eq!(read_exit(&path).expect("none"), None);
-        for (text, exit) in [("", None), ("{\"code\":3}\n", Some(Exit::Code(3))), ("{\"signal\":31}\n", Some(Exit::Signal(31)))] {
+        for (text, exit) in
+            [("", None), ("{\"code\":3}\n", Some(Exit::Code(3))), ("{\"signal\":31}\n", Some(Exit::Signal(31)))]
+        {
             fs::write(&path, text).expect("write");
             assert_eq!(read_exit(&path).expect("readable"), exit);
         }

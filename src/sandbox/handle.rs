@@ -9,8 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sys::clone::signal_by_pidfd;
 
-use super::wire::{Event, Exit, Order, hear, tell};
 use super::cgroup::Applied;
+use super::wire::{Event, Exit, Order, hear, tell};
 use super::{Attended, Channel, InitId, Listener, Report};
 
 /// A running sandbox.

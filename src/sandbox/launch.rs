@@ -17,11 +17,11 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::sys::message;
 
+use super::cgroup::Applied;
 use super::fault::At;
 use super::handle::{end, is_gone, named};
 use super::plan::{MAX_LISTENERS, MAX_PLAN};
 use super::wire::{Ask, Event, Exit, Namespace, Request, hear, tell};
-use super::cgroup::Applied;
 use super::{Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Plan, Report, Step, User, stage};
 
 /// The helper process that alone makes namespaces. One serves any number of launches, from any thread.

@@ -122,7 +122,8 @@ impl Notifications {
                 let datagram = receive_datagram(socket.get_ref(), MAX_DATAGRAM);
                 if datagram.as_ref().is_err_and(|fault| fault.kind() == io::ErrorKind::WouldBlock) {
                     // What was there is taken; only now may the next one wake us.
-                    let _ = socket.try_io(Interest::READABLE, |_| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+                    let _ =
+                        socket.try_io(Interest::READABLE, |_| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
                 }
                 datagram
             }));
@@ -199,7 +200,10 @@ mod tests {
         std::fs::create_dir(&deep).expect("folder");
         let ours = datagrams_at(&deep.join("notify")).expect("socket");
         let theirs = UnixDatagram::unbound().expect("socket");
-        let short = format!("/proc/self/fd/{}/notify", std::fs::File::open(&deep).map(std::os::fd::IntoRawFd::into_raw_fd).expect("folder"));
+        let short = format!(
+            "/proc/self/fd/{}/notify",
+            std::fs::File::open(&deep).map(std::os::fd::IntoRawFd::into_raw_fd).expect("folder")
+        );
         theirs.connect(short).expect("connect");
         let mut notifications = Notifications::new(ours).expect("notifications");
         theirs.send(&vec![b'x'; MAX_DATAGRAM + 1]).expect("send");

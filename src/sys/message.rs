@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr,
     UnixCredentials, accept4, bind, connect, listen, recvmsg, sendmsg, setsockopt, socket, socketpair, sockopt,
 };
+use nix::sys::stat::Mode;
 
 /// Most descriptors in one message. The kernel's own bound is 253 (`SCM_MAX_FD`); a launch carries six, and
 /// one per cgroup v1 controller.
@@ -129,18 +129,20 @@ pub fn receive_datagram(socket: &impl AsFd, most: usize) -> io::Result<Datagram>
     let mut parts = [IoSliceMut::new(&mut bytes)];
     let fd = socket.as_fd().as_raw_fd();
     let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
-    let got = retried(|| recvmsg::<()>(fd, &mut parts, Some(&mut space), flags).map(|got| {
-        let mut pid = 0;
-        let mut strays = Vec::new();
-        for part in got.cmsgs().into_iter().flatten() {
-            match part {
-                ControlMessageOwned::ScmCredentials(sender) => pid = sender.pid(),
-                ControlMessageOwned::ScmRights(raw) => strays.extend(raw.into_iter().map(owned)),
-                _ => {}
+    let got = retried(|| {
+        recvmsg::<()>(fd, &mut parts, Some(&mut space), flags).map(|got| {
+            let mut pid = 0;
+            let mut strays = Vec::new();
+            for part in got.cmsgs().into_iter().flatten() {
+                match part {
+                    ControlMessageOwned::ScmCredentials(sender) => pid = sender.pid(),
+                    ControlMessageOwned::ScmRights(raw) => strays.extend(raw.into_iter().map(owned)),
+                    _ => {}
+                }
             }
-        }
-        (got.bytes, got.flags, pid)
-    }))?;
+            (got.bytes, got.flags, pid)
+        })
+    })?;
     let (len, flags, pid) = got;
     if flags.contains(MsgFlags::MSG_TRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a datagram is longer than its bound"));

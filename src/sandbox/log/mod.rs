@@ -100,7 +100,8 @@ impl Line {
         let (at, rest) = bytes.split_at_checked(TIME)?;
         let at = Timestamp::parse(std::str::from_utf8(at).ok()?).ok()?;
         let (code, rest) = rest.strip_prefix(b" ")?.split_at_checked(3)?;
-        let stream = [Stream::Out, Stream::Err, Stream::Gateway].into_iter().find(|one| one.code().as_bytes() == code)?;
+        let stream =
+            [Stream::Out, Stream::Err, Stream::Gateway].into_iter().find(|one| one.code().as_bytes() == code)?;
         let (continues, rest) = rest.strip_prefix(b"+").map_or((false, rest), |rest| (true, rest));
         Some(Self { at, stream, text: rest.strip_prefix(b" ")?.to_vec(), continues })
     }

@@ -91,10 +91,14 @@ fn a_line_reads_back_as_it_was_written_and_is_shown_harmless() {
 fn a_torn_or_foreign_line_is_passed_over() {
     let good = format!("{} out text", at(0));
     assert_eq!(Line::parse(good.as_bytes()).expect("a line").text, b"text");
-    for bad in ["", "x", "2026-11-22T10:31:21.123456Z", "2026-11-22T10:31:21.123456Z xxx text", "#arw-log 3", &good[..30]] {
+    for bad in
+        ["", "x", "2026-11-22T10:31:21.123456Z", "2026-11-22T10:31:21.123456Z xxx text", "#arw-log 3", &good[..30]]
+    {
         assert_eq!(Line::parse(bad.as_bytes()), None, "{bad}");
     }
-    for (start, number) in [("#arw-log 12\nx", Some((12, 12))), ("#arw-log 12", None), ("#arw-log \n", None), ("#arw-log -1\n", None)] {
+    for (start, number) in
+        [("#arw-log 12\nx", Some((12, 12))), ("#arw-log 12", None), ("#arw-log \n", None), ("#arw-log -1\n", None)]
+    {
         assert_eq!(parse_header(start.as_bytes()), number, "{start}");
     }
 }

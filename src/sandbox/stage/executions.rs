@@ -40,21 +40,14 @@ impl Executions {
     }
 
     /// Makes the process; whether it could execute its program is heard later.
-    pub(super) fn start(
-        &mut self,
-        plan: &Plan,
-        ask: u64,
-        command: &Exec,
-        streams: Vec<OwnedFd>,
-    ) -> Result<(), Fault> {
+    pub(super) fn start(&mut self, plan: &Plan, ask: u64, command: &Exec, streams: Vec<OwnedFd>) -> Result<(), Fault> {
         if self.all.len() >= MAX_EXECUTIONS {
             return Err(Fault::said(Step::Fork, format!("{MAX_EXECUTIONS} commands run already")));
         }
         if self.all.iter().any(|one| one.ask == ask && !one.is_orphan) {
             return Err(Fault::said(Step::Fork, "its number is taken"));
         }
-        let streams: [OwnedFd; 3] =
-            streams.try_into().map_err(|_| Fault::said(Step::Streams, "three are needed"))?;
+        let streams: [OwnedFd; 3] = streams.try_into().map_err(|_| Fault::said(Step::Streams, "three are needed"))?;
         let (faults, report_fault) = io::pipe().at(Step::Fork)?;
         descriptor::set_nonblocking(&faults).at(Step::Fork)?;
         match fork().at(Step::Fork)? {

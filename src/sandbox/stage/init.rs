@@ -15,11 +15,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, dup2_stderr, sethostname};
 
+use crate::sandbox::Control;
 use crate::sandbox::cgroup::{self, Applied};
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, Scheduling, User, WhenAlone};
 use crate::sandbox::wire::{Event, LISTENERS_AT_ONCE, tell};
-use crate::sandbox::Control;
 use crate::sys::clone::{Side, fork};
 use crate::sys::{descriptor, process, signals};
 
@@ -46,7 +46,11 @@ pub(super) enum Birth {
 pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth) -> ! {
     let launched = close_others(&descriptors).and_then(|()| launch(&mut descriptors, outside, birth));
     match launched {
-        Ok(house) => house.keep(),
+        Ok(house) => {
+            // The house has its own; an owner hears that it was replaced only when nobody here holds its socket.
+            drop(descriptors);
+            house.keep()
+        }
         Err(fault) => {
             let _ = tell(&descriptors.control, &Event::Failed(fault), &[]);
             exit(GAVE_UP);
