@@ -24,6 +24,11 @@ lint:
 docs:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked --document-private-items
 
+# The consent metadata of bundles: the handbook's `scripts/validate_runtime_consent.py`. Without files, those of
+# ARW_CONFIG_DIR, or of this checkout.
+validate-consent *FILES:
+    @ARW_CONFIG_DIR="${ARW_CONFIG_DIR:-configs}" cargo run --quiet --bin arw-cli -- consent validate {{FILES}}
+
 # Start the gateway on embedded defaults.
 run *ARGS:
     cargo run --release -- {{ARGS}}

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | 6 | [`daemon`] and the binaries | wiring, signals, reload, systemd notify |
 //! | 5 | [`control`], [`ui`] | what operators touch |
+//! | 4 | [`governance`] | the handbook: consent, recipes, bundles |
 //! | 3 | [`supervisor`] | runtimes' lives, decided |
 //! | 2 | [`proxy`], [`sandbox`], [`gpu`] | the two halves that do the work, and the GPUs of the host |
 //! | 1 | [`policy`], [`ledger`], [`events`] | decide, record, remember |
@@ -18,6 +19,7 @@ pub mod control;
 pub mod daemon;
 pub mod domain;
 pub mod events;
+pub mod governance;
 pub mod gpu;
 pub mod ledger;
 pub mod policy;

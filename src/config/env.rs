@@ -70,7 +70,7 @@ pub(super) static VARIABLES: &[Variable] = &[
     var("ARW_RUNTIME_RESTART_MAX", LATER, "number", "3", "restarts of a runtime per window"),
     var("ARW_RUNTIME_RESTART_WINDOW_SEC", LATER, "seconds", "600", "the window of the restart budget"),
     var("ARW_RUNTIME_HEALTH_INTERVAL_MS", LATER, "milliseconds", "none", "cadence of health probes"),
-    var("ARW_REQUIRE_SIGNED_BUNDLES", LATER, "boolean", "false", "refuse bundles without a trusted signature"),
+    var("ARW_REQUIRE_SIGNED_BUNDLES", Effect::Key("bundles.require_signed"), "boolean", "true", "refuse recipes and bundles without a trusted signature"),
     var("RUNTIME_SMOKE_ALLOW_CPU", SMOKE, "boolean", "false", "run the CPU stage"),
     var("RUNTIME_SMOKE_ALLOW_GPU", SMOKE, "boolean", "false", "run the GPU stage"),
     var("RUNTIME_SMOKE_CPU_POLICY", SMOKE, "skip, auto, require or simulate", "auto", "what a missing CPU stage means"),

@@ -1,4 +1,4 @@
-//! Reading TOML key by key, so that every fault of a file is found in one go and carries its line.
+//! Reading TOML or JSON key by key, so that every fault of a file is found in one go and carries its line.
 //!
 //! `serde` stops at the first error. Here a reader *takes* each key that it knows out of a
 //! [`Section`]; whatever is left when it calls [`Section::end`] is an unknown key. Nothing is ever
@@ -15,7 +15,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::domain::Timestamp;
 
-use super::Fault;
+use super::{Fault, json};
 
 /// Where a value stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,9 +39,17 @@ pub struct Found<T> {
 #[derive(Debug)]
 pub struct Document {
     file: PathBuf,
+    form: Form,
     /// Byte offset at which each line starts.
     lines: Vec<usize>,
     faults: RefCell<Vec<Fault>>,
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Toml,
+    Json,
 }
 
 /// A table of the file. Take what you know, then call [`Section::end`].
@@ -64,15 +72,44 @@ pub trait Value: Sized {
 }
 
 impl Document {
-    /// Starts to read `text` as the contents of `file`.
+    /// Starts to read `text`, which is TOML, as the contents of `file`.
     pub fn new(file: &Path, text: &str) -> Self {
-        let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
-        Self { file: file.to_owned(), lines, faults: RefCell::default() }
+        Self::of(Form::Toml, file, text)
     }
 
-    /// The top of the file; `None` when it is not TOML, and then each syntax fault is reported
-    /// (nothing else is: what a broken table means is guesswork). `text` is the one given to [`Document::new`].
+    /// Starts to read `text`, which is JSON, as the contents of `file`.
+    pub fn json(file: &Path, text: &str) -> Self {
+        Self::of(Form::Json, file, text)
+    }
+
+    fn of(form: Form, file: &Path, text: &str) -> Self {
+        let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
+        Self { file: file.to_owned(), form, lines, faults: RefCell::default() }
+    }
+
+    /// The top of the file; `None` when it is not TOML or JSON, and then each syntax fault is reported
+    /// (nothing else is: what a broken table means is guesswork). `text` is the one that the reading started with.
     pub fn root<'i>(&self, text: &'i str) -> Option<Section<'_, 'i>> {
+        match self.form {
+            Form::Toml => self.toml(text),
+            Form::Json => self.object(text),
+        }
+    }
+
+    fn object<'i>(&self, text: &'i str) -> Option<Section<'_, 'i>> {
+        let (entries, faults) = match json::parse(text) {
+            Ok((entries, faults)) => (Some(entries), faults),
+            Err(faults) => (None, faults),
+        };
+        for fault in faults {
+            let message = if entries.is_some() { fault.message } else { format!("not JSON: {}", fault.message) };
+            self.push(Fault::new(&self.file, Some(self.line(fault.offset)), "", message));
+        }
+        let place = Place { key: String::new(), line: 1 };
+        entries.map(|entries| Section { document: self, place, entries, known: Vec::new() })
+    }
+
+    fn toml<'i>(&self, text: &'i str) -> Option<Section<'_, 'i>> {
         let (root, errors) = DeTable::parse_recoverable(text);
         if errors.is_empty() {
             let place = Place { key: String::new(), line: 1 };
@@ -95,11 +132,36 @@ impl Document {
         self.push(Fault::new(&self.file, Some(place.line), place.key.clone(), message).hint(hint));
     }
 
+    /// A text that can stand in a line: not blank, at most `most` bytes, without control characters. Anything else
+    /// is reported.
+    pub fn plain_text(&self, found: &Found<String>, most: usize) -> Option<String> {
+        let text = &found.value;
+        let message = if text.trim().is_empty() {
+            "the text is empty".to_owned()
+        } else if text.len() > most {
+            format!("longer than {most} bytes")
+        } else if text.contains(char::is_control) {
+            "the text has control characters".to_owned()
+        } else {
+            return Some(text.clone());
+        };
+        self.fault(&found.place, message);
+        None
+    }
+
     /// Everything reported, in the order of the lines.
     pub fn into_faults(self) -> Vec<Fault> {
         let mut faults = self.faults.into_inner();
         faults.sort_by_key(|fault| fault.line);
         faults
+    }
+
+    /// How `key` with `value` is written in this file.
+    fn written(&self, key: &str, value: &str) -> String {
+        match self.form {
+            Form::Toml => format!("{key} = {value}"),
+            Form::Json => format!("\"{key}\": {value}"),
+        }
     }
 
     fn push(&self, fault: Fault) {
@@ -147,7 +209,7 @@ impl<'d, 'i> Section<'d, 'i> {
     pub fn list<T: Value>(&mut self, key: &'static str) -> Option<Vec<Found<T>>> {
         let (place, value) = self.remove(key)?;
         let DeValue::Array(items) = value.into_inner() else {
-            self.document.fault_with_hint(&place, "expected a list", format!("{key} = [ … ]"));
+            self.document.fault_with_hint(&place, "expected a list", self.document.written(key, "[ … ]"));
             return None;
         };
         let items = items.into_iter().enumerate();
@@ -180,11 +242,20 @@ impl<'d, 'i> Section<'d, 'i> {
     pub fn sections(&mut self, key: &'static str) -> Vec<Self> {
         let Some((place, value)) = self.remove(key) else { return Vec::new() };
         let DeValue::Array(items) = value.into_inner() else {
-            self.document.fault_with_hint(&place, "expected a list of tables", format!("[[{}]]", place.key));
+            let hint = match self.document.form {
+                Form::Toml => format!("[[{}]]", place.key),
+                Form::Json => self.document.written(key, "[{ … }]"),
+            };
+            self.document.fault_with_hint(&place, "expected a list of tables", hint);
             return Vec::new();
         };
         let items = items.into_iter().enumerate();
         items.filter_map(|(index, item)| self.enter(self.item_place(&place, index, &item), item)).collect()
+    }
+
+    /// Reports a fault at `place` of the same file, with advice.
+    pub fn document_fault(&self, place: &Place, message: impl Into<String>, hint: impl Into<String>) {
+        self.document.fault_with_hint(place, message, hint);
     }
 
     /// Takes a table whose keys are data, each with a value of one kind; empty when absent.
@@ -207,6 +278,13 @@ impl<'d, 'i> Section<'d, 'i> {
         if let Some((place, _)) = self.remove(key) {
             self.document.fault_with_hint(&place, message, hint);
         }
+    }
+
+    /// Every key that was not taken, with its place: for tables that hold what is not ours to know.
+    pub fn rest(&self) -> impl Iterator<Item = (&str, Place)> {
+        self.entries
+            .keys()
+            .map(|key| (&**key.get_ref(), Place { key: self.dotted(key.get_ref()), line: self.line(key) }))
     }
 
     /// Reports a fault of `key` in this table.

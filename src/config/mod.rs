@@ -12,20 +12,26 @@
 //! The process environment is read in [`Environment::capture`] and nowhere else. What is unknown or out
 //! of bounds is refused; nothing is clamped or repaired.
 
+mod bundles;
 mod checks;
 mod env;
 mod fault;
+mod json;
 mod load;
 pub mod located;
 mod persona;
+mod recipe;
 mod runtimes;
 mod server;
 mod server_file;
+mod signers;
 
+pub use bundles::{ArtifactForm, BundleForm, BundlesFile, ConsentForm, MAX_BUNDLES};
 pub use env::Environment;
 pub use fault::{Fault, Faults};
 pub use load::{Loaded, Overrides, load};
 pub use persona::{MAX_PERSONA_FILE, PersonaFile, PortForm, RuleForm, TlsForm, TokenForm};
+pub use recipe::{MAX_RECIPE, RecipeFile};
 pub use runtimes::{
     BudgetForm, GpuForm, HealthForm, LimitsForm, MAX_MANIFEST, ProcessForm, RestartForm, RuntimeForm, RuntimesFile,
 };
@@ -34,3 +40,4 @@ pub use server::{
     TlsListenerConfig,
 };
 pub use server_file::reference;
+pub use signers::{MAX_SIGNERS, RevokedForm, SignerForm, SignersFile};

@@ -204,7 +204,7 @@ impl RuntimesFile {
 }
 
 impl RuntimeForm {
-    fn take(mut section: Section<'_, '_>) -> Self {
+    pub(super) fn take(mut section: Section<'_, '_>) -> Self {
         let form = Self {
             place: section.place().clone(),
             id: section.require("id"),

@@ -26,6 +26,8 @@ pub struct ServerConfig {
     pub control: ControlConfig,
     /// Where the daemon's own log goes.
     pub log: LogConfig,
+    /// Whether recipes and bundles without a trusted signature are refused (`ARW_REQUIRE_SIGNED_BUNDLES`).
+    pub require_signed_bundles: bool,
     /// The persona that `ARW_NET_POSTURE` and `ARW_NET_ALLOWLIST` describe.
     pub default_persona: Option<DefaultPersona>,
 }
@@ -218,6 +220,7 @@ impl ServerConfig {
                 admin_token_sha256: None,
             },
             log: LogConfig { filter: "info".to_owned(), json: false, journald: true, dir: None },
+            require_signed_bundles: true,
             default_persona: None,
             state_dir,
             config_dir,

@@ -12,7 +12,7 @@ use super::problem::{Problem, ProblemCode};
 use super::routes::{DEFAULT_LINES, MAX_LINES, MAX_TUNNELS};
 use super::state::App;
 use super::wire::{EgressPage, EgressStatus, LedgerStatus, PolicyStatus, Tunnel, Tunnels};
-use crate::domain::PersonaId;
+use crate::domain::{PersonaId, RuntimeId};
 use crate::ledger::{self, Filter, Ledger, LedgerError, Outcome};
 
 /// Tunnels without `limit`. 1000: a table that a person can still scroll through.
@@ -75,6 +75,7 @@ pub(super) async fn tunnels(
 pub(super) struct LinesQuery {
     limit: Option<u64>,
     persona: Option<PersonaId>,
+    runtime: Option<RuntimeId>,
     host: Option<String>,
     decision: Option<Outcome>,
     after: Option<u64>,
@@ -123,7 +124,13 @@ impl From<LedgerError> for SearchFault {
 fn page(ledger: &Ledger, query: LinesQuery, limit: usize) -> Result<EgressPage, SearchFault> {
     let end = *ledger.watch().borrow();
     let reader = ledger.reader()?;
-    let mut filter = Filter { persona: query.persona, host: query.host, decision: query.decision, ..Filter::default() };
+    let mut filter = Filter {
+        persona: query.persona,
+        runtime: query.runtime,
+        host: query.host,
+        decision: query.decision,
+        ..Filter::default()
+    };
     let deadline = Instant::now() + SEARCH_TIME;
     let within = |filter: &mut Filter, from: u64, to: u64| {
         (filter.from_seq, filter.to_seq) = (Some(from), Some(to));

@@ -171,6 +171,7 @@ fn state_routes() -> Vec<Route> {
                 &[
                     query("limit", Form::Integer(1, MAX_LINES), "At most so many lines; 100 without it."),
                     query("persona", Form::Text, "Only this persona's."),
+                    query("runtime", Form::Text, "Only this runtime's, in any of its runs."),
                     query("host", Form::Text, "Only this host, or `*.example.com` for every name below it."),
                     query("decision", Form::OneOf(&["allow", "deny", "would_deny"]), "Only this decision."),
                     query(

@@ -18,7 +18,18 @@ pub(super) async fn settings(State(app): State<Arc<App>>) -> Json<Settings> {
 /// Everything but secrets: of the admin token only whether there is one, of key files only where they
 /// lie. Every struct is taken apart by name, so that a new setting is shown or left out on purpose.
 fn view(config: &ServerConfig) -> Value {
-    let ServerConfig { state_dir, config_dir, proxy, limits, dns, ledger, control, log, default_persona } = config;
+    let ServerConfig {
+        state_dir,
+        config_dir,
+        proxy,
+        limits,
+        dns,
+        ledger,
+        control,
+        log,
+        require_signed_bundles,
+        default_persona,
+    } = config;
     json!({
         "state_dir": state_dir,
         "config_dir": config_dir,
@@ -77,6 +88,7 @@ fn view(config: &ServerConfig) -> Value {
             "admin_token": control.admin_token_sha256.is_some(),
         },
         "log": { "filter": log.filter, "json": log.json, "journald": log.journald, "dir": log.dir },
+        "bundles": { "require_signed": require_signed_bundles },
         "default_persona": default_persona.as_ref().map(|persona| json!({
             "id": persona.id,
             "posture": persona.posture,

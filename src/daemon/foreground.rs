@@ -28,7 +28,10 @@ use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::Usage;
 use crate::proxy::transparent::SyntheticNets;
-use crate::proxy::{self, FlowTable, Gateway, Inherited, Metrics, OwnListeners, Resolver, RuntimeSockets};
+use crate::proxy::{
+    self, EgressLimits, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver,
+    RuntimeSockets,
+};
 use crate::sandbox::cgroup::{self, Applied, Cgroups, Leaf, Limits, ProcessResource, Roots};
 use crate::sandbox::plan::{Access, Limit, Owner, PROXY_INSIDE, Plan, Resource, SYNTHETIC_V6, Scheduling};
 use crate::sandbox::preset::{self, Claim, Host, Preset, PresetName};
@@ -141,6 +144,7 @@ fn gateway(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Arc<Gat
         first_seen: Mutex::default(),
         events: EventBus::new("arw-cli-run", Arc::clone(&clock)),
         draining: CancellationToken::new(),
+        latch: Latch::default(),
         clock,
     }))
 }
@@ -251,6 +255,9 @@ fn launch(mut plan: Plan, leaf: Group, limits: Limits, name: PresetName) -> anyh
 fn sockets(persona: &PersonaId, launched: &mut Launched) -> anyhow::Result<RuntimeSockets> {
     let mut sockets = RuntimeSockets {
         persona: persona.clone(),
+        run: None,
+        limits: EgressLimits::default(),
+        spent: EgressSpent::default(),
         nets: SyntheticNets { v4: SYNTHETIC_V4, v6: SYNTHETIC_V6 },
         proxy: None,
         dns_udp: None,

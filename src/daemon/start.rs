@@ -25,7 +25,7 @@ use crate::events::{EventBus, EventKind, FirstSeen};
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
-use crate::proxy::{self, FlowTable, Gateway, Handle, Metrics, OwnListeners, Resolver};
+use crate::proxy::{self, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
 use crate::sys;
 
 /// Lines from which the hosts that are known already are learned at the start.
@@ -128,6 +128,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         first_seen: Mutex::new(first_seen(&ledger).await),
         events: events.clone(),
         draining: CancellationToken::new(),
+        latch: Latch::default(),
     });
     let tls = match &config.proxy.tls {
         Some(tls) => Some(Arc::new(ReloadableAcceptor::new(tls).context("the TLS listener")?)),

@@ -144,6 +144,8 @@ codes! {
         BudgetExhausted => "budget_exhausted",
         /// The kill switch.
         KillSwitch => "kill_switch",
+        /// The runtime whose traffic it was ended.
+        RuntimeEnded => "runtime_ended",
         /// The daemon drained and stopped.
         Shutdown => "shutdown",
         /// The daemon ended without writing the close; found at the next start.

@@ -99,6 +99,25 @@ id! {
     /// The name of a runtime: a supervised workload.
     RuntimeId
 }
+id! {
+    /// The name of a bundle: what a runtime is made of.
+    BundleId
+}
+
+/// One run of a runtime: from its start to its end.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Run {
+    /// Which runtime.
+    pub runtime: RuntimeId,
+    /// Which of its runs, counted from its first.
+    pub number: u64,
+}
+
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.runtime, self.number)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -57,6 +57,7 @@ pub use export::{Export, Format};
 pub use handle::{Ledger, LedgerStatus, Receipt};
 pub use line::{Line, LineFault};
 pub use merkle::{Hash, empty_root, is_consistent, leaf_hash, node_hash, root_from_inclusion};
+pub(crate) use note::NoteSigner;
 pub use note::{NoteFault, VerifierKey};
 pub use prove::{ConsistencyProof, Proof, ProofFault, prove, prove_consistency};
 pub use pseudonym::PseudonymKey;

@@ -18,7 +18,7 @@ use super::record::{Kind, Outcome};
 use super::recovery::public_key_path;
 use super::seal::SegmentRecord;
 use super::segment::{self, Form, LineReader, SEAL, Step};
-use crate::domain::{DenialCode, PersonaId, RuleId, Timestamp};
+use crate::domain::{DenialCode, PersonaId, RuleId, RuntimeId, Timestamp};
 
 /// Different values that one table of the statistics holds; the rest is counted under `(others)`, so
 /// that an automation that asks for a million hosts does not fill the memory.
@@ -62,6 +62,8 @@ type SelectVisitor<'f> = dyn FnMut(&RawLine<'_>, Line) -> Result<ControlFlow<()>
 pub struct Filter {
     /// Of this persona.
     pub persona: Option<PersonaId>,
+    /// From this runtime, in any of its runs.
+    pub runtime: Option<RuntimeId>,
     /// To this host; `*.example.com` for every name below it.
     pub host: Option<String>,
     /// Of this kind.
@@ -85,10 +87,11 @@ pub struct Filter {
 impl Filter {
     /// Whether `line` meets every condition.
     pub fn matches(&self, line: &Line) -> bool {
-        fn is<T: PartialEq>(wanted: Option<&T>, value: Option<&T>) -> bool {
+        fn is<T: PartialEq + ?Sized>(wanted: Option<&T>, value: Option<&T>) -> bool {
             wanted.is_none() || wanted == value
         }
         is(self.persona.as_ref(), line.persona.as_ref())
+            && is(self.runtime.as_ref().map(RuntimeId::as_str), line.runtime.as_deref())
             && is(self.kind.as_ref(), Some(&line.kind))
             && is(self.decision.as_ref(), line.decision.as_ref())
             && is(self.code.as_ref(), line.code.as_ref())
@@ -106,9 +109,10 @@ impl Filter {
     /// Bytes that every matching line must contain: most lines need not be parsed.
     fn needles(&self) -> Vec<memmem::Finder<'static>> {
         let persona = self.persona.as_ref().map(|persona| format!("\"persona\":\"{persona}\""));
+        let runtime = self.runtime.as_ref().map(|runtime| format!("\"runtime\":\"{runtime}\""));
         let code = self.code.map(|code| format!("\"code\":\"{code}\""));
         let rule = self.rule.as_ref().map(|rule| format!("\"rule\":\"{rule}\""));
-        let needles = [persona, code, rule].into_iter().flatten();
+        let needles = [persona, runtime, code, rule].into_iter().flatten();
         needles.map(|needle| memmem::Finder::new(needle.as_bytes()).into_owned()).collect()
     }
 }

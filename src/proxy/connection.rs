@@ -27,9 +27,12 @@ use super::identify::{Peer, identify};
 use super::metrics::Held;
 use super::pool::Pool;
 use super::refusal::Refusal;
+use super::runtime::Runtime;
 use super::transparent::origin_form;
 use super::tunnel::{self, Greeting, Tunnel};
-use crate::domain::{Denial, DenialCode, EgressIntent, Identity, Labels, Method, PersonaId, Surface, Target};
+use crate::domain::{
+    ClientAddr, Denial, DenialCode, EgressIntent, Identity, Labels, Method, PersonaId, Surface, Target,
+};
 
 /// Bytes read at once while a head is awaited: nearly every head fits.
 const HEAD_CHUNK: usize = 4 << 10;
@@ -173,8 +176,21 @@ impl Connection {
         }
     }
 
-    /// Waits up to `wait` for the first byte of a head, then up to the head time for the rest of it.
+    /// Waits up to `wait` for the first byte of a head, then up to the head time for the rest of it. The end of the
+    /// runtime that the connection came from is as good as the connection's own.
     async fn read_head(&mut self, wait: Duration) -> Result<RequestHead, NoHead> {
+        let Some(runtime) = self.peer.evidence.runtime().cloned() else { return self.next_head(wait).await };
+        if runtime.is_over() {
+            return Err(NoHead::Quiet);
+        }
+        tokio::select! {
+            biased;
+            head = self.next_head(wait) => head,
+            () = runtime.over() => Err(NoHead::Quiet),
+        }
+    }
+
+    async fn next_head(&mut self, wait: Duration) -> Result<RequestHead, NoHead> {
         let gateway = Arc::clone(&self.gateway);
         if self.client.inbox.is_empty() {
             let first = tokio::select! {
@@ -229,7 +245,12 @@ impl Connection {
         if refusal.code == DenialCode::Malformed.code() { Refusal { status, ..refusal } } else { refusal }
     }
 
-    fn about<'a>(&self, target: Option<&'a Target>, surface: Option<Surface>, method: Option<&'a Method>) -> About<'a> {
+    fn about<'a>(
+        &'a self,
+        target: Option<&'a Target>,
+        surface: Option<Surface>,
+        method: Option<&'a Method>,
+    ) -> About<'a> {
         About {
             client: self.peer.addr,
             identity: Identity::None,
@@ -238,6 +259,7 @@ impl Connection {
             surface,
             method: method.map(Method::as_str),
             path: None,
+            runtime: self.peer.evidence.runtime().map(Arc::as_ref),
         }
     }
 
@@ -289,7 +311,7 @@ impl Connection {
             persona,
         };
         if let Err(denial) = self.count(&intent.persona, limit) {
-            let refusal = self.gateway.refuse(&intent, denial);
+            let refusal = self.gateway.refuse(&intent, proof.runtime(), denial);
             return self.refuse(&head, refusal, head_only).await;
         }
         let gateway = Arc::clone(&self.gateway);
@@ -347,6 +369,28 @@ impl Connection {
         let answer = refusal.encode(head_only.0, false);
         if send(&mut self.client.stream, &answer).await { Next::Continue } else { Next::Close }
     }
+}
+
+/// Says to a runtime's client that there is no place for it. Its request is not waited for.
+pub(super) async fn turn_away(
+    gateway: Arc<Gateway>,
+    mut client: ClientStream,
+    addr: ClientAddr,
+    runtime: Arc<Runtime>,
+    denial: Denial,
+) {
+    let about = About {
+        client: addr,
+        identity: Identity::Netns,
+        persona: Some(&runtime.persona),
+        target: None,
+        surface: None,
+        method: None,
+        path: None,
+        runtime: Some(&runtime),
+    };
+    let refusal = gateway.refuse_about(&about, denial);
+    end_with(&mut client, &refusal, HeadOnly(false)).await;
 }
 
 async fn end_with(client: &mut ClientStream, refusal: &Refusal, head_only: HeadOnly) {

@@ -15,6 +15,7 @@ use serde::Serialize;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::identify::Proof;
+use super::runtime::{Pace, Turn};
 use crate::domain::{CloseReason, EgressIntent, PersonaId, RuleId, Scheme, Timestamp};
 use crate::policy::{Meter, Mode, TlsDemand};
 
@@ -70,20 +71,32 @@ pub enum Direction {
 }
 
 impl Flow {
-    /// Takes `bytes` of the rule's byte budget before they are passed on. When they do not fit the flow is cut,
-    /// and they must not pass.
+    /// Takes `bytes` of the byte budgets of rule and runtime before they are passed on. When they do not fit the flow
+    /// is cut, and they must not pass.
     #[must_use]
     fn spend(&self, bytes: usize) -> bool {
-        let fits = self.meter.add(bytes as u64);
+        let bytes = bytes as u64;
+        let runtime = self.proof.runtime();
+        let held = runtime.is_none_or(|runtime| runtime.allowance.spend(bytes));
+        let fits = held && self.meter.add(bytes);
         if !fits {
+            if let (Some(runtime), true) = (runtime, held) {
+                runtime.allowance.refund(bytes);
+            }
             self.cut(CloseReason::BudgetExhausted);
         }
         fits
     }
 
-    /// Takes up to `wanted` bytes of the budget. Zero when the budget is spent, and the flow is cut then.
+    /// Takes up to `wanted` bytes of the budgets. Zero when one is spent, and the flow is cut then.
     pub fn reserve(&self, wanted: usize) -> usize {
-        let got = usize::try_from(self.meter.reserve(wanted as u64)).unwrap_or(usize::MAX);
+        let runtime = self.proof.runtime();
+        let held = runtime.map_or(wanted as u64, |runtime| runtime.allowance.reserve(wanted as u64));
+        let got = self.meter.reserve(held);
+        if let Some(runtime) = runtime.filter(|_| got < held) {
+            runtime.allowance.refund(held - got);
+        }
+        let got = usize::try_from(got).unwrap_or(usize::MAX);
         if got == 0 && wanted > 0 {
             self.cut(CloseReason::BudgetExhausted);
         }
@@ -97,11 +110,15 @@ impl Flow {
             Direction::Down => &self.down,
         };
         counter.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.last_active.store(tick(self.epoch), Ordering::Relaxed);
+        let now = tick(self.epoch);
+        // It may be later already: the other direction waits for its turn.
+        if self.last_active.load(Ordering::Relaxed) < now {
+            self.last_active.store(now, Ordering::Relaxed);
+        }
     }
 
-    /// Passes `bytes` on to `to`: takes them from the budget first, and counts what was written as it is, so
-    /// that a write that is cut in the middle is counted as far as it came.
+    /// Passes `bytes` on to `to`: takes them from the budget first, waits for their turn where there is a rate, and
+    /// counts what was written as it is, so that a write that is cut in the middle is counted as far as it came.
     ///
     /// # Errors
     /// What the write failed with; `QuotaExceeded` when the budget does not hold them, and the flow is cut then.
@@ -109,16 +126,51 @@ impl Flow {
         if !self.spend(bytes.len()) {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let count = to.write(rest).await?;
-            if count == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+        let mut later = bytes;
+        while !later.is_empty() {
+            let mut rest = match self.quantum() {
+                None => later,
+                Some(quantum) => {
+                    let turn = &later[..later.len().min(quantum)];
+                    let mut booked = Turn::book(self, turn.len());
+                    std::future::poll_fn(|context| booked.poll(context, self)).await;
+                    turn
+                }
+            };
+            later = &later[rest.len()..];
+            while !rest.is_empty() {
+                let count = to.write(rest).await?;
+                if count == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                self.count(direction, count);
+                rest = &rest[count..];
             }
-            self.count(direction, count);
-            rest = &rest[count..];
         }
         to.flush().await
+    }
+
+    /// What holds its bytes to a rate, which is its runtime's.
+    pub(super) fn pace(&self) -> Option<&Pace> {
+        self.proof.runtime().map(|runtime| &runtime.pace)
+    }
+
+    /// Most bytes to pass in one turn; `None` while there is no rate.
+    pub(super) fn quantum(&self) -> Option<usize> {
+        self.pace()?.quantum()
+    }
+
+    /// Takes it for active until `moment`: it waits for its turn, and is not idle.
+    pub(super) fn busy_until(&self, moment: Instant) {
+        let then = Tick::try_from(moment.saturating_duration_since(self.epoch).as_secs()).unwrap_or(Tick::MAX);
+        self.last_active.fetch_max(then, Ordering::Relaxed);
+    }
+
+    /// Has its task look at it again.
+    pub(super) fn nudge(&self) {
+        if let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Sets when the rule ends: a reload may bring that moment nearer, or further off.
@@ -268,6 +320,9 @@ impl FlowTable {
         });
         flow.expire_at(start.expires_at);
         self.lock().insert(flow.seq, Arc::clone(&flow));
+        if let Some(runtime) = flow.proof.runtime() {
+            runtime.enter(&flow);
+        }
         FlowGuard { table: Arc::clone(self), flow }
     }
 
@@ -361,5 +416,8 @@ impl std::ops::Deref for FlowGuard {
 impl Drop for FlowGuard {
     fn drop(&mut self) {
         self.table.lock().remove(&self.flow.seq);
+        if let Some(runtime) = self.flow.proof.runtime() {
+            runtime.leave(&self.flow);
+        }
     }
 }

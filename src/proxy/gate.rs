@@ -21,10 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::flow::{Flow, FlowGuard, FlowStart, FlowTable};
 use super::identify::Proof;
+use super::latch::{Latch, Latched};
 use super::metrics::{Held, Metrics};
 use super::own::OwnListeners;
 use super::refusal::Refusal;
 use super::resolver::Resolver;
+use super::runtime::Runtime;
 use crate::config::Limits;
 use crate::domain::{
     ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, PersonaId, Scheme, Surface,
@@ -66,6 +68,8 @@ pub struct Gateway {
     pub events: EventBus,
     /// Set when the daemon drains: no new request, kept-alive connections end.
     pub draining: CancellationToken,
+    /// The kill switch.
+    pub latch: Latch,
 }
 
 /// Vetted addresses, in the order to try them. Made here only, and used up by the dial.
@@ -113,6 +117,8 @@ pub struct About<'a> {
     pub method: Option<&'a str>,
     /// Visible HTTP only.
     pub path: Option<&'a str>,
+    /// The runtime that it came from.
+    pub(super) runtime: Option<&'a Runtime>,
 }
 
 impl Gateway {
@@ -122,13 +128,17 @@ impl Gateway {
     /// A [`Refusal`], recorded already, unless it is the ledger that failed.
     pub(super) async fn authorize(&self, intent: EgressIntent, proof: Proof) -> Result<Cleared, Refusal> {
         let now = self.clock.now();
+        let runtime = proof.runtime();
+        let refuse = |denial| self.refuse(&intent, runtime, denial);
+        let pass = self.latch.pass().map_err(refuse)?;
         if self.draining.is_cancelled() {
-            return Err(self.refuse(&intent, Denial::new(DenialCode::Overloaded, "the gateway is shutting down")));
+            return Err(refuse(Denial::new(DenialCode::Overloaded, "the gateway is shutting down")));
         }
+        runtime.map_or(Ok(()), Runtime::may_ask).map_err(refuse)?;
         let snapshot = self.policy.load_full();
         let grant = match snapshot.decide(&intent, now) {
             Decision::Allow(grant) => grant,
-            Decision::Deny(denial) => return Err(self.refuse(&intent, denial)),
+            Decision::Deny(denial) => return Err(refuse(denial)),
         };
         let stats = self.metrics.persona(&intent.persona);
         let limit = snapshot
@@ -137,22 +147,29 @@ impl Gateway {
             .unwrap_or(self.limits.tunnels_per_persona);
         let Some(held) = Held::take(&stats, |stats| &stats.tunnels, limit) else {
             let detail = format!("persona `{}` has {limit} tunnels open, its bound", intent.persona);
-            return Err(self.refuse(&intent, Denial::new(DenialCode::Overloaded, detail)));
+            return Err(refuse(Denial::new(DenialCode::Overloaded, detail)));
         };
         let addresses = match self.vetted(&intent, &grant).await {
             Ok(addresses) => addresses,
-            Err(denial) => return Err(self.refuse(&intent, denial)),
+            Err(denial) => return Err(refuse(denial)),
         };
+        if !self.latch.stands(pass) {
+            return Err(refuse(Latch::denial()));
+        }
         // Looking up a name takes time, and a rule may have ended meanwhile.
         let now = self.clock.now();
         if let Some(end) = grant.expires_at().filter(|end| *end <= now) {
             let denial = Denial::new(DenialCode::LeaseExpired, format!("the rule expired at {end}"));
             let denial = grant.rule().cloned().map_or(denial.clone(), |rule| denial.by(rule));
-            return Err(self.refuse(&intent, denial));
+            return Err(refuse(denial));
         }
+        runtime.map_or(Ok(()), Runtime::admit).map_err(refuse)?;
         let meter = match self.usage.admit(&grant, now) {
             Ok(meter) => meter,
-            Err(denial) => return Err(self.refuse(&intent, denial)),
+            Err(denial) => {
+                runtime.inspect(|runtime| runtime.allowance.hand_back_request());
+                return Err(refuse(denial));
+            }
         };
         let receipt = {
             let host = intent.target.host.to_string();
@@ -161,7 +178,8 @@ impl Gateway {
                 .cloned()
                 .or_else(|| addresses.iter().find_map(|target| grant.would_deny_address(target.ip())))
                 .or_else(|| meter.would_deny().cloned());
-            let record = opening(&intent, &grant, &host, addresses[0], would_deny.as_ref());
+            let mut record = opening(&intent, &grant, &host, addresses[0], would_deny.as_ref());
+            runtime.inspect(|runtime| runtime.sign(&mut record));
             let counter = if would_deny.is_some() { &stats.would_deny } else { &stats.allowed };
             self.ledger.record(&record).await.inspect(|_| {
                 counter.fetch_add(1, Ordering::Relaxed);
@@ -171,7 +189,11 @@ impl Gateway {
             if meter.would_deny().is_none() {
                 self.usage.hand_back(&grant);
             }
-            self.ledger_failed(&About::of(&intent))
+            if let Some(runtime) = runtime {
+                runtime.allowance.hand_back_request();
+                runtime.denied(now);
+            }
+            self.ledger_failed(&About::of(&intent, runtime))
         })?;
         self.tell_first(&intent, grant.scheme(), receipt.seq());
         let idle_time = self.idle_time(intent.surface);
@@ -189,6 +211,10 @@ impl Gateway {
             proof,
         });
         self.recheck(&flow);
+        // Latching cuts what is in the table. What was cleared before and entered after is cut here.
+        if !self.latch.stands(pass) {
+            flow.cut(CloseReason::KillSwitch);
+        }
         Ok(Cleared { permit: DialPermit { addresses }, receipt, flow, tls: grant.tls(), held })
     }
 
@@ -297,13 +323,36 @@ impl Gateway {
         granted
     }
 
+    /// Latches the kill switch: whatever asks from now on is denied, and what is open is cut. Says how many flows that
+    /// were. Once latched it may be called again, which changes nothing more.
+    pub fn latch(&self, reason: &str) -> usize {
+        self.latch.set(reason, self.clock.now());
+        self.flows.cut_where(|_| Some(CloseReason::KillSwitch))
+    }
+
+    /// Releases the kill switch. Whether it was latched.
+    pub fn release(&self) -> bool {
+        self.latch.release()
+    }
+
+    /// Why the kill switch is latched, if it is.
+    pub fn latched(&self) -> Option<Latched> {
+        self.latch.state()
+    }
+
+    /// Ends every open flow of `persona`. Says how many there were.
+    pub fn cut_persona(&self, persona: &PersonaId, reason: CloseReason) -> usize {
+        self.flows.cut_where(|flow| (flow.intent.persona == *persona).then_some(reason))
+    }
+
     /// Records the denial of `intent` and makes the client's answer.
-    pub fn refuse(&self, intent: &EgressIntent, denial: Denial) -> Refusal {
-        self.refuse_about(&About::of(intent), denial)
+    pub(super) fn refuse(&self, intent: &EgressIntent, runtime: Option<&Runtime>, denial: Denial) -> Refusal {
+        self.refuse_about(&About::of(intent, runtime), denial)
     }
 
     /// Records a denial about which only `about` is known.
     pub fn refuse_about(&self, about: &About<'_>, denial: Denial) -> Refusal {
+        about.runtime.inspect(|runtime| runtime.denied(self.clock.now()));
         match about.persona {
             Some(persona) => self.metrics.persona(persona).deny(denial.code),
             None => self.metrics.anonymous.deny(denial.code),
@@ -355,8 +404,9 @@ fn meets(needs: TlsDemand, demand: TlsDemand) -> bool {
 
 impl<'a> About<'a> {
     /// All of an intent.
-    pub fn of(intent: &'a EgressIntent) -> Self {
+    pub(super) fn of(intent: &'a EgressIntent, runtime: Option<&'a Runtime>) -> Self {
         Self {
+            runtime,
             client: intent.client,
             identity: intent.identity,
             persona: Some(&intent.persona),
@@ -380,6 +430,9 @@ impl<'a> About<'a> {
         record.port = self.target.map(|target| target.port).filter(|port| *port != 0);
         record.method = self.method;
         record.path = self.path;
+        if let Some(runtime) = self.runtime {
+            runtime.sign(&mut record);
+        }
         record
     }
 }

@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::flow::TunnelView;
 use super::gate::Gateway;
+use super::latch::Latched;
 use super::metrics::Metrics;
-use crate::domain::PersonaId;
+use crate::domain::{CloseReason, PersonaId};
 
 /// A view of the running gateway; cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,6 +26,8 @@ pub struct Status {
     pub listening: Vec<SocketAddr>,
     /// Whether it is shutting down.
     pub draining: bool,
+    /// The kill switch, while it is latched.
+    pub latched: Option<Latched>,
     /// Client connections open now.
     pub connections: usize,
     /// Tunnels and exchanges open now.
@@ -70,6 +73,7 @@ impl Handle {
         Status {
             listening: self.addresses.to_vec(),
             draining: self.gateway.draining.is_cancelled(),
+            latched: self.gateway.latched(),
             connections: metrics.connections.load(Ordering::Relaxed),
             tunnels: self.gateway.flows.len(),
             accepted: metrics.accepted.load(Ordering::Relaxed),
@@ -94,6 +98,27 @@ impl Handle {
     /// The oldest `limit` open tunnels and exchanges.
     pub fn tunnels(&self, limit: usize) -> Vec<TunnelView> {
         self.gateway.flows.view(limit)
+    }
+
+    /// Latches the kill switch: whatever asks from now on is denied, and what is open is cut. Says how many flows that
+    /// were.
+    pub fn latch(&self, reason: &str) -> usize {
+        self.gateway.latch(reason)
+    }
+
+    /// Releases the kill switch. Whether it was latched.
+    pub fn release(&self) -> bool {
+        self.gateway.release()
+    }
+
+    /// Why the kill switch is latched, if it is.
+    pub fn latched(&self) -> Option<Latched> {
+        self.gateway.latched()
+    }
+
+    /// Ends every open flow of `persona`. Says how many there were.
+    pub fn cut_persona(&self, persona: &PersonaId, reason: CloseReason) -> usize {
+        self.gateway.cut_persona(persona, reason)
     }
 
     /// The gateway's counters.

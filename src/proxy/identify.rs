@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::head::Fields;
+use super::runtime::Runtime;
 use crate::domain::{ClientAddr, Denial, DenialCode, Identity, PersonaId, Timestamp, TokenHash};
 use crate::policy::{Persona, Snapshot};
 
@@ -22,7 +23,7 @@ pub(super) struct Peer {
 }
 
 /// Proof that came with the connection itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Evidence {
     /// None: the request must bring credentials.
     None,
@@ -32,6 +33,18 @@ pub(super) enum Evidence {
     Certificate(Arc<[String]>),
     /// The listening socket lies in this persona's own network namespace.
     Namespace(PersonaId),
+    /// It lies in this runtime's.
+    Runtime(Arc<Runtime>),
+}
+
+impl Evidence {
+    /// The runtime that the connection came from, if it came from one.
+    pub(super) fn runtime(&self) -> Option<&Arc<Runtime>> {
+        match self {
+            Self::Runtime(runtime) => Some(runtime),
+            Self::None | Self::Uid(_) | Self::Certificate(_) | Self::Namespace(_) => None,
+        }
+    }
 }
 
 /// Whose a request is, and what that rests on.
@@ -56,16 +69,26 @@ pub(super) enum Proof {
     Certificate(Arc<[String]>),
     /// The network namespace, which is the persona's as long as there is such a persona.
     Namespace,
+    /// The same, and it is this runtime's.
+    Runtime(Arc<Runtime>),
 }
 
 impl Proof {
+    /// The runtime that the request came from, if it came from one.
+    pub(super) fn runtime(&self) -> Option<&Runtime> {
+        match self {
+            Self::Runtime(runtime) => Some(runtime),
+            Self::Token(_) | Self::Uid(_) | Self::Certificate(_) | Self::Namespace => None,
+        }
+    }
+
     /// Whether it still proves `persona`.
     pub(super) fn stands(&self, snapshot: &Snapshot, persona: &PersonaId, now: Timestamp) -> bool {
         let found = match self {
             Self::Token(hash) => snapshot.by_bearer(hash, now),
             Self::Uid(uid) => snapshot.by_uid(*uid),
             Self::Certificate(uris) => uris.iter().find_map(|uri| snapshot.by_certificate(uri)),
-            Self::Namespace => snapshot.persona(persona),
+            Self::Namespace | Self::Runtime(_) => snapshot.persona(persona),
         };
         found.is_some_and(|found| found.id() == persona)
     }
@@ -82,11 +105,9 @@ pub(super) fn identify<'a>(
     now: Timestamp,
 ) -> Result<Identified<'a>, Denial> {
     match &peer.evidence {
-        Evidence::Namespace(id) => {
-            return snapshot
-                .persona(id)
-                .map(|persona| Identified { persona, identity: Identity::Netns, proof: Proof::Namespace })
-                .ok_or_else(|| Denial::new(DenialCode::UnknownPersona, format!("persona `{id}` is not configured")));
+        Evidence::Namespace(id) => return inside(snapshot, id, Proof::Namespace),
+        Evidence::Runtime(runtime) => {
+            return inside(snapshot, &runtime.persona, Proof::Runtime(Arc::clone(runtime)));
         }
         Evidence::Uid(uid) => {
             if let Some(persona) = snapshot.by_uid(*uid) {
@@ -109,6 +130,14 @@ pub(super) fn identify<'a>(
     };
     present(snapshot, credentials, now)
         .ok_or_else(|| Denial::new(DenialCode::UnknownPersona, "the credentials belong to no persona, or have expired"))
+}
+
+/// Whoever speaks from a namespace of `id`'s.
+fn inside<'a>(snapshot: &'a Snapshot, id: &PersonaId, proof: Proof) -> Result<Identified<'a>, Denial> {
+    snapshot
+        .persona(id)
+        .map(|persona| Identified { persona, identity: Identity::Netns, proof })
+        .ok_or_else(|| Denial::new(DenialCode::UnknownPersona, format!("persona `{id}` is not configured")))
 }
 
 /// Basic (RFC 7617) or Bearer (RFC 6750).

@@ -13,15 +13,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::gate::Gateway;
+use super::latch::Latched;
+use super::runtime::{Runtime, RuntimeGuard, RuntimeSockets};
 use super::tls::ReloadableAcceptor;
-use super::transparent::{Runtime, RuntimeSockets};
 use super::worker::Worker;
 use crate::config::ProxyConfig;
-use crate::domain::PersonaId;
+use crate::domain::{Clock, CloseReason, PersonaId};
 use crate::sys;
 
 /// Connections that the kernel may queue before they are accepted; the usual `net.core.somaxconn`.
@@ -80,13 +81,7 @@ pub struct RuntimeDoors {
     workers: Arc<[mpsc::Sender<Delivery>]>,
     next: Arc<AtomicUsize>,
     stop: CancellationToken,
-}
-
-/// While this is held, the proxy answers on the sockets of one runtime. Connections that are open when it is
-/// dropped end with their clients, or with the proxy.
-#[derive(Debug)]
-pub struct RuntimeGuard {
-    _stop: DropGuard,
+    clock: Arc<dyn Clock>,
 }
 
 impl RuntimeDoors {
@@ -97,19 +92,20 @@ impl RuntimeDoors {
     /// When a socket cannot be made non-blocking, or the proxy is stopping or stuck.
     pub fn attend(&self, sockets: RuntimeSockets) -> io::Result<RuntimeGuard> {
         sockets.set_nonblocking()?;
-        let RuntimeSockets { persona, nets, proxy, dns_udp, dns_tcp, transparent } = sockets;
-        let runtime = Arc::new(Runtime::new(persona, nets));
-        let proxy = proxy.map(|listener| Door::Namespace(listener, runtime.persona.clone()));
-        let resolver = dns_tcp.map(|listener| Door::Resolver(listener, Arc::clone(&runtime)));
-        let transparent = transparent.into_iter().map(|listener| Door::Transparent(listener, Arc::clone(&runtime)));
-        let doors = proxy.into_iter().chain(resolver).chain(transparent).collect();
-        let datagrams = dns_udp.map(|socket| (socket, Arc::clone(&runtime)));
         let stop = self.stop.child_token();
+        let guard = RuntimeGuard::new(&sockets, stop.clone(), Arc::clone(&self.clock));
+        let runtime = guard.runtime();
+        let RuntimeSockets { proxy, dns_udp, dns_tcp, transparent, .. } = sockets;
+        let proxy = proxy.map(|listener| Door::Explicit(listener, Arc::clone(runtime)));
+        let resolver = dns_tcp.map(|listener| Door::Resolver(listener, Arc::clone(runtime)));
+        let transparent = transparent.into_iter().map(|listener| Door::Transparent(listener, Arc::clone(runtime)));
+        let doors = proxy.into_iter().chain(resolver).chain(transparent).collect();
+        let datagrams = dns_udp.map(|socket| (socket, Arc::clone(runtime)));
         let worker = &self.workers[self.next.fetch_add(1, Ordering::Relaxed) % self.workers.len()];
         worker
-            .try_send(Delivery { doors, datagrams, stop: stop.clone() })
+            .try_send(Delivery { doors, datagrams, stop })
             .map_err(|_| io::Error::other("the proxy takes no more runtimes"))?;
-        Ok(RuntimeGuard { _stop: stop.drop_guard() })
+        Ok(guard)
     }
 }
 
@@ -119,6 +115,8 @@ pub(super) enum Door {
     Tls(StdTcpListener, Arc<ReloadableAcceptor>),
     Unix(StdUnixListener),
     Namespace(StdTcpListener, PersonaId),
+    /// The explicit proxy of a runtime.
+    Explicit(StdTcpListener, Arc<Runtime>),
     /// The synthetic addresses of a runtime.
     Transparent(StdTcpListener, Arc<Runtime>),
     /// The resolver of a runtime, by TCP.
@@ -187,7 +185,12 @@ pub fn start(
     }
     let stop = CancellationToken::new();
     let (senders, inboxes): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::channel(RUNTIME_QUEUE)).unzip();
-    let runtimes = RuntimeDoors { workers: senders.into(), next: Arc::default(), stop: stop.clone() };
+    let runtimes = RuntimeDoors {
+        workers: senders.into(),
+        next: Arc::default(),
+        stop: stop.clone(),
+        clock: Arc::clone(&gateway.clock),
+    };
     let from_the_start = inherited.runtimes.into_iter().map(|sockets| runtimes.attend(sockets));
     let from_the_start = from_the_start.collect::<io::Result<Vec<_>>>().map_err(ListenFault::Worker)?;
     let mut workers = Vec::with_capacity(count);
@@ -263,6 +266,27 @@ impl Running {
     /// Where the sockets of runtimes that start later are handed over.
     pub fn runtimes(&self) -> RuntimeDoors {
         self.runtimes.clone()
+    }
+
+    /// Latches the kill switch: whatever asks from now on is denied, and what is open is cut. Says how many flows that
+    /// were.
+    pub fn latch(&self, reason: &str) -> usize {
+        self.gateway.latch(reason)
+    }
+
+    /// Releases the kill switch. Whether it was latched.
+    pub fn release(&self) -> bool {
+        self.gateway.release()
+    }
+
+    /// Why the kill switch is latched, if it is.
+    pub fn latched(&self) -> Option<Latched> {
+        self.gateway.latched()
+    }
+
+    /// Ends every open flow of `persona`. Says how many there were.
+    pub fn cut_persona(&self, persona: &PersonaId, reason: CloseReason) -> usize {
+        self.gateway.cut_persona(persona, reason)
     }
 
     /// Stops accepting, lets open flows end within the drain time, cuts the rest, and waits for the workers.

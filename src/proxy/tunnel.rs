@@ -108,6 +108,9 @@ impl Drop for Ending {
         record.close_reason = Some(self.reason);
         record.status = self.status;
         record.tls = self.tls.as_deref();
+        if let Some(runtime) = self.flow.proof.runtime() {
+            runtime.sign(&mut record);
+        }
         // What left is recorded in the `open` line. A close that cannot be written is counted by the
         // ledger and shows as `unclean` after the next start.
         let _ = self.gateway.ledger.append(&record);
@@ -179,7 +182,9 @@ pub(super) async fn open(
 pub(super) fn cut_refusal(reason: CloseReason, ending: &Ending) -> Refusal {
     let (status, detail) = match reason {
         CloseReason::IdleTimeout => (504, "the upstream did not answer in time"),
-        CloseReason::BudgetExhausted => (403, "the byte budget of the rule is spent"),
+        CloseReason::BudgetExhausted => (403, "the byte budget of the rule or of the runtime is spent"),
+        CloseReason::KillSwitch => (403, "the kill switch was latched"),
+        CloseReason::RuntimeEnded => (503, "the runtime was ended"),
         CloseReason::Shutdown => (503, "the gateway is shutting down"),
         _ => (403, "the grant was withdrawn while the request was under way"),
     };
@@ -358,7 +363,9 @@ fn objection(kind: &FlightKind, host: &Host, demand: TlsDemand) -> Option<Denial
 fn record_objection(gateway: &Gateway, ending: &Ending, code: DenialCode, seen: &TlsSeen) {
     let flow = &ending.flow;
     gateway.metrics.persona(&flow.intent.persona).deny(code);
-    let about = About::of(&flow.intent);
+    let runtime = flow.proof.runtime();
+    runtime.inspect(|runtime| runtime.denied(gateway.clock.now()));
+    let about = About::of(&flow.intent, runtime);
     let host = flow.intent.target.host.to_string();
     let mut record = about.record(Some(&host));
     record.scheme = Some(flow.scheme);

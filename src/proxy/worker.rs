@@ -16,13 +16,14 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
 use super::client::ClientStream;
-use super::connection::serve;
+use super::connection::{serve, turn_away};
 use super::gate::Gateway;
 use super::identify::{Evidence, Peer};
 use super::listener::{Delivery, Door};
 use super::pool::Pool;
+use super::runtime::{Place, Runtime};
 use super::tls::ReloadableAcceptor;
-use super::transparent::{self, Runtime};
+use super::transparent;
 use crate::domain::{ClientAddr, CloseReason, PersonaId};
 use crate::sys;
 
@@ -92,6 +93,7 @@ enum Listening {
     Tls(TcpListener, Arc<ReloadableAcceptor>),
     Unix(UnixListener),
     Namespace(TcpListener, PersonaId),
+    Explicit(TcpListener, Arc<Runtime>),
     Transparent(TcpListener, Arc<Runtime>),
     Resolver(TcpListener, Arc<Runtime>),
 }
@@ -111,6 +113,7 @@ impl Listening {
             Door::Tls(listener, acceptor) => Self::Tls(TcpListener::from_std(listener)?, acceptor),
             Door::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
             Door::Namespace(listener, persona) => Self::Namespace(TcpListener::from_std(listener)?, persona),
+            Door::Explicit(listener, runtime) => Self::Explicit(TcpListener::from_std(listener)?, runtime),
             Door::Transparent(listener, runtime) => Self::Transparent(TcpListener::from_std(listener)?, runtime),
             Door::Resolver(listener, runtime) => Self::Resolver(TcpListener::from_std(listener)?, runtime),
         })
@@ -118,7 +121,10 @@ impl Listening {
 
     async fn accept(&self) -> io::Result<Incoming> {
         match self {
-            Self::Tcp(listener) | Self::Tls(listener, _) | Self::Namespace(listener, _) => {
+            Self::Tcp(listener)
+            | Self::Tls(listener, _)
+            | Self::Namespace(listener, _)
+            | Self::Explicit(listener, _) => {
                 let (stream, addr) = listener.accept().await?;
                 Ok(Incoming::Tcp(stream, addr))
             }
@@ -227,13 +233,16 @@ impl Shop {
             (Incoming::Tcp(stream, addr), Listening::Tls(_, acceptor)) => {
                 self.serve_tls(stream, addr, Arc::clone(acceptor), guest);
             }
+            (Incoming::Tcp(stream, addr), Listening::Explicit(_, runtime)) => {
+                self.serve_explicit(stream, addr, Arc::clone(runtime), guest);
+            }
             (Incoming::Tcp(stream, addr), listening) => {
                 let evidence = match listening {
                     Listening::Namespace(_, persona) => Evidence::Namespace(persona.clone()),
                     _ => Evidence::None,
                 };
                 let peer = Peer { addr: ClientAddr::Tcp(addr), evidence };
-                self.serve(ClientStream::Tcp(stream), peer, guest);
+                self.serve(ClientStream::Tcp(stream), peer, guest, None);
             }
             (Incoming::Bare(stream, addr), Listening::Transparent(_, runtime)) => {
                 self.serve_transparent(stream, addr, Arc::clone(runtime), guest);
@@ -247,7 +256,7 @@ impl Shop {
             }
             (Incoming::Bare(..), _) => {}
             (Incoming::Unix(stream), _) => match unix_peer(&stream) {
-                Ok(peer) => self.serve(ClientStream::Unix(stream), peer, guest),
+                Ok(peer) => self.serve(ClientStream::Unix(stream), peer, guest, None),
                 Err(fault) => warn!(error = %fault, "a Unix peer has no credentials"),
             },
         }
@@ -265,15 +274,31 @@ impl Shop {
         None
     }
 
-    fn serve(&self, client: ClientStream, peer: Peer, guest: Guest) {
+    /// `place`: the one that it takes of its runtime's.
+    fn serve(&self, client: ClientStream, peer: Peer, guest: Guest, place: Option<Place>) {
         let (gateway, pool) = (Arc::clone(&self.gateway), Arc::clone(&self.pool));
         self.tasks.spawn(async move {
             // Boxed, so that an open tunnel does not keep the room that parsing and dialling needed.
             if let Some(mut tunnel) = Box::pin(serve(gateway, pool, client, peer)).await {
                 tunnel.run().await;
             }
-            drop(guest);
+            drop((guest, place));
         });
+    }
+
+    /// A place is taken before a word is said: a connection that stays silent counts too.
+    fn serve_explicit(&self, stream: TcpStream, addr: SocketAddr, runtime: Arc<Runtime>, guest: Guest) {
+        let (client, addr) = (ClientStream::Tcp(stream), ClientAddr::Tcp(addr));
+        match runtime.take_place() {
+            Ok(place) => self.serve(client, Peer { addr, evidence: Evidence::Runtime(runtime) }, guest, Some(place)),
+            Err(denial) => {
+                let answer = turn_away(Arc::clone(&self.gateway), client, addr, runtime, denial);
+                self.tasks.spawn(async move {
+                    answer.await;
+                    drop(guest);
+                });
+            }
+        }
     }
 
     fn serve_transparent(&self, stream: TcpStream, addr: SocketAddr, runtime: Arc<Runtime>, guest: Guest) {

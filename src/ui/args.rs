@@ -1,15 +1,23 @@
 //! The command line.
 
+mod bundles;
+mod consent;
+mod recipes;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::domain::{DenialCode, PersonaId, Secret, Timestamp};
+use crate::domain::{BundleId, DenialCode, IdFault, PersonaId, RuntimeId, Secret, Timestamp};
 use crate::ledger::Outcome;
 use crate::sandbox::ProfileName;
 use crate::sandbox::preset::PresetName;
+
+pub use bundles::{BundlesCommand, ManifestCommand};
+pub use consent::{ConsentCommand, SayArgs};
+pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
 
 /// Talk to the egress gateway of this host, and read its ledger.
 #[derive(Debug, Parser)]
@@ -77,6 +85,15 @@ pub enum Command {
     /// Policies
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// What people were told and agreed to
+    #[command(subcommand)]
+    Consent(ConsentCommand),
+    /// Automations as signed folders
+    #[command(subcommand)]
+    Recipes(RecipesCommand),
+    /// Runtimes
+    #[command(subcommand)]
+    Runtime(RuntimeCommand),
     /// Run one command in a sandbox whose only way out is a gateway of its own; needs no daemon
     Run(RunArgs),
     /// Sandboxes
@@ -244,6 +261,9 @@ pub struct FilterArgs {
     /// Only this persona's
     #[arg(long, value_parser = persona)]
     pub persona: Option<PersonaId>,
+    /// Only this runtime's, in any of its runs
+    #[arg(long, value_parser = runtime_id)]
+    pub runtime: Option<RuntimeId>,
     /// Only this host, or `*.example.com` for every name below it
     #[arg(long)]
     pub host: Option<String>,
@@ -337,6 +357,14 @@ pub enum PolicyCommand {
     },
 }
 
+/// `runtime …`.
+#[derive(Debug, Subcommand)]
+pub enum RuntimeCommand {
+    /// What runtimes are made of: signed, in revisions
+    #[command(subcommand)]
+    Bundles(BundlesCommand),
+}
+
 /// `events`.
 #[derive(Debug, Clone, Args)]
 pub struct EventsArgs {
@@ -351,8 +379,30 @@ pub struct EventsArgs {
     pub replay: u32,
 }
 
-fn persona(text: &str) -> Result<PersonaId, crate::domain::IdFault> {
+fn persona(text: &str) -> Result<PersonaId, IdFault> {
     PersonaId::parse(text)
+}
+
+fn bundle(text: &str) -> Result<BundleId, IdFault> {
+    BundleId::parse(text)
+}
+
+fn runtime_id(text: &str) -> Result<RuntimeId, IdFault> {
+    RuntimeId::parse(text)
+}
+
+/// Longest remark, in bytes: a paragraph.
+const MAX_REMARK: usize = 2_048;
+
+/// A reason that goes into a record: one line, not blank.
+fn remark(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if text.len() > MAX_REMARK || text.contains(char::is_control) {
+        return Err(format!("it is one line of at most {MAX_REMARK} characters"));
+    }
+    Ok(text.trim().to_owned())
 }
 
 fn denial_code(text: &str) -> Result<DenialCode, String> {
@@ -434,6 +484,15 @@ mod tests {
             &["arw-cli", "persona", "check"],
             &["arw-cli", "events", "--replay", "5000"],
             &["arw-cli", "frobnicate"],
+            &["arw-cli", "consent", "acknowledge", "local-model"],
+            &["arw-cli", "consent", "acknowledge", "local-model", "--note", " "],
+            &["arw-cli", "consent", "acknowledge", "../model", "--note", "x"],
+            &["arw-cli", "recipes", "install"],
+            &["arw-cli", "recipes", "run", "../x", "--preview"],
+            &["arw-cli", "recipes", "sign", "x"],
+            &["arw-cli", "recipes", "keygen", "a+b", "--key", "x"],
+            &["arw-cli", "recipes", "keygen", "a", "--key", "x", "--signs", "everything"],
+            &["arw-cli", "runtime", "bundles", "rollback", "a", "--to", "1.0", "--note", "x"],
         ] {
             let error = Cli::try_parse_from(line).expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{line:?}");

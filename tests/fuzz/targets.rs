@@ -6,7 +6,10 @@
 use std::path::Path;
 
 use arw::config::PersonaFile;
-use arw::domain::{Host, HostName, Target as Destination, decoded_path, normalise_path};
+use arw::domain::{Host, HostName, Target as Destination, Timestamp, decoded_path, normalise_path};
+use arw::governance::bundles::read_catalogue_text;
+use arw::governance::recipes;
+use arw::governance::signed::{Kind, Material, Signers, Tree, Version, verify};
 use arw::ledger::Line;
 use arw::policy::{PolicySettings, Snapshot};
 use arw::proxy::body::{BodyReader, Step};
@@ -27,6 +30,30 @@ pub(crate) struct Target {
 
 /// All of them.
 pub(crate) const TARGETS: &[Target] = &[
+    Target {
+        name: "bundles_file",
+        run: bundles_file,
+        words: &[
+            b"{\"version\":1,\"bundles\":[",
+            b"\"metadata\":{\"consent\":{\"required\":true",
+            b"\"scopes\":[\"text:read\"]",
+            b"\"modalities\":[\"text\"]",
+            b"\"artifacts\":[{\"path\":\"../x\"",
+            b"\\u0061",
+            b"\\ud83d\\ude00",
+            b"\\ud800",
+            b"null",
+            b"-0",
+            b"1e999",
+            b"{",
+            b"}",
+            b"[",
+            b"]",
+            b",",
+            b":",
+            b"\"",
+        ],
+    },
     Target {
         name: "client_hello",
         run: client_hello,
@@ -110,6 +137,38 @@ pub(crate) const TARGETS: &[Target] = &[
             b"null",
             b"}",
             b"\"opened\":1",
+        ],
+    },
+    Target {
+        name: "recipe_file",
+        run: recipe_file,
+        words: &[
+            b"id = \"a\"\n",
+            b"version = \"1.0.0\"\n",
+            b"egress = [\"https://a.example\"]\n",
+            b"[process]\ncommand = \"/recipe/x\"\n",
+            b"secrets = { A = \"/etc/shadow\" }\n",
+            b"user = 0\n",
+            b"schedule = \"0 0 29 2 *\"\n",
+            b"{\"id\":\"a\",",
+            b"\"process\":{\"command\":\"x\"}",
+            b"\"",
+            b"\n",
+        ],
+    },
+    Target {
+        name: "signed_note",
+        run: signed_note,
+        words: &[
+            b"arw.recipe/v1\n",
+            b"arw.bundle/v1\n",
+            b"\nsigned 2026-11-27T13:04:03.012565Z\n",
+            b"\ntree sha256:",
+            b"\nversion ",
+            b"\n\n",
+            "\n\n\u{2014} release-2026 ".as_bytes(),
+            b"=\n",
+            b"\r",
         ],
     },
     Target {
@@ -354,4 +413,48 @@ fn persona_file(data: &[u8]) {
             }
         }
     }
+}
+
+/// A catalogue is bundles or a list of faults, each with its file; what serde_json cannot read is never bundles.
+fn bundles_file(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match read_catalogue_text(Path::new("fuzz.json"), text) {
+        Err(faults) => assert!(!faults.0.is_empty()),
+        Ok(bundles) => {
+            let value: serde_json::Value = serde_json::from_str(text).expect("what is read is JSON");
+            assert_eq!(value["bundles"].as_array().map(Vec::len), Some(bundles.len()));
+            for bundle in &bundles {
+                assert!(!bundle.consent.required || !bundle.consent.scopes.is_empty());
+                assert_eq!(bundle.consent.digest(), bundle.clone().consent.digest());
+            }
+        }
+    }
+}
+
+/// A recipe's manifest is a recipe of this host's rules or a list of faults, in either form.
+fn recipe_file(data: &[u8]) {
+    for name in ["recipe.toml", "recipe.json"] {
+        let manifest_name = name.to_owned();
+        let material = Material { tree: Tree::default(), manifest_name, manifest: data.to_vec(), signature: None };
+        match recipes::read(Path::new("fuzz"), &material) {
+            Err(faults) => assert!(!faults.0.is_empty()),
+            Ok(recipe) => {
+                assert!(recipe.spec.process.user.is_none() && recipe.spec.process.secrets.is_empty());
+                assert!(recipe.spec.publish.is_empty() && recipe.spec.depends_on.is_empty());
+            }
+        }
+    }
+}
+
+/// The seed is signed by this key over another tree: no change of it makes it one over this.
+fn signed_note(data: &[u8]) {
+    const SIGNERS: &str = r#"{"version":1,"signers":[{"id":"release-2026",
+        "public_key":"release-2026+bd1732b9+AZ5x0FfWIBy6djoeiGQNOL98npRAL7V+GxdMXd5Tw6hb","signs":["recipe","bundle"],
+        "valid_from":"2026-01-01T00:00:00Z","valid_to":"2030-01-01T00:00:00Z"}]}"#;
+    let signers = Signers::parse(Path::new("fuzz.json"), SIGNERS).expect("sound");
+    let (now, version) =
+        (Timestamp::parse("2026-12-01T00:00:00Z").expect("valid"), Version::parse("1.0.0").expect("valid"));
+    let subject = ("nightly-report", version);
+    let fault = verify(Some(data), &signers, Kind::Recipe, subject, &Tree::default(), now).expect_err("never good");
+    assert!(!fault.code().is_empty() && fault.to_string().len() < 1_024);
 }

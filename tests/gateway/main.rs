@@ -9,11 +9,14 @@ mod budgets;
 mod denials;
 mod exchange;
 mod identity;
+mod latch;
 mod ledger_full;
 mod life;
 mod reload;
 mod report;
 mod review_seams;
+mod runtime;
+mod runtime_limits;
 mod transparent;
 mod tunnel;
 

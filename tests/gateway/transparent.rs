@@ -11,13 +11,14 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use arw::config::{PersonaFile, ServerConfig};
+use arw::config::{Durability, PersonaFile, ServerConfig};
 use arw::domain::{Clock, PersonaId, SystemClock};
 use arw::events::EventBus;
 use arw::ledger::{Filter, Kind, Ledger, Line, Outcome};
 use arw::policy::{PolicySettings, Snapshot, Usage};
 use arw::proxy::{
-    FlowTable, Gateway, Inherited, Metrics, OwnListeners, Resolver, Running, RuntimeSockets, SyntheticNets, start,
+    EgressLimits, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver, Running,
+    RuntimeSockets, SyntheticNets, start,
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -26,31 +27,34 @@ use crate::support::certificates::Authority;
 use crate::support::{Client, DnsServer, End, Fault, Origin, PATIENCE, Script, wait_for};
 use crate::{AGENT, rule};
 
-const A: u16 = 1;
+pub(crate) const A: u16 = 1;
 const AAAA: u16 = 28;
 const HTTPS: u16 = 65;
 /// An address of loopback that no other test binds, so that an origin's port is free there.
 const RESOLVER: &str = "127.102.0.1";
 
 /// A gateway with one runtime, whose synthetic addresses are loopback ones.
-struct Stage {
-    running: Option<Running>,
-    ledger: Ledger,
-    upstream: DnsServer,
+pub(crate) struct Stage {
+    pub(crate) running: Option<Running>,
+    pub(crate) ledger: Ledger,
+    pub(crate) upstream: DnsServer,
     resolver: SocketAddr,
     _executor: tokio::runtime::Runtime,
     _home: TempDir,
 }
 
-fn nets() -> SyntheticNets {
+pub(crate) fn nets() -> SyntheticNets {
     SyntheticNets { v4: "127.100.0.0/16".parse().unwrap(), v6: "fd00:61::/64".parse().unwrap() }
 }
 
 /// Sockets at the first two synthetic addresses on `port`, and at one that is none.
-fn sockets(port: u16) -> RuntimeSockets {
+pub(crate) fn sockets(port: u16) -> RuntimeSockets {
     let bind = |ip: &str| TcpListener::bind((ip, port)).unwrap();
     RuntimeSockets {
         persona: PersonaId::parse(AGENT).unwrap(),
+        run: None,
+        limits: EgressLimits::default(),
+        spent: EgressSpent::default(),
         nets: nets(),
         proxy: None,
         dns_udp: Some(UdpSocket::bind((RESOLVER, port)).unwrap()),
@@ -60,11 +64,15 @@ fn sockets(port: u16) -> RuntimeSockets {
 }
 
 impl Stage {
-    fn new(rules: &str, port: u16) -> Self {
+    pub(crate) fn new(rules: &str, port: u16) -> Self {
         Self::with(rules, vec![sockets(port)])
     }
 
-    fn with(rules: &str, runtimes: Vec<RuntimeSockets>) -> Self {
+    pub(crate) fn with(rules: &str, runtimes: Vec<RuntimeSockets>) -> Self {
+        Self::durable(rules, runtimes, Durability::Batch)
+    }
+
+    pub(crate) fn durable(rules: &str, runtimes: Vec<RuntimeSockets>, durability: Durability) -> Self {
         let home = TempDir::new().unwrap();
         let upstream = DnsServer::start();
         let resolver = runtimes.first().and_then(|sockets| sockets.dns_udp.as_ref());
@@ -76,6 +84,7 @@ impl Stage {
         config.proxy.unix_socket = None;
         config.proxy.workers = 1;
         config.ledger.reserve_bytes = 1 << 20;
+        config.ledger.durability = durability;
         config.dns.servers = vec![upstream.addr()];
         config.dns.use_hosts_file = false;
         config.dns.hosts = BTreeMap::from([("origin.test".to_owned(), vec![IpAddr::V4(Ipv4Addr::LOCALHOST)])]);
@@ -98,18 +107,19 @@ impl Stage {
             first_seen: Mutex::default(),
             events: EventBus::new("trial", clock),
             draining: CancellationToken::new(),
+            latch: Latch::default(),
         });
         let running = start(&gateway, &config.proxy, None, Inherited { runtimes, ..Inherited::default() }).unwrap();
         Self { running: Some(running), ledger, upstream, resolver, _executor: executor, _home: home }
     }
 
-    fn lines(&self, kind: Kind) -> Vec<Line> {
+    pub(crate) fn lines(&self, kind: Kind) -> Vec<Line> {
         let filter = Filter { kind: Some(kind), ..Filter::default() };
         self.ledger.reader().unwrap().query(&filter, 1000).unwrap()
     }
 
     /// The first line of that kind, once it is there.
-    fn line(&self, kind: Kind) -> Line {
+    pub(crate) fn line(&self, kind: Kind) -> Line {
         wait_for("a line of the ledger", || self.lines(kind).into_iter().next())
     }
 
@@ -138,7 +148,7 @@ impl Drop for Stage {
     }
 }
 
-fn query(name: &str, kind: u16) -> Vec<u8> {
+pub(crate) fn query(name: &str, kind: u16) -> Vec<u8> {
     let mut message = vec![7, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.split('.') {
         message.push(label.len().try_into().unwrap());
@@ -162,7 +172,7 @@ fn read_answer(message: &[u8], answer: &[u8]) -> (u8, Option<IpAddr>) {
     (answer[3] & 0x0f, address)
 }
 
-fn ask(resolver: SocketAddr, name: &str, kind: u16) -> (u8, Option<IpAddr>) {
+pub(crate) fn ask(resolver: SocketAddr, name: &str, kind: u16) -> (u8, Option<IpAddr>) {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let message = query(name, kind);
@@ -173,7 +183,7 @@ fn ask(resolver: SocketAddr, name: &str, kind: u16) -> (u8, Option<IpAddr>) {
 }
 
 /// Whether a connection is reset without a word; the reset may be there before the connecting ends.
-fn resets(ip: IpAddr, port: u16) -> bool {
+pub(crate) fn resets(ip: IpAddr, port: u16) -> bool {
     let is_reset = |fault: std::io::Error| fault.kind() == std::io::ErrorKind::ConnectionReset;
     match TcpStream::connect((ip, port)) {
         Ok(mut stream) => {
@@ -184,7 +194,7 @@ fn resets(ip: IpAddr, port: u16) -> bool {
     }
 }
 
-fn tcp(origin: &Origin) -> String {
+pub(crate) fn tcp(origin: &Origin) -> String {
     rule("origin", "origin.test", origin.port(), "\"tcp\"", "")
 }
 
@@ -399,6 +409,9 @@ fn inside_a_network_namespace_every_synthetic_address_leads_to_its_name() {
         let resolver = "127.0.0.1:53".parse().unwrap();
         hand.send(RuntimeSockets {
             persona: PersonaId::parse(AGENT).unwrap(),
+            run: None,
+            limits: EgressLimits::default(),
+            spent: EgressSpent::default(),
             nets,
             proxy: Some(TcpListener::bind("127.0.0.1:9080").unwrap()),
             dns_udp: Some(UdpSocket::bind(resolver).unwrap()),

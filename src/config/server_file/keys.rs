@@ -23,6 +23,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("ledger", "The egress ledger."),
     ("control", "The control API."),
     ("log", "The daemon's own log."),
+    ("bundles", "Recipes and bundles: what is installed here and runs later."),
 ];
 
 const MS: Duration = Duration::from_millis(1);
@@ -249,6 +250,11 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "log.dir",
         Kind::MaybePath(|d| &mut d.config.log.dir),
         "Also as JSON lines to `arw-server.log` in this folder; relative to `state_dir`.",
+    ),
+    key(
+        "bundles.require_signed",
+        Kind::Bool(|d| &mut d.config.require_signed_bundles),
+        "Whether recipes and bundles without a trusted signature are refused.",
     ),
 ];
 

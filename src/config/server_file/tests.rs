@@ -111,6 +111,8 @@ fn every_field_is_set_from_the_file() {
         json = true
         journald = false
         dir = "logs"
+        [bundles]
+        require_signed = false
     "#;
     let (draft, faults) = read(text);
     assert_eq!(faults, Vec::<String>::new());
@@ -123,7 +125,19 @@ fn every_field_is_set_from_the_file() {
             $(assert!(*$field != $before.$field, stringify!($field));)+
         }};
     }
-    let ServerConfig { proxy, limits, dns, ledger, control, log, state_dir, config_dir, default_persona } = &config;
+    let ServerConfig {
+        proxy,
+        limits,
+        dns,
+        ledger,
+        control,
+        log,
+        state_dir,
+        config_dir,
+        require_signed_bundles,
+        default_persona,
+    } = &config;
+    assert!(!require_signed_bundles);
     assert_eq!((state_dir.as_path(), config_dir.as_path()), (Path::new("/s"), Path::new("/c")));
     assert!(default_persona.is_none(), "the file cannot set it");
     all_differ!(

@@ -16,7 +16,7 @@ use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::{PolicySettings, Usage, load};
-use crate::proxy::{FlowTable, Gateway, Handle, Metrics, OwnListeners, Resolver};
+use crate::proxy::{FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
 
 /// The admin token of every fixture that has one.
 pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -184,6 +184,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         first_seen: std::sync::Mutex::default(),
         events: events.clone(),
         draining,
+        latch: Latch::default(),
     });
     ControlState {
         config: Arc::new(config.clone()),

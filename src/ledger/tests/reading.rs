@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::*;
-use crate::domain::{ClientAddr, CloseReason, DenialCode};
+use crate::domain::{ClientAddr, CloseReason, DenialCode, RuntimeId};
 use crate::ledger::{Export, Filter, Follower, Format, ProofFault, RuleSums, leaf_hash, prove, prove_consistency};
 
 fn mixed(config: &LedgerConfig, clock: &Arc<ManualClock>) -> Ledger {
@@ -15,6 +15,7 @@ fn mixed(config: &LedgerConfig, clock: &Arc<ManualClock>) -> Ledger {
         let opened = ledger
             .append(&Record {
                 persona: Some(&who),
+                runtime: (round % 2 == 0).then_some("ocr"),
                 client: Some(ClientAddr::Tcp(([127, 0, 0, 1], 4000 + u16::try_from(round).expect("small")).into())),
                 host: Some(&host),
                 port: Some(443),
@@ -122,6 +123,8 @@ fn queries_find_what_matches_across_segments() {
     let filters = [
         Filter::default(),
         Filter { persona: Some(persona("alpha")), ..Filter::default() },
+        Filter { runtime: RuntimeId::parse("ocr").ok(), ..Filter::default() },
+        Filter { runtime: RuntimeId::parse("oc").ok(), ..Filter::default() },
         Filter { host: Some("h1.pypi.example".to_owned()), ..Filter::default() },
         Filter { host: Some("*.pypi.example".to_owned()), kind: Some(Kind::Open), ..Filter::default() },
         Filter { host: Some("*.h1.pypi.example".to_owned()), ..Filter::default() },

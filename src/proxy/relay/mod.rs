@@ -3,7 +3,8 @@
 //!
 //! A pipe is taken from the thread's pool only while bulk moves and given back empty, so an idle tunnel
 //! holds two sockets and nothing else. At the end of one direction everything held is passed on before the
-//! half-close is.
+//! half-close is. A flow whose runtime has a rate goes through memory always: what waits for its turn holds no
+//! pipe.
 //!
 //! ```text
 //!            read fills the buffer            splice moves less than that
@@ -24,6 +25,7 @@ use tokio::net::TcpStream;
 use self::pool::{SMALL, give_back, take_pipe, with_buffer};
 use self::socket::Socket;
 use super::flow::{Direction, Flow};
+use super::runtime::Turn;
 use crate::domain::CloseReason;
 use crate::sys;
 use crate::sys::pipe::Pipe;
@@ -41,6 +43,8 @@ struct Half {
     rest: Vec<u8>,
     /// Bytes that were read and that the budget does not hold: they go no further.
     unfit: usize,
+    /// When `rest` may be sent.
+    turn: Turn,
     bulk: bool,
     source_ended: bool,
     finished: bool,
@@ -52,13 +56,14 @@ struct Broken {
 }
 
 impl Half {
-    const fn new(direction: Direction) -> Self {
+    fn new(direction: Direction) -> Self {
         Self {
             direction,
             pipe: None,
             held: 0,
             rest: Vec::new(),
             unfit: 0,
+            turn: Turn::default(),
             bulk: false,
             source_ended: false,
             finished: false,
@@ -78,6 +83,7 @@ impl Half {
         }
         for _ in 0..CHUNKS_PER_TURN {
             if !self.rest.is_empty() {
+                ready!(self.turn.poll(context, flow));
                 ready!(self.send_rest(context, to, flow)).map_err(|_| self.sink_broken())?;
             } else if self.held > 0 {
                 ready!(self.drain(context, to, flow)).map_err(|_| self.sink_broken())?;
@@ -87,9 +93,12 @@ impl Half {
             } else if self.source_ended {
                 self.finished = true;
                 return Poll::Ready(Ok(()));
-            } else if self.bulk {
+            } else if self.bulk && flow.quantum().is_none() {
                 ready!(self.fill(context, from, flow)).map_err(|_| self.source_broken())?;
             } else {
+                // A rate was set in the middle of bulk.
+                self.bulk = false;
+                self.release();
                 ready!(self.copy(context, from, to, flow))?;
             }
         }
@@ -106,11 +115,19 @@ impl Half {
         flow: &Flow,
     ) -> Poll<Result<(), Broken>> {
         loop {
+            let quantum = flow.quantum();
+            let room = quantum.map_or(SMALL, |quantum| quantum.min(SMALL));
             let copied = with_buffer(|buffer| {
+                let buffer = &mut buffer[..room];
                 let count = from.read_now(buffer).map_err(|error| (error, self.source_broken()))?;
                 let fits = self.budget(flow, count);
                 if fits == 0 {
                     // The end of the source, or of the budget: nothing to send.
+                    return Ok(count);
+                }
+                if quantum.is_some() {
+                    self.turn = Turn::book(flow, fits);
+                    self.rest.extend_from_slice(&buffer[..fits]);
                     return Ok(count);
                 }
                 let sent = match to.write_now(&buffer[..fits]) {
@@ -129,8 +146,8 @@ impl Half {
                     self.source_ended = true;
                     return Poll::Ready(Ok(()));
                 }
-                Ok(SMALL) => {
-                    self.bulk = true;
+                Ok(count) if count == room => {
+                    self.bulk = quantum.is_none();
                     return Poll::Ready(Ok(()));
                 }
                 Ok(_) => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{InUse, Runtime};
+use super::InUse;
 use crate::domain::{ClientAddr, Denial, DenialCode, EgressIntent, Host, Identity, Labels, Scheme, Surface, Target};
 use crate::policy::{Decision, Snapshot, TlsAnswer};
 use crate::proxy::client::ClientStream;
@@ -15,6 +15,7 @@ use crate::proxy::connection::{self, Fixed};
 use crate::proxy::gate::{About, Gateway};
 use crate::proxy::identify::{Evidence, Peer, Proof};
 use crate::proxy::pool::Pool;
+use crate::proxy::runtime::{Place, Runtime};
 use crate::proxy::tunnel::{self, Greeting, Tunnel};
 use crate::sys;
 
@@ -27,6 +28,7 @@ pub(in crate::proxy) struct Open {
     /// The tunnel.
     pub tunnel: Box<Tunnel>,
     _name: InUse,
+    _place: Place,
 }
 
 /// How to serve a connection.
@@ -50,7 +52,7 @@ pub(in crate::proxy) async fn serve(
 ) -> Option<Open> {
     let addr = stream.local_addr().ok()?;
     let addr = SocketAddr::new(addr.ip().to_canonical(), addr.port());
-    let opened = runtime.names().open(addr.ip());
+    let opened = runtime.inside.names().open(addr.ip());
     let Some(name) = opened else {
         refuse_unknown(&gateway, &runtime, addr, from);
         return reset(&stream);
@@ -68,12 +70,20 @@ pub(in crate::proxy) async fn serve(
         labels: Labels::default(),
     };
     // Before anything is waited for: a connection that stays silent counts too.
+    let place = match in_use.runtime.take_place() {
+        Ok(place) => place,
+        Err(denial) => {
+            // Recorded; the reset is the answer.
+            let _ = gateway.refuse(&intent, Some(&in_use.runtime), denial);
+            return reset(&stream);
+        }
+    };
     let limit = gateway.policy.load().persona(&intent.persona).and_then(|persona| persona.limits().connections);
     let counted = match gateway.count_connection(&intent.persona, limit) {
         Ok(counted) => counted,
         Err(denial) => {
             // Recorded; the reset is the answer.
-            let _ = gateway.refuse(&intent, denial);
+            let _ = gateway.refuse(&intent, Some(&in_use.runtime), denial);
             return reset(&stream);
         }
     };
@@ -81,19 +91,27 @@ pub(in crate::proxy) async fn serve(
     let forward = match manner {
         Manner::Tunnel => false,
         Manner::Forward => true,
-        Manner::Either => match timeout(gateway.limits.first_flight_time, first_byte(&stream)).await {
-            Ok(Ok(Some(byte))) => byte != HANDSHAKE,
-            _ => return None,
-        },
+        Manner::Either => {
+            let first = tokio::select! {
+                biased;
+                first = timeout(gateway.limits.first_flight_time, first_byte(&stream)) => first,
+                () = in_use.runtime.over() => return reset(&stream),
+            };
+            match first {
+                Ok(Ok(Some(byte))) => byte != HANDSHAKE,
+                _ => return None,
+            }
+        }
     };
     if forward {
-        let peer = Peer { addr: intent.client, evidence: Evidence::Namespace(intent.persona) };
-        let fixed = Fixed { target: intent.target, counted: (in_use.runtime.persona.clone(), counted) };
+        let peer = Peer { addr: intent.client, evidence: Evidence::Runtime(Arc::clone(&in_use.runtime)) };
+        let fixed = Fixed { target: intent.target, counted: (intent.persona, counted) };
         let served = connection::serve_origin(gateway, pool, ClientStream::Tcp(stream), peer, fixed).await;
-        return served.map(|tunnel| Open { tunnel, _name: in_use });
+        return served.map(|tunnel| Open { tunnel, _name: in_use, _place: place });
     }
     // A refusal was recorded where it was made; the reset is the answer.
-    let Ok(cleared) = gateway.authorize(intent, Proof::Namespace).await else { return reset(&stream) };
+    let proof = Proof::Runtime(Arc::clone(&in_use.runtime));
+    let Ok(cleared) = gateway.authorize(intent, proof).await else { return reset(&stream) };
     let client = ClientStream::Tcp(stream);
     let mut tunnel = match tunnel::open(&gateway, client, cleared, Vec::new(), Greeting::None).await {
         Ok(tunnel) => tunnel?,
@@ -101,7 +119,7 @@ pub(in crate::proxy) async fn serve(
         Err(_) => return None,
     };
     tunnel.connection = Some(counted);
-    Some(Open { tunnel, _name: in_use })
+    Some(Open { tunnel, _name: in_use, _place: place })
 }
 
 /// Makes the coming close a reset, so that the program fails at once and does not take silence for an end.
@@ -132,7 +150,7 @@ async fn first_byte(stream: &TcpStream) -> io::Result<Option<u8>> {
 
 /// Records a connection to what stands for no name.
 fn refuse_unknown(gateway: &Gateway, runtime: &Runtime, addr: SocketAddr, from: SocketAddr) {
-    let denial = if runtime.names().covers(addr.ip()) {
+    let denial = if runtime.inside.names().covers(addr.ip()) {
         let detail = format!("`{}` stands for no name, or not any more: look the name up again", addr.ip());
         Denial::new(DenialCode::IpLiteral, detail)
     } else {
@@ -148,6 +166,7 @@ fn refuse_unknown(gateway: &Gateway, runtime: &Runtime, addr: SocketAddr, from: 
         surface: Some(Surface::Tunnel),
         method: None,
         path: None,
+        runtime: Some(runtime),
     };
     // Recorded; the reset is the answer.
     let _ = gateway.refuse_about(&about, denial);

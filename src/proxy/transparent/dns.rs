@@ -7,11 +7,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
-use super::Runtime;
 use super::message::{Code, Kind, MAX_QUERY, Query, Unread};
 use super::recent::Weight;
 use crate::domain::{ClientAddr, Denial, DenialCode, Host, HostName, Identity, Target};
 use crate::proxy::gate::{About, Gateway};
+use crate::proxy::latch::Latch;
+use crate::proxy::runtime::Runtime;
 
 /// Queries on one TCP connection. A resolver sends two, and opens another.
 const STREAM_QUERIES: usize = 64;
@@ -49,7 +50,7 @@ pub(in crate::proxy) async fn serve_stream(
     mut stream: TcpStream,
     from: SocketAddr,
 ) {
-    let Ok(_place) = Arc::clone(&runtime.streams).try_acquire_owned() else { return };
+    let Ok(_place) = Arc::clone(&runtime.inside.streams).try_acquire_owned() else { return };
     let mut message = [0; MAX_QUERY];
     for _ in 0..STREAM_QUERIES {
         let exchange = async {
@@ -63,6 +64,7 @@ pub(in crate::proxy) async fn serve_stream(
         let answered = tokio::select! {
             answered = timeout(gateway.limits.head_time, exchange) => answered,
             () = gateway.draining.cancelled() => return,
+            () = runtime.over() => return,
         };
         if !matches!(answered, Ok(Some(()))) {
             return;
@@ -77,6 +79,14 @@ fn answer(gateway: &Gateway, runtime: &Runtime, message: &[u8], from: SocketAddr
         Err(Unread::Answer(header)) => return Some(header.to_vec()),
         Err(Unread::Ignore) => return None,
     };
+    if gateway.latch.is_set() {
+        let raw = query.host();
+        if let Some(name) = raw.as_deref().and_then(|raw| HostName::parse(raw).ok()) {
+            deny(gateway, runtime, &name, Latch::denial(), from);
+        }
+        // Also where too many ask to record each: nothing exists now.
+        return Some(query.answer(Code::NxDomain, None));
+    }
     if query.unknown_edns() {
         return Some(query.answer(Code::BadVers, None));
     }
@@ -107,7 +117,7 @@ fn answer(gateway: &Gateway, runtime: &Runtime, message: &[u8], from: SocketAddr
     if !matches!(kind, Kind::A | Kind::Aaaa) {
         return Some(query.answer(Code::NoError, None));
     }
-    let addresses = runtime.names().assign(&name);
+    let addresses = runtime.inside.names().assign(&name);
     Some(match addresses {
         Some(addresses) if kind == Kind::A => query.answer(Code::NoError, Some(addresses.v4.into())),
         Some(addresses) => query.answer(Code::NoError, Some(addresses.v6.into())),
@@ -121,7 +131,7 @@ fn answer(gateway: &Gateway, runtime: &Runtime, message: &[u8], from: SocketAddr
 
 /// Records a denial, once a second for each name, and says what the client hears.
 fn deny(gateway: &Gateway, runtime: &Runtime, name: &HostName, denial: Denial, from: SocketAddr) -> Code {
-    let weight = runtime.denied().weigh(name.as_str().as_bytes(), denial.code, gateway.clock.now());
+    let weight = runtime.inside.denied().weigh(name.as_str().as_bytes(), denial.code, gateway.clock.now());
     match weight {
         Weight::Flood => return Code::ServFail,
         Weight::Repeated => {}
@@ -135,6 +145,7 @@ fn deny(gateway: &Gateway, runtime: &Runtime, name: &HostName, denial: Denial, f
                 surface: None,
                 method: None,
                 path: None,
+                runtime: Some(runtime),
             };
             // The answer is the code below; the refusal is for clients of HTTP.
             let _ = gateway.refuse_about(&about, denial);

@@ -19,8 +19,6 @@ mod names;
 pub(super) mod origin_form;
 mod recent;
 
-use std::io;
-use std::net::{TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use self::accept::serve;
@@ -29,52 +27,25 @@ pub use self::names::{MAX_NAMES, Synthetic, SyntheticNames, SyntheticNets};
 use tokio::sync::Semaphore;
 
 use self::recent::Recent;
-use crate::domain::{HostName, PersonaId};
+use super::runtime::Runtime;
+use crate::domain::HostName;
 
 /// Connections to the resolver at once from one runtime. Resolvers use TCP after a truncated answer, and ours
 /// are never truncated.
 const RESOLVER_STREAMS: usize = 16;
 
-/// The sockets that were made inside one runtime's network namespace. Whoever reaches them is `persona`.
+/// What the transparent sockets of one runtime share.
 #[derive(Debug)]
-pub struct RuntimeSockets {
-    /// Whose runtime it is.
-    pub persona: PersonaId,
-    /// Where its synthetic addresses come from: what is routed to its loopback.
-    pub nets: SyntheticNets,
-    /// The explicit proxy.
-    pub proxy: Option<TcpListener>,
-    /// The resolver.
-    pub dns_udp: Option<UdpSocket>,
-    /// The resolver, by TCP.
-    pub dns_tcp: Option<TcpListener>,
-    /// Ports of the synthetic addresses.
-    pub transparent: Vec<TcpListener>,
-}
-
-impl RuntimeSockets {
-    /// The executor needs sockets that never block.
-    pub(super) fn set_nonblocking(&self) -> io::Result<()> {
-        let mut listeners = self.proxy.iter().chain(&self.dns_tcp).chain(&self.transparent);
-        listeners.try_for_each(|listener| listener.set_nonblocking(true))?;
-        self.dns_udp.iter().try_for_each(|socket| socket.set_nonblocking(true))
-    }
-}
-
-/// One runtime, as its sockets share it.
-#[derive(Debug)]
-pub(super) struct Runtime {
-    /// Whose it is.
-    pub persona: PersonaId,
+pub(super) struct Inside {
     names: Mutex<SyntheticNames>,
     denied: Mutex<Recent>,
     streams: Arc<Semaphore>,
 }
 
-impl Runtime {
-    pub(super) fn new(persona: PersonaId, nets: SyntheticNets) -> Self {
+impl Inside {
+    /// Nothing was looked up yet.
+    pub(super) fn new(nets: SyntheticNets) -> Self {
         Self {
-            persona,
             names: Mutex::new(SyntheticNames::new(nets, MAX_NAMES)),
             denied: Mutex::new(Recent::default()),
             streams: Arc::new(Semaphore::new(RESOLVER_STREAMS)),
@@ -99,6 +70,6 @@ pub(super) struct InUse {
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.runtime.names().close(&self.name);
+        self.runtime.inside.names().close(&self.name);
     }
 }

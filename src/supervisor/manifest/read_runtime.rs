@@ -341,18 +341,7 @@ fn bounded<'l, T>(document: &Document, list: &'l [Found<T>]) -> &'l [Found<T>] {
 
 /// A text that can stand in a line: not blank, bounded in bytes, without control characters.
 pub(super) fn plain_text(document: &Document, found: &Found<String>, most: usize) -> Option<String> {
-    let text = &found.value;
-    let message = if text.trim().is_empty() {
-        "the text is empty".to_owned()
-    } else if text.len() > most {
-        format!("longer than {most} bytes")
-    } else if text.contains(char::is_control) {
-        "the text has control characters".to_owned()
-    } else {
-        return Some(text.clone());
-    };
-    document.fault(&found.place, message);
-    None
+    document.plain_text(found, most)
 }
 
 fn number(document: &Document, found: &Found<u64>, least: u64, most: u64) -> Option<u64> {

@@ -51,6 +51,11 @@ impl Context {
         Ok(dir)
     }
 
+    /// The state folder, and the settings beside it.
+    pub(super) fn offline(&self) -> Result<&ServerConfig, Failure> {
+        self.settings().map_err(|failure| failure.advice("name the folders with --state-dir and ARW_CONFIG_DIR"))
+    }
+
     /// The configuration folder: `dir` if given, else the daemon's.
     pub(super) fn config_dir(&self, dir: Option<&Path>) -> Result<PathBuf, Failure> {
         match dir {

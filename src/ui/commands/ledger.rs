@@ -48,6 +48,7 @@ impl From<FilterArgs> for Filter {
     fn from(args: FilterArgs) -> Self {
         Self {
             persona: args.persona,
+            runtime: args.runtime,
             host: args.host,
             decision: args.decision.map(ledger::Outcome::from),
             code: args.code,

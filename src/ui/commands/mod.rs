@@ -1,5 +1,7 @@
 //! One file per group of commands. Each asks the daemon or reads files, and shows the answer.
 
+mod bundles;
+mod consent;
 mod context;
 mod events;
 mod gate;
@@ -8,9 +10,11 @@ mod ledger;
 mod lines;
 mod persona;
 mod policy;
+mod recipes;
+mod signing;
 mod status;
 
-use super::args::{Cli, Command};
+use super::args::{Cli, Command, RuntimeCommand};
 use super::{Failure, Outcome, Screen};
 use crate::config::Environment;
 use context::Context;
@@ -28,6 +32,9 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Egress(command) => gate::run(command, &context, screen).await,
         Command::Persona(command) => persona::run(command, &context, screen).await,
         Command::Policy(command) => policy::run(&command, &context, screen),
+        Command::Consent(command) => consent::run(&command, &context, screen),
+        Command::Recipes(command) => recipes::run(command, &context, screen).await,
+        Command::Runtime(RuntimeCommand::Bundles(command)) => bundles::run(command, &context, screen),
         // The program itself runs these: they stand on the floor of the daemon.
         Command::Run(_) | Command::Sandbox(_) => Err(Failure::new("this command needs the program itself")),
         Command::Reload => policy::reload(&context, screen).await,

@@ -1,0 +1,77 @@
+//! How often a runtime was denied, in all and lately.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::domain::Timestamp;
+
+/// Microseconds of one slot. Five seconds: fine enough for "in the last minute".
+const SLOT: i64 = 5_000_000;
+/// Slots in a minute.
+const SLOTS: usize = 12;
+
+/// Denials of one runtime.
+#[derive(Debug, Default)]
+pub(super) struct Denials {
+    total: AtomicU64,
+    /// Which slot of all time it is, and how many fell into it.
+    recent: Mutex<[(i64, u64); SLOTS]>,
+}
+
+impl Denials {
+    pub(super) fn count(&self, now: Timestamp) {
+        self.total.fetch_add(1, Ordering::Relaxed);
+        let (slot, place) = locate(now);
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let (held, count) = &mut recent[place];
+        if *held == slot {
+            *count += 1;
+        } else {
+            (*held, *count) = (slot, 1);
+        }
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Those of the last minute, to five seconds. What a clock that was set back left in the future is not counted.
+    pub(super) fn last_minute(&self, now: Timestamp) -> u64 {
+        let (slot, _) = locate(now);
+        let oldest = slot - i64::try_from(SLOTS).unwrap_or(i64::MAX) + 1;
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().filter(|(held, _)| (oldest..=slot).contains(held)).map(|(_, count)| count).sum()
+    }
+}
+
+/// The slot of a moment, and its place in the ring.
+fn locate(now: Timestamp) -> (i64, usize) {
+    let slot = now.unix_micros().div_euclid(SLOT);
+    let place = slot.rem_euclid(i64::try_from(SLOTS).unwrap_or(i64::MAX));
+    (slot, usize::try_from(place).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn denials_are_forgotten_after_a_minute_and_the_total_is_not() {
+        let denials = Denials::default();
+        let start = Timestamp::from_unix_micros(1_000_000_000_000_000);
+        let at = |seconds| start.plus(Duration::from_secs(seconds));
+        denials.count(at(0));
+        denials.count(at(1));
+        denials.count(at(30));
+        assert_eq!(denials.last_minute(at(30)), 3);
+        assert_eq!(denials.last_minute(at(54)), 3);
+        assert_eq!(denials.last_minute(at(61)), 1);
+        assert_eq!(denials.last_minute(at(100)), 0);
+        denials.count(at(60));
+        assert_eq!(denials.last_minute(at(60)), 2, "a slot that comes round again starts at nothing");
+        assert_eq!(denials.last_minute(start), 0, "the clock was set back");
+        assert_eq!(denials.total(), 4);
+    }
+}

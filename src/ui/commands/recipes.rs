@@ -1,0 +1,488 @@
+//! `recipes …`: files only, but for the preview, which asks the daemon about hosts when it runs.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::bundles::{refused, show_placed, show_signed};
+use super::context::Context;
+use super::signing::{key, strict_trust, trust, who, write};
+use crate::config::ServerConfig;
+use crate::config::located::read_file;
+use crate::control::{ClientError, Preview, PreviewRequest};
+use crate::domain::{Clock, DenialCode, RuntimeId, SystemClock};
+use crate::governance::consent::Consents;
+use crate::governance::recipes::{self, EgressAnswer, EgressWord, Plan, Recipe, RecipeFault};
+use crate::governance::signed::{
+    self, Expect, Kind, Material, PrivateKey, Record, ShelfFault, SignatureFault, Signed, Signer, Signers, Status,
+    Trust, Unsigned,
+};
+use crate::ledger::Outcome as Decision;
+use crate::policy::{self, PolicySettings};
+use crate::ui::args::{KeygenArgs, RecipesCommand, SignArgs};
+use crate::ui::text::{amount, moment, safe, size};
+use crate::ui::{Failure, Outcome, Paint, Screen, Table};
+
+pub(super) async fn run(command: RecipesCommand, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    match command {
+        RecipesCommand::List => list(context, screen),
+        RecipesCommand::Inspect { recipe } => inspect(&recipe, context, screen),
+        RecipesCommand::Keygen(args) => keygen(&args, screen),
+        RecipesCommand::Sign(args) => sign(&args, screen),
+        RecipesCommand::Install { path, verify, allow_older } => install(&path, verify, allow_older, context, screen),
+        RecipesCommand::Run { id, preview: true } => preview(&id, context, screen).await,
+        RecipesCommand::Run { id, preview: false } => Err(Failure::new(format!("`{id}` was not started"))
+            .why("recipes are not launched by this version")
+            .advice(format!("`arw-cli recipes run {id} --preview` shows what a run would be, without one"))),
+        RecipesCommand::Retire { id, note } => retire(&id, &note, context, screen),
+    }
+}
+
+/// What went wrong, and what to do about it.
+fn failed(what: String, fault: &RecipeFault, screen: &mut Screen) -> Result<Failure, Failure> {
+    let failure = match fault {
+        RecipeFault::Manifest(faults) => {
+            let first = faults.0.first().map(ToString::to_string).unwrap_or_default();
+            refused(what, Some(faults), screen)?.why(first)
+        }
+        RecipeFault::Signature(fault) => {
+            let failure = Failure { code: Some(fault.code().to_owned()), ..Failure::new(what).because(fault) };
+            match fault {
+                SignatureFault::Missing => failure.advice("`arw-cli recipes sign PATH --key FILE` signs it"),
+                SignatureFault::Untrusted(_) => {
+                    failure.advice("if you trust them, add their key to runtime/bundle_signers.json")
+                }
+                _ => failure,
+            }
+        }
+        RecipeFault::Shelf(ShelfFault::Older { .. }) => {
+            Failure::new(what).because(fault).advice("--allow-older takes it all the same")
+        }
+        RecipeFault::Shelf(ShelfFault::Unknown(_)) => {
+            Failure::new(what).because(fault).advice("`arw-cli recipes list` shows those that are there")
+        }
+        RecipeFault::Shelf(_) => Failure::new(what).because(fault),
+    };
+    Ok(failure)
+}
+
+fn keygen(args: &KeygenArgs, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let now = SystemClock.now();
+    // The file of signers is read first: a key that nobody can be told of is not made.
+    let trusted = match &args.trust {
+        Some(path) => {
+            let read = read_file(path, crate::config::MAX_SIGNERS)
+                .map_err(|fault| Failure::new("no key was made").why(fault))
+                .and_then(|text| {
+                    Signers::parse(path, &text).map_err(|faults| Failure::new("no key was made").why(faults))
+                })?;
+            Some((path, read))
+        }
+        None => None,
+    };
+    let key = PrivateKey::create(&args.key, args.name.as_str())
+        .map_err(|fault| Failure::new("no key was made").because(&fault))?;
+    let signer = Signer {
+        id: args.name.to_string(),
+        key: key.verifier().clone(),
+        signs: args.signs.clone(),
+        valid_from: now,
+        valid_to: now.plus(Duration::from_secs(u64::from(args.days) * 86_400)),
+        revoked: None,
+        note: None,
+    };
+    if let Some((path, signers)) = &trusted {
+        let added = signers.with(signer.clone()).map_err(|why| Failure::new("the key is not trusted yet").why(why));
+        if let Err(failure) = added.and_then(|text| write(path, &text)) {
+            // Nobody knows this key: without its entry it is of no use, and the name would stay taken.
+            let _ = std::fs::remove_file(&args.key);
+            return Err(failure);
+        }
+    }
+    if screen.json() {
+        screen.value(&signer, false)?;
+        return Ok(Outcome::Done);
+    }
+    screen.painted(Paint::Good, &safe(&format!("the private key of {} is in {}", signer.id, args.key.display())))?;
+    match &args.trust {
+        Some(path) => screen.line(&safe(&format!("its public key was added to {}", path.display())))?,
+        None => {
+            screen.line("Its entry for `signers` in runtime/bundle_signers.json, where it is to be trusted:")?;
+            screen.line("")?;
+            screen.value(&signer, false)?;
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// Reads a recipe where it lies.
+fn read(path: &Path, screen: &mut Screen) -> Result<(Material, Recipe), Failure> {
+    let what = || format!("`{}` is no recipe", path.display());
+    let material = signed::read(path, &recipes::SHAPE).map_err(|fault| Failure::new(what()).because(&fault))?;
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    match recipes::read(folder, &material) {
+        Ok(recipe) => Ok((material, recipe)),
+        Err(faults) => Err(failed(what(), &RecipeFault::Manifest(faults), screen)?),
+    }
+}
+
+fn sign(args: &SignArgs, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let (material, recipe) = read(&args.path, screen)?;
+    let key = key(args)?;
+    let (id, version) = (recipe.spec.id.as_str(), recipe.version);
+    let note = signed::sign(&key, Kind::Recipe, id, version, &material.tree, SystemClock.now());
+    let file = if args.path.is_dir() {
+        args.path.join(recipes::SHAPE.signature)
+    } else {
+        let mut name = args.path.as_os_str().to_owned();
+        name.push(".sig");
+        name.into()
+    };
+    write(&file, &note)?;
+    show_signed((id, version), &material.tree.digest(), key.verifier().name(), &file, screen)?;
+    Ok(Outcome::Done)
+}
+
+fn install(
+    path: &Path,
+    verify: bool,
+    allow_older: bool,
+    context: &Context,
+    screen: &mut Screen,
+) -> Result<Outcome, Failure> {
+    let settings = context.offline()?;
+    let what = format!("`{}` was not installed", path.display());
+    if !verify && settings.require_signed_bundles {
+        return Err(Failure::new(what)
+            .why("this host takes signed recipes only")
+            .advice("add --verify; ARW_REQUIRE_SIGNED_BUNDLES=0 would take unsigned ones too"));
+    }
+    let trust = if verify { strict_trust(settings) } else { trust(settings) };
+    let expect = if allow_older { Expect::OlderToo } else { Expect::Newer };
+    let shelf = recipes::shelf(&settings.state_dir);
+    match recipes::install(&shelf, path, &trust, expect, &who()) {
+        Ok((_, record)) => {
+            if screen.json() {
+                screen.value(&record, false)?;
+            } else {
+                show_placed("installed", &record, screen)?;
+            }
+            Ok(Outcome::Done)
+        }
+        Err(fault) => Err(failed(what, &fault, screen)?),
+    }
+}
+
+fn retire(id: &RuntimeId, note: &str, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let settings = context.offline()?;
+    let shelf = recipes::shelf(&settings.state_dir);
+    match shelf.retire(id.as_str(), &who(), note, SystemClock.now()) {
+        Ok(record) => {
+            if screen.json() {
+                screen.value(&record, false)?;
+            } else {
+                let kept = amount(record.revisions.len() as u64, "version");
+                screen.painted(Paint::Good, &format!("retired {id} {}; {kept} kept", record.current))?;
+            }
+            Ok(Outcome::Done)
+        }
+        Err(fault) => Err(failed(format!("`{id}` was not retired"), &RecipeFault::Shelf(fault), screen)?),
+    }
+}
+
+/// Whether an installed recipe is still what it was, in one word, and in full.
+fn state(record: &Record, settings: &ServerConfig, trust: &Trust) -> (Paint, String, Option<String>) {
+    if record.status == Status::Retired {
+        return (Paint::Faint, "retired".to_owned(), None);
+    }
+    let loaded = RuntimeId::parse(&record.id)
+        .map_err(|_| ShelfFault::Unknown(record.id.clone()).into())
+        .and_then(|id| recipes::load(&recipes::shelf(&settings.state_dir), &id, trust));
+    match loaded {
+        Ok(installed) if installed.signed.is_some() => (Paint::Good, "sound".to_owned(), None),
+        Ok(_) => (Paint::Warn, "unsigned".to_owned(), None),
+        Err(RecipeFault::Signature(fault)) => (Paint::Bad, fault.code().to_owned(), Some(fault.to_string())),
+        Err(RecipeFault::Shelf(fault @ ShelfFault::Changed { .. })) => {
+            (Paint::Bad, "content_changed".to_owned(), Some(fault.to_string()))
+        }
+        Err(fault) => (Paint::Bad, "not_taken".to_owned(), Some(fault.to_string())),
+    }
+}
+
+fn list(context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let settings = context.offline()?;
+    let trust = trust(settings);
+    let records = recipes::shelf(&settings.state_dir)
+        .records()
+        .map_err(|fault| Failure::new("the recipes cannot be read").because(&fault))?;
+    let mut table = Table::new(&["RECIPE", "VERSION", "STATE", "SIGNER", ">KEPT", "SINCE"]);
+    let mut all = Vec::new();
+    let mut outcome = Outcome::Done;
+    for record in &records {
+        let record = match record {
+            Ok(record) => record,
+            Err(fault) => {
+                outcome = Outcome::Refused;
+                all.push(serde_json::json!({ "fault": fault.to_string() }));
+                table.row(Paint::Bad, &["?", "-", &fault.to_string(), "-", "-", "-"]);
+                continue;
+            }
+        };
+        let (paint, word, detail) = state(record, settings, &trust);
+        if paint == Paint::Bad {
+            outcome = Outcome::Refused;
+        }
+        let revision = record.in_force();
+        table.row(
+            paint,
+            &[
+                &record.id,
+                &record.current.to_string(),
+                &word,
+                revision.and_then(|revision| revision.signer.as_deref()).unwrap_or("-"),
+                &record.revisions.len().to_string(),
+                &revision.map_or("-".to_owned(), |revision| moment(revision.placed_at)),
+            ],
+        );
+        all.push(serde_json::json!({ "state": word, "detail": detail, "record": record }));
+    }
+    if screen.json() {
+        screen.value(&serde_json::json!({ "recipes": all }), false)?;
+    } else if table.is_empty() {
+        screen.painted(Paint::Faint, "no recipes are installed")?;
+    } else {
+        table.show(screen)?;
+    }
+    Ok(outcome)
+}
+
+fn inspect(name: &str, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let settings = context.offline()?;
+    let shelf = recipes::shelf(&settings.state_dir);
+    let path = Path::new(name);
+    let installed = match RuntimeId::parse(name) {
+        Ok(_) => {
+            shelf.record(name).map_err(|fault| Failure::new(format!("cannot inspect `{name}`")).because(&fault))?
+        }
+        Err(_) => None,
+    };
+    let trust = trust(settings);
+    let (material, recipe) = match installed {
+        Some(record) => {
+            let version = record.current;
+            let placed = shelf
+                .take_version(record, version)
+                .map_err(|fault| Failure::new(format!("cannot inspect `{name}`")).because(&fault))?;
+            match recipes::read(&placed.folder, &placed.material) {
+                Ok(recipe) => (placed.material, recipe),
+                Err(faults) => {
+                    return Err(failed(format!("cannot inspect `{name}`"), &RecipeFault::Manifest(faults), screen)?);
+                }
+            }
+        }
+        None => read(path, screen)?,
+    };
+    let checked = trust.check(&material, Kind::Recipe, (recipe.spec.id.as_str(), recipe.version));
+    let consents = Consents::load(&settings.config_dir, &settings.state_dir);
+    let plan = recipes::plan(&recipe, &consents, trust.now());
+    if screen.json() {
+        let files: Vec<_> = material
+            .tree
+            .entries()
+            .iter()
+            .map(|entry| {
+                serde_json::json!({
+                    "path": entry.path, "sha256": entry.sha256_hex(), "bytes": entry.bytes,
+                    "executable": entry.executable,
+                })
+            })
+            .collect();
+        let egress: Vec<&String> = recipe.egress.iter().map(|(url, _)| url).collect();
+        let answer = serde_json::json!({
+            "plan": plan, "egress": egress, "signature": signature(&checked), "tree_sha256": material.tree.digest(),
+            "files": files,
+        });
+        screen.value(&answer, false)?;
+        return Ok(Outcome::Done);
+    }
+    show_plan(&plan, &checked, screen)?;
+    for (url, _) in &recipe.egress {
+        fact("egress", &format!("asks for {}", safe(url)), screen)?;
+    }
+    fact("tree", &format!("sha256:{}", material.tree.digest()), screen)?;
+    for entry in material.tree.entries() {
+        let mode = if entry.executable { "x" } else { "-" };
+        fact("", &format!("{mode} {:>10}  {}", size(entry.bytes), safe(&entry.path)), screen)?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn signature(checked: &Result<Option<Signed>, SignatureFault>) -> serde_json::Value {
+    match checked {
+        Ok(Some(signed)) => serde_json::json!({
+            "state": "trusted", "signer": signed.signer(), "signed_at": signed.statement().signed_at,
+        }),
+        Ok(None) => serde_json::json!({ "state": "unsigned", "accepted": true }),
+        Err(fault) => serde_json::json!({ "state": fault.code(), "detail": fault.to_string() }),
+    }
+}
+
+fn fact(name: &str, text: &str, screen: &mut Screen) -> Result<(), Failure> {
+    let name = screen.paint(Paint::Strong, &format!("{name:<10}"));
+    screen.line(&format!("{name}{text}"))?;
+    Ok(())
+}
+
+fn show_plan(
+    plan: &Plan,
+    checked: &Result<Option<Signed>, SignatureFault>,
+    screen: &mut Screen,
+) -> Result<(), Failure> {
+    let (paint, word) = match checked {
+        Ok(Some(signed)) => {
+            (Paint::Good, format!("signed by {} on {}", signed.signer(), moment(signed.statement().signed_at)))
+        }
+        Ok(None) => (Paint::Warn, "NOT SIGNED, which this host accepts".to_owned()),
+        Err(fault) => (Paint::Bad, format!("{fault} ({})", fault.code())),
+    };
+    fact("recipe", &format!("{} {}", plan.id, plan.version), screen)?;
+    fact("", &safe(&plan.description), screen)?;
+    let word = screen.paint(paint, &safe(&word));
+    fact("signature", &word, screen)?;
+    fact("persona", plan.persona.as_str(), screen)?;
+    fact("command", &safe(&plan.command.join(" ")), screen)?;
+    if !plan.env.is_empty() {
+        fact("env", &safe(&plan.env.join(" ")), screen)?;
+    }
+    let require: Vec<&str> = plan.require.iter().map(|control| control.code()).collect();
+    let more = if require.is_empty() { String::new() } else { format!(", not without {}", require.join(", ")) };
+    fact("walls", &format!("profile {}{more}", plan.profile), screen)?;
+    let narrowed: Vec<String> = plan.limits.iter().map(|(name, value)| format!(", {name} {value}")).collect();
+    fact("limits", &format!("preset {}{}", plan.preset, narrowed.concat()), screen)?;
+    if let Some(justification) = &plan.justification {
+        fact("", &safe(justification), screen)?;
+    }
+    let budget: Vec<String> = plan.budget.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    fact("budget", &if budget.is_empty() { "none".to_owned() } else { budget.join(", ") }, screen)?;
+    if let Some(schedule) = &plan.schedule {
+        let next = plan.next.map_or("never".to_owned(), moment);
+        fact("schedule", &safe(&format!("{schedule}, next {next}")), screen)?;
+    }
+    if plan.consent.is_empty() {
+        fact("consent", "reads no data", screen)?;
+    }
+    for scope in &plan.consent {
+        let (paint, word) = if scope.met { (Paint::Good, "open") } else { (Paint::Bad, "CLOSED") };
+        let word = screen.paint(paint, word);
+        fact("consent", &format!("{}  {word} {}", safe(&scope.scope), safe(&scope.why)), screen)?;
+    }
+    Ok(())
+}
+
+/// Everything that is decided before a launch, and nothing of a launch.
+async fn preview(id: &RuntimeId, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let settings = context.offline()?;
+    let trust = trust(settings);
+    let installed = match recipes::load(&recipes::shelf(&settings.state_dir), id, &trust) {
+        Ok(installed) => installed,
+        Err(fault) => return Err(failed(format!("`{id}` cannot be run"), &fault, screen)?),
+    };
+    let consents = Consents::load(&settings.config_dir, &settings.state_dir);
+    let plan = recipes::plan(&installed.recipe, &consents, trust.now());
+    let (source, egress) = egress(&installed.recipe, settings, context).await?;
+    let denied = egress.iter().filter(|answer| answer.decision == EgressWord::Deny).count();
+    let ready = plan.consent_is_met() && denied == 0;
+    let checked = Ok(installed.signed);
+    if screen.json() {
+        let answer = serde_json::json!({
+            "preview": true, "would_run": ready, "signature": signature(&checked), "plan": plan,
+            "egress": egress, "egress_decided_by": source,
+        });
+        screen.value(&answer, false)?;
+    } else {
+        show_plan(&plan, &checked, screen)?;
+        if egress.is_empty() {
+            fact("egress", "asks for nothing", screen)?;
+        } else {
+            fact("egress", &format!("decided by {}", safe(&source)), screen)?;
+        }
+        for answer in &egress {
+            show_answer(answer, screen)?;
+        }
+        let (paint, word) = match (ready, trust.unsigned()) {
+            (true, Unsigned::Refuse) => (Paint::Good, "it would run as shown"),
+            (true, Unsigned::Accept) => (Paint::Warn, "it would run as shown; this host accepts unsigned recipes"),
+            (false, _) => (Paint::Bad, "it would not run, or not as it asks to"),
+        };
+        screen.painted(paint, &format!("{word}. A preview: nothing was started, and nothing left."))?;
+    }
+    Ok(if ready { Outcome::Done } else { Outcome::Refused })
+}
+
+fn show_answer(answer: &EgressAnswer, screen: &mut Screen) -> Result<(), Failure> {
+    let (paint, word) = match answer.decision {
+        EgressWord::Allow => (Paint::Good, "allow"),
+        EgressWord::WouldDeny => (Paint::Warn, "allow (report mode; enforcement would deny)"),
+        EgressWord::Deny => (Paint::Bad, "deny"),
+    };
+    let code = answer.code.map(|code| format!("  {code}")).unwrap_or_default();
+    let rule = answer.rule.as_ref().map(|rule| format!("  rule {rule}")).unwrap_or_default();
+    let detail = answer.detail.as_ref().map(|detail| format!(": {detail}")).unwrap_or_default();
+    let word = screen.paint(paint, word);
+    fact("", &format!("{word}  {}{}", safe(&answer.url), safe(&format!("{code}{detail}{rule}"))), screen)
+}
+
+/// What is decided about each host: by the daemon, which knows what is in force, or else by the files.
+async fn egress(
+    recipe: &Recipe,
+    settings: &ServerConfig,
+    context: &Context,
+) -> Result<(String, Vec<EgressAnswer>), Failure> {
+    if recipe.egress.is_empty() {
+        return Ok(("nobody".to_owned(), Vec::new()));
+    }
+    match by_daemon(recipe, context).await {
+        Ok(answers) => return Ok(("the daemon, as it is in force".to_owned(), answers)),
+        Err(ClientError::NotRunning { .. }) => {}
+        Err(error) => return Err(Failure::from(error)),
+    }
+    let environment = settings.default_persona.as_ref().map(|persona| (persona, nix::unistd::geteuid().as_raw()));
+    let folder = settings.config_dir.join("personas");
+    let snapshot =
+        policy::load_with(&folder, &PolicySettings::from(&settings.proxy), environment).map_err(|faults| {
+            Failure::new("the policy cannot be read")
+                .why(faults.0.first().map_or_else(String::new, ToString::to_string))
+        })?;
+    Ok((format!("the files in {}; no daemon runs", folder.display()), recipe.ask(&snapshot, SystemClock.now())))
+}
+
+async fn by_daemon(recipe: &Recipe, context: &Context) -> Result<Vec<EgressAnswer>, ClientError> {
+    let mut answers = Vec::new();
+    for (url, _) in &recipe.egress {
+        let persona = recipe.spec.persona.clone();
+        let request =
+            PreviewRequest { persona, url: Some(url.clone()), host: None, port: None, scheme: None, method: None };
+        let answer = match context.client.send::<_, Preview>("/egress/preview", &request).await {
+            Ok(answer) => EgressAnswer {
+                url: url.clone(),
+                decision: match answer.decision {
+                    Decision::Allow => EgressWord::Allow,
+                    Decision::WouldDeny => EgressWord::WouldDeny,
+                    Decision::Deny => EgressWord::Deny,
+                },
+                code: answer.code,
+                rule: answer.rule,
+                detail: answer.detail,
+            },
+            Err(ClientError::Refused(problem)) if problem.code == "no_such_persona" => EgressAnswer {
+                url: url.clone(),
+                decision: EgressWord::Deny,
+                code: Some(DenialCode::UnknownPersona),
+                rule: None,
+                detail: Some(problem.detail),
+            },
+            Err(error) => return Err(error),
+        };
+        answers.push(answer);
+    }
+    Ok(answers)
+}
