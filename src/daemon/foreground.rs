@@ -26,9 +26,9 @@ use crate::domain::{Clock, SystemClock};
 use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::Usage;
-use crate::proxy::{self, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
+use crate::proxy::{self, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
 use crate::sandbox::cgroup::{self, Limits, Roots};
-use crate::sandbox::plan::{Access, Owner, Plan};
+use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{End, Entry, Launched, Profile, ProfileName, State, Streams, Text, User};
@@ -61,16 +61,21 @@ async fn govern(arguments: &RunArgs, mut config: ServerConfig) -> anyhow::Result
     let demo = demonstration(arguments, &mut config, &stop, &run).await?;
     let gateway = gateway(arguments, &config)?;
     let leaf = OwnGroup(Group::make(&group::discover(&Roots::default()), &run));
+    let preset = Preset::load(arguments.preset)?;
     let launched = {
-        let plan = plan(arguments, demo.as_ref(), launch::transparent_ports(&gateway.policy.load(), &arguments.persona, &[]))?;
-        let limits = preset::resolve(&Preset::load(arguments.preset)?, &Host::read()?);
+        let ports = launch::transparent_ports(&gateway.policy.load(), &arguments.persona, &[]);
+        let plan = plan(arguments, demo.as_ref(), ports)?;
+        let limits = preset::resolve(&preset, &Host::read()?);
         launch_it(plan, leaf, limits, arguments.preset)?
     };
     let Sandbox { mut launched, leaf, report } = launched;
     if arguments.report {
         eprint!("{report}");
     }
-    let inherited = Inherited { runtimes: vec![launch::sockets(&arguments.persona, launched.listeners.drain(..))?], ..Inherited::default() };
+    let listeners = launched.listeners.drain(..);
+    let limits = launch::egress_limits(&preset.egress);
+    let sockets = launch::sockets(&arguments.persona, None, limits, EgressSpent::default(), listeners)?;
+    let inherited = Inherited { runtimes: vec![sockets], ..Inherited::default() };
     let proxy = proxy::start(&gateway, &config.proxy, None, inherited)?;
     let code = outlive(Arc::new(launched)).await?;
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
@@ -181,29 +186,22 @@ struct Sandbox {
     report: Confinement,
 }
 
-/// Launches from a thread of its own: what a process inherits of its scheduling it has from the thread that
-/// made it, and this one's is the preset's.
 fn launch_it(mut plan: Plan, leaf: OwnGroup, limits: Limits, name: PresetName) -> anyhow::Result<Sandbox> {
-    let thread = std::thread::Builder::new().name("arw-launch".to_owned()).spawn(move || {
-        let applied = cgroup::merge(leaf.0.apply(&limits), cgroup::apply_to_self(&limits));
-        leaf.0.stand_in(&limits, &mut plan);
-        let opened = leaf.0.doors();
-        let doors = opened.map_err(|(path, fault)| anyhow::anyhow!("opening {}: {fault}", path.display()))?;
-        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        let mut streams = Streams::new(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
-        if !doors.is_empty() {
-            streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
-        }
-        match crate::sandbox::launch(&plan, &streams) {
-            Ok(launched) => {
-                let claim = preset::claim(&applied, &Preset::load(name)?);
-                let report = Confinement { report: launched.report.clone(), applied, claim, preset: name };
-                Ok(Sandbox { launched, leaf, report })
-            }
-            Err(fault) => Err(anyhow::Error::new(fault).context("the sandbox")),
-        }
-    })?;
-    thread.join().map_err(|_| anyhow::anyhow!("the launch panicked"))?
+    let of_group = leaf.0.apply(&limits);
+    leaf.0.stand_in(&limits, &mut plan);
+    plan.scheduling = Scheduling::of(&limits);
+    let opened = leaf.0.doors();
+    let doors = opened.map_err(|(path, fault)| anyhow::anyhow!("opening {}: {fault}", path.display()))?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let mut streams = Streams::new(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
+    if !doors.is_empty() {
+        streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
+    }
+    let launched = crate::sandbox::launch(&plan, &streams).context("the sandbox")?;
+    let applied = cgroup::merge(of_group, launched.scheduled.clone());
+    let claim = preset::claim(&applied, &Preset::load(name)?);
+    let report = Confinement { report: launched.report.clone(), applied, claim, preset: name };
+    Ok(Sandbox { launched, leaf, report })
 }
 
 /// Waits for the command, passes signals on, and sees to it that nothing is left.

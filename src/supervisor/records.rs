@@ -25,10 +25,11 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{RuntimeId, Timestamp};
-use crate::sandbox::Listener;
-use crate::sandbox::cgroup::{Applied, LeafPlace};
+use crate::sandbox::cgroup::LeafPlace;
+use crate::sandbox::{InitId, Listener};
 
 use super::death::DeathRecord;
+use super::launch::Confinement;
 use super::life::Saved;
 
 /// Longest file that is read back whole: 1,000 moments of a restart window are 30 KiB.
@@ -74,28 +75,18 @@ pub(super) struct RunFile {
     pub(super) run: u64,
     /// When it was launched.
     pub(super) began: Timestamp,
-    /// The kernel's name of the time since it booted: after another boot nothing of this lives.
-    pub(super) boot: String,
-    /// What of its declaration needs a launch, in one number.
+    /// What of its declaration needs a launch, hashed.
     pub(super) declared: String,
     /// Its cgroups.
     pub(super) leaf: Option<LeafPlace>,
     /// The sockets made inside, in the order of the plan.
     pub(super) listeners: Vec<Listener>,
-    /// What became of its limits.
-    pub(super) applied: Vec<Applied>,
+    /// What was measured at the launch.
+    pub(super) confinement: Confinement,
+    /// It is held still.
+    pub(super) frozen: bool,
     /// The init; `None` while the launch was under way.
-    pub(super) init: Option<Init>,
-}
-
-/// How an init is found again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Init {
-    /// As the daemon's process namespace counts.
-    pub(super) pid: i32,
-    /// Since the boot, in clock ticks: with it a number that was used again is told apart (proc_pid_stat(5), field 22).
-    pub(super) start_time: u64,
+    pub(super) init: Option<InitId>,
 }
 
 impl Records {
@@ -227,18 +218,9 @@ pub(super) fn instance(runtimes: &Path) -> Result<String, RecordFault> {
     Ok(name)
 }
 
-/// The kernel's name of this boot.
-pub(super) fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
 fn private_folder(folder: &Path) -> Result<(), RecordFault> {
     let mut builder = fs::DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .map_err(|why| RecordFault { path: folder.to_owned(), why })
+    builder.recursive(true).mode(0o700).create(folder).map_err(|why| RecordFault { path: folder.to_owned(), why })
 }
 
 fn read_bounded(path: &Path, most: u64) -> io::Result<String> {

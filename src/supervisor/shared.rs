@@ -35,7 +35,6 @@ pub(super) struct Shared {
     /// `<state>/runtimes`.
     pub(super) folder: PathBuf,
     pub(super) instance: String,
-    pub(super) boot: String,
     pub(super) permit: Permit,
     /// The kill switch was used.
     pub(super) shut: AtomicBool,
@@ -61,13 +60,12 @@ pub(super) struct Parts {
     pub(super) config: RuntimesConfig,
     pub(super) folder: PathBuf,
     pub(super) instance: String,
-    pub(super) boot: String,
     pub(super) permit: Permit,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, boot, permit } = parts;
+        let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit } = parts;
         Self {
             clock,
             gateway,
@@ -79,7 +77,6 @@ impl Shared {
             config,
             folder,
             instance,
-            boot,
             permit,
             shut: AtomicBool::new(false),
             uids: Mutex::default(),

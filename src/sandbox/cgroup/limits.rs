@@ -98,7 +98,8 @@ impl Weight {
 }
 
 /// Some of the host's CPUs, by number.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct CpuSet(Vec<u16>);
 
 /// The text is not a list of CPUs.
@@ -157,6 +158,20 @@ impl CpuSet {
     /// Those that are in both; `None` when there is no such CPU.
     pub fn common(&self, other: &Self) -> Option<Self> {
         Self::new(self.0.iter().copied().filter(|number| other.0.contains(number))).ok()
+    }
+}
+
+impl From<CpuSet> for String {
+    fn from(set: CpuSet) -> Self {
+        set.to_string()
+    }
+}
+
+impl TryFrom<String> for CpuSet {
+    type Error = CpuSetFault;
+
+    fn try_from(text: String) -> Result<Self, CpuSetFault> {
+        Self::parse(&text)
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::domain::{Clock, RuntimeId, Timestamp};
 use crate::events::{EventBus, EventKind};
-use crate::proxy::RuntimeGuard;
+use crate::proxy::{EgressSpent, RuntimeGuard};
 use crate::sandbox::cgroup::Leaf;
 
 use super::super::manifest::Budget;
@@ -65,10 +65,10 @@ impl Sums {
 }
 
 impl Spent {
-    /// Bytes and requests that went through the gateway in the stretch so far: the gateway counts on from there.
-    pub(super) const fn traffic(&self) -> (u64, u64) {
+    /// What went through the gateway in the stretch so far: the gateway counts on from there.
+    pub(super) const fn traffic(&self) -> EgressSpent {
         let all = self.before.plus(self.run);
-        (all.egress, all.requests)
+        EgressSpent { bytes: all.egress, requests: all.requests }
     }
 
     /// A new run of the same stretch.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::Timestamp;
+use crate::domain::{Run, Timestamp};
 use crate::proxy::EgressLimits;
 use crate::sandbox::cgroup::{self, CgroupFault, CpuQuota, Limits};
 use crate::sandbox::log::{self, LogReader, Place};
@@ -17,8 +17,7 @@ use crate::sandbox::plan::{Plan, Resource, Scheduling, WhenAlone};
 use crate::sandbox::preset::{self, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{
-    Control, Entry, LaunchError, Launched, Listener, Log, Profile, ProfileName, Step, Streams, Text, User,
-    listen_for_adoption,
+    Control, Entry, LaunchError, Launched, Log, Profile, ProfileName, Step, Streams, Text, User, listen_for_adoption,
 };
 
 use super::super::launch::group::{self, leaf_name};
@@ -98,10 +97,10 @@ impl Wanted {
             let _ = attended.channel.kill();
             Trouble::failed(format!("{what}: {fault}"))
         };
-        let sockets = launch::sockets(&self.spec.persona, attended.listeners)
-            .map_err(|fault| lost("its sockets", fault))?
-            .of_runtime(self.spec.id.clone(), self.run)
-            .limited(egress_limits(&egress, &self.spec, &self.spent));
+        let run = Run { runtime: self.spec.id.clone(), number: self.run };
+        let limits = egress_limits(&egress, &self.spec);
+        let sockets = launch::sockets(&self.spec.persona, Some(run), limits, self.spent.traffic(), attended.listeners)
+            .map_err(|fault| lost("its sockets", fault))?;
         let guard = self.shared.doors.attend(sockets).map_err(|fault| lost("its way to the gateway", fault))?;
         let notify = attended.notify.map(Notifications::new).transpose();
         let notify = notify.map_err(|fault| lost("its notify socket", fault))?;
@@ -210,7 +209,6 @@ impl Wanted {
         RunFile {
             run: self.run,
             began: self.began,
-            boot: self.shared.boot.clone(),
             declared: self.spec.declared(),
             leaf: group.leaf().map(|leaf| leaf.place().clone()),
             listeners: plan.network.listeners.clone(),
@@ -248,8 +246,8 @@ impl Wanted {
         workload.workdir.clone_from(&spec.process.workdir);
         for folder in &spec.process.workspaces {
             let source = folder.source.canonicalize();
-            let source = source
-                .map_err(|fault| Trouble::refused(format!("workspace {}: {fault}", folder.source.display())))?;
+            let source =
+                source.map_err(|fault| Trouble::refused(format!("workspace {}: {fault}", folder.source.display())))?;
             workload.workspaces.push(Workspace { source, ..folder.clone() });
         }
         let inner: Vec<u16> = spec.inner_ports();
@@ -261,7 +259,8 @@ impl Wanted {
         workload.scheduling = Scheduling::of(limits);
         workload.notify = spec.watchdog.is_some() || spec.notifies();
         workload.require = spec.require.iter().filter_map(|name| Control::from_code(name.code())).collect();
-        let profile = ProfileName::parse(spec.profile.code()).map_err(|fault| Trouble::refused(fault.to_string()))?;
+        let profile = ProfileName::ALL.into_iter().find(|name| name.as_str() == spec.profile.code());
+        let profile = profile.ok_or_else(|| Trouble::refused("there is no such profile"))?;
         let plan = Profile::embedded(profile).plan(&workload);
         let mut plan = plan.map_err(|fault| Trouble::refused(fault.to_string()))?;
         if let Some(files) = spec.limits.open_files {
@@ -277,7 +276,9 @@ impl Wanted {
             (Text::from("ARW_RUNTIME_RUN"), Text::from(self.run.to_string().as_str())),
             (Text::from("ARW_PERSONA_ID"), Text::from(spec.persona.as_str())),
         ];
-        all.extend(spec.process.env.iter().map(|(name, value)| (Text::from(name.as_str()), Text::from(value.as_str()))));
+        all.extend(
+            spec.process.env.iter().map(|(name, value)| (Text::from(name.as_str()), Text::from(value.as_str()))),
+        );
         for (name, file) in &spec.process.secrets {
             all.push((Text::from(name.as_str()), secret(file)?));
         }
@@ -337,16 +338,11 @@ fn narrowed(mut limits: Limits, spec: &RuntimeSpec) -> Limits {
 }
 
 /// What the gateway holds of the preset and the budgets.
-pub(super) fn egress_limits(egress: &preset::Egress, spec: &RuntimeSpec, spent: &Spent) -> EgressLimits {
+pub(super) fn egress_limits(egress: &preset::Egress, spec: &RuntimeSpec) -> EgressLimits {
     let Budget { egress: bytes, requests, .. } = spec.budget;
-    let (spent_bytes, spent_requests) = spent.traffic();
-    let connections = spec.limits.connections.map_or(egress.connections, |own| own.min(egress.connections));
-    EgressLimits {
-        connections: Some(usize::try_from(connections).unwrap_or(usize::MAX)),
-        rate: egress.bytes_per_second,
-        bytes: bytes.map(|bytes| bytes.saturating_sub(spent_bytes)),
-        requests: requests.map(|requests| requests.saturating_sub(spent_requests)),
-    }
+    let preset = launch::egress_limits(egress);
+    let own = spec.limits.connections.and_then(|own| usize::try_from(own).ok()).unwrap_or(usize::MAX);
+    EgressLimits { connections: preset.connections.map(|most| most.min(own)), rate: preset.rate, bytes, requests }
 }
 
 /// The id as a name of a host (RFC 1123): letters, digits and `-`.

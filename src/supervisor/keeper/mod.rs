@@ -40,7 +40,8 @@ use super::shared::Shared;
 
 pub(super) use account::Spent;
 pub(super) use running::{Remains, Running, Trouble};
-pub(super) use slot::{Executing, Slot};
+pub use slot::Executing;
+pub(super) use slot::Slot;
 
 /// Orders that may wait at one keeper: each is answered within a turn of its task.
 const INBOX: usize = 64;
@@ -59,8 +60,6 @@ pub(super) enum Order {
     Declare(Arc<RuntimeSpec>, Relaunch),
     /// End it, within this grace or its own, and say when nothing of it lives any more.
     End(Option<Duration>, oneshot::Sender<()>),
-    /// The host gives less CPU or more again, and why.
-    Yield(Option<String>),
 }
 
 /// Whether a new declaration needs a launch.
@@ -122,7 +121,7 @@ pub(super) struct Keeper {
 
 /// A keeper at work.
 #[derive(Debug)]
-pub(super) struct Kept_ {
+pub(super) struct Hand {
     /// Where it takes orders.
     pub(super) orders: mpsc::Sender<Order>,
     /// What others may see.
@@ -136,7 +135,7 @@ impl Keeper {
     ///
     /// # Errors
     /// What is on disk of it cannot be read. It is not launched then: a restart window or a quarantine may stand there.
-    pub(super) fn start(shared: &Arc<Shared>, spec: &Arc<RuntimeSpec>) -> Result<Kept_, RecordFault> {
+    pub(super) fn start(shared: &Arc<Shared>, spec: &Arc<RuntimeSpec>) -> Result<Hand, RecordFault> {
         let records = Records::open(&shared.folder, &spec.id)?;
         let kept = records.kept()?;
         let spent = records.spent()?;
@@ -171,7 +170,7 @@ impl Keeper {
             keeper.listen();
             keeper.keep().await;
         });
-        Ok(Kept_ { orders, slot, task })
+        Ok(Hand { orders, slot, task })
     }
 
     /// Until nobody gives orders any more. What runs goes on then: a later daemon adopts it.
@@ -208,7 +207,6 @@ impl Keeper {
             }
             Order::Declare(spec, relaunch) => self.declare(spec, relaunch).await,
             Order::End(grace, done) => self.end(grace, done).await,
-            Order::Yield(why) => self.slot.set_throttled(why),
         }
     }
 
@@ -251,7 +249,7 @@ impl Keeper {
             self.turn(Event::RestartRequested).await;
         } else if let Some(running) = &mut self.running {
             // Budgets may have changed.
-            running.account(&self.spec, &self.spent, &self.tell);
+            running.account(&self.spec, &self.tell);
         }
     }
 
@@ -272,7 +270,8 @@ impl Keeper {
         }
         let report = match what {
             What::Report(report) => report,
-            What::Launched(Ok(running)) => {
+            What::Launched(Ok(mut running)) => {
+                running.attend(&self.spec, &self.tell);
                 self.slot.begin(&running, &self.spec);
                 self.running = Some(running);
                 Report::Launched

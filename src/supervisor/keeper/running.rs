@@ -48,6 +48,13 @@ pub(in super::super) struct Remains {
     pub(super) traffic: (u64, u64),
 }
 
+impl Remains {
+    /// Of a run that ended while nobody looked: what it said last is in its log, what it used is not known.
+    pub(super) fn of_the_dead(log: &LogReader, began: Timestamp, now: Timestamp) -> Self {
+        Self { lived: now.since(began), last_lines: last_lines(log, began), ..Self::default() }
+    }
+}
+
 /// A run of which processes may live.
 #[derive(Debug)]
 pub(in super::super) struct Running {
@@ -62,6 +69,8 @@ pub(in super::super) struct Running {
     pub(super) records: Records,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) events: EventBus,
+    /// Where its log begins.
+    pub(super) from: Place,
     beat: Arc<Beat>,
     /// What lasts as long as the run.
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -111,8 +120,7 @@ impl Running {
         let Parts { run, began, channel, group, guard, confinement, notify, records, clock, events } = parts;
         let guard = Arc::new(guard);
         let leaf = group.leaf().cloned();
-        let account =
-            Arc::new(Account::new(spec.budget, spent, began, Arc::clone(&clock), leaf, Arc::clone(&guard)));
+        let account = Arc::new(Account::new(spec.budget, spent, began, Arc::clone(&clock), leaf, Arc::clone(&guard)));
         Self {
             run,
             began,
@@ -125,6 +133,7 @@ impl Running {
             records,
             clock,
             events,
+            from: Place::START,
             beat: Arc::new(Beat::new()),
             tasks: Vec::new(),
             watching: Vec::new(),
@@ -133,14 +142,14 @@ impl Running {
     }
 
     /// Begins to hear of its end, of what it says of itself, and of its budgets.
-    pub(super) fn attend(&mut self, spec: &RuntimeSpec, from: Place, tell: &mpsc::Sender<Told>) {
+    pub(super) fn attend(&mut self, spec: &RuntimeSpec, tell: &mpsc::Sender<Told>) {
         self.spawn(exit(self.channel.clone(), self.group.clone(), self.run, tell.clone()));
         if let Some(notify) = self.notify.take() {
             self.spawn(hear(notify, Arc::clone(&self.beat), self.run, tell.clone()));
         }
         if let Some(Probe::Log { text }) = spec.health.as_ref().map(|health| &health.probe) {
             let reader = LogReader::new(self.records.logs());
-            self.spawn(await_line(reader, from, text.clone(), self.run, tell.clone()));
+            self.spawn(await_line(reader, self.from, text.clone(), self.run, tell.clone()));
         }
         self.account(spec, tell);
     }

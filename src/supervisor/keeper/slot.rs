@@ -16,7 +16,7 @@ use super::super::life::{HealthReason, Life, Policy, State, Timer, TimerKind};
 use super::super::manifest::RuntimeSpec;
 use super::super::records::Records;
 use super::super::request::RequestFault;
-use super::super::view::{BudgetView, EgressView, Restarts, RuntimeView, UsageView};
+use super::super::view::{EgressView, Restarts, RuntimeView, UsageView};
 use super::Running;
 use super::account::Account;
 
@@ -96,8 +96,7 @@ impl Slot {
             throttled_by_host: None,
         };
         let shown = Shown { view, confinement: None, live: None };
-        let slot =
-            Self { shown: Mutex::new(shown), state: watch::Sender::new(life.state()), records: records.clone() };
+        let slot = Self { shown: Mutex::new(shown), state: watch::Sender::new(life.state()), records: records.clone() };
         slot.declare(spec);
         slot
     }
@@ -210,7 +209,7 @@ impl Slot {
         self.shown().view.detail = detail;
     }
 
-    pub(super) fn set_throttled(&self, why: Option<String>) {
+    pub(in super::super) fn set_throttled(&self, why: Option<String>) {
         self.shown().view.throttled_by_host = why;
     }
 
@@ -233,8 +232,7 @@ impl Slot {
             }
             view.run = life.run();
             let used = life.saved().restarts.count(now, policy.window);
-            view.restarts =
-                Restarts { used, max: policy.max_restarts, window_secs: policy.window.as_secs() };
+            view.restarts = Restarts { used, max: policy.max_restarts, window_secs: policy.window.as_secs() };
             let backoff = timer.filter(|(timer, _)| timer.kind == TimerKind::Backoff);
             if let Some((_, at)) = backoff {
                 view.next_start = Some(now.plus(at.saturating_duration_since(Instant::now())));
@@ -257,9 +255,4 @@ impl EgressView {
             open: used.open,
         }
     }
-}
-
-/// What a budget has paid, for the view.
-pub(super) fn budgets(account: &Account) -> Vec<BudgetView> {
-    account.view()
 }

@@ -83,6 +83,25 @@ impl Group {
         leaf.enter_all_paths().into_iter().map(open).collect()
     }
 
+    /// Lets a frozen leaf run on; where there is none, nothing was frozen.
+    ///
+    /// # Errors
+    /// It did not within `patience`.
+    pub fn thaw(&self, patience: Duration) -> Result<(), CgroupFault> {
+        self.leaf().map_or(Ok(()), |leaf| leaf.thaw(patience))
+    }
+
+    /// Holds every process of the leaf still.
+    ///
+    /// # Errors
+    /// There is no leaf, or it did not within `patience`.
+    pub fn freeze(&self, patience: Duration) -> Result<(), CgroupFault> {
+        match &self.0 {
+            Ok((_, leaf)) => leaf.freeze(patience),
+            Err(reason) => Err(CgroupFault::Unavailable(vec![reason.clone()])),
+        }
+    }
+
     /// Ends what is left in the groups, waits for it, and removes them.
     ///
     /// # Errors

@@ -13,4 +13,4 @@ mod sockets;
 
 pub use confinement::Confinement;
 pub use group::Group;
-pub use sockets::{sockets, transparent_ports};
+pub use sockets::{egress_limits, sockets, transparent_ports};

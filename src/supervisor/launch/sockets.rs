@@ -5,9 +5,10 @@ use std::os::fd::OwnedFd;
 
 use crate::domain::{PersonaId, Run, SYNTHETIC_V4};
 use crate::policy::Snapshot;
-use crate::proxy::{EgressLimits, EgressSpent, RuntimeSockets};
 use crate::proxy::transparent::SyntheticNets;
+use crate::proxy::{EgressLimits, EgressSpent, RuntimeSockets};
 use crate::sandbox::plan::{PROXY_INSIDE, SYNTHETIC_V6};
+use crate::sandbox::preset;
 use crate::sandbox::{Listener, ListenerRole};
 use crate::sys;
 
@@ -49,6 +50,15 @@ pub fn sockets(
         }
     }
     Ok(sockets)
+}
+
+/// What the gateway holds of a preset.
+pub fn egress_limits(egress: &preset::Egress) -> EgressLimits {
+    EgressLimits {
+        connections: Some(usize::try_from(egress.connections).unwrap_or(usize::MAX)),
+        rate: egress.bytes_per_second,
+        ..EgressLimits::default()
+    }
 }
 
 /// Ports at which programs that know of no proxy are served: the web's, and every single port that an allow rule of the
