@@ -47,6 +47,8 @@ pub struct Defaults {
     pub restart_window: Duration,
     /// `ARW_RUNTIME_HEALTH_INTERVAL_MS`.
     pub health_interval: Duration,
+    /// `ARW_AUTONOMY_MAX_RUNTIME`: the wall time of one that has no budget of it.
+    pub wall_time: Option<Duration>,
     /// `ARW_PERF_PRESET`: that of a runtime that names none. One above eco needs its justification all the same.
     pub preset: Preset,
 }
@@ -178,6 +180,7 @@ impl Default for Defaults {
             restart_window: Duration::from_secs(600),
             health_interval: Duration::from_secs(10),
             preset: Preset::Eco,
+            wall_time: None,
         }
     }
 }
