@@ -217,22 +217,49 @@ pub(super) fn lock(file: &File, path: &Path) -> Result<(), JournalFault> {
     }
 }
 
-/// Puts `bytes` at `path`: the old content or the new one is there after a crash, and the name is durable.
-pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), JournalFault> {
-    let fault = |doing| move |source| JournalFault::io(doing, path, source);
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let temporary = PathBuf::from(name);
-    // Left by a crash; nobody else writes it, since the caller holds the lock.
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault("replace")(error)),
-        _ => {}
+/// The next content of a file, on the disk and not in its place yet. Dropped, it is gone.
+#[derive(Debug)]
+pub(super) struct Replacement<'p> {
+    path: &'p Path,
+    temporary: PathBuf,
+}
+
+impl<'p> Replacement<'p> {
+    /// Writes `bytes` beside `path`: what could fail for want of space has happened when this returns.
+    pub(super) fn prepare(path: &'p Path, bytes: &[u8], mode: u32) -> Result<Self, JournalFault> {
+        let fault = |doing| move |source| JournalFault::io(doing, path, source);
+        let mut name = path.as_os_str().to_owned();
+        name.push(".tmp");
+        let temporary = PathBuf::from(name);
+        // Left by a crash; nobody else writes it, since the caller holds the lock.
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault("replace")(error)),
+            _ => {}
+        }
+        let replacement = Self { path, temporary };
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&replacement.temporary);
+        let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        written.map_err(fault("replace"))?;
+        Ok(replacement)
     }
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(fault("replace"))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    written.and_then(|()| std::fs::rename(&temporary, path)).map_err(fault("replace"))?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+
+    /// Puts it in place: the old content or the new one is there after a crash, and the name is durable.
+    pub(super) fn commit(self) -> Result<(), JournalFault> {
+        std::fs::rename(&self.temporary, self.path).map_err(|source| JournalFault::io("replace", self.path, source))?;
+        sync_folder(self.path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+impl Drop for Replacement<'_> {
+    fn drop(&mut self) {
+        // Renamed away when it was committed.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+/// Puts `bytes` at `path`.
+pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), JournalFault> {
+    Replacement::prepare(path, bytes, mode)?.commit()
 }
 
 /// Makes the names in `folder` durable.

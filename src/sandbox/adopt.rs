@@ -74,7 +74,7 @@ pub enum AdoptError {
 /// The folder is missing or not writable.
 pub fn listen_for_adoption(path: &Path) -> io::Result<OwnedFd> {
     match fs::remove_file(path) {
-        Err(fault) if fault.kind() != io::ErrorKind::NotFound => return Err(fault),
+        Err(fault) if fault.kind() != io::ErrorKind::NotFound => Err(fault),
         _ => message::listen_at(path),
     }
 }
@@ -125,7 +125,7 @@ async fn ask_for_sockets(
     socket.async_io(Interest::WRITABLE, |socket| tell(socket, &Order::Listeners, &[])).await?;
     let (mut listeners, mut notify) = (Vec::new(), None);
     loop {
-        match socket.async_io(Interest::READABLE, |socket| hear::<Event>(socket)).await? {
+        match socket.async_io(Interest::READABLE, hear::<Event>).await? {
             // An empty one says that these were all.
             Some((Event::Listening { places }, _)) if places.is_empty() => return Ok((listeners, notify)),
             Some((Event::Listening { places }, sockets)) => listeners.extend(named(plan, &places, sockets)),

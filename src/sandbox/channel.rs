@@ -289,7 +289,7 @@ impl Link {
 /// Hears the init until it is gone, or has another owner.
 async fn read(link: Arc<Link>) {
     loop {
-        match link.socket.async_io(Interest::READABLE, |socket| hear::<Event>(socket)).await {
+        match link.socket.async_io(Interest::READABLE, hear::<Event>).await {
             Ok(Some((event, descriptors))) => link.on(event, descriptors),
             // An event that this version does not know: of an init that a newer one started.
             Err(fault) if fault.kind() == io::ErrorKind::InvalidData => {}

@@ -114,7 +114,7 @@ fn refuse_descriptors(socket: &OwnedFd) -> nix::Result<()> {
 pub struct Datagram {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// The sender's process id as seen here; 0 when it is in no namespace that we see, or did not say.
+    /// The sender's process id as seen here; 0 when it is in no namespace that we see, or has sent descriptors along.
     pub pid: i32,
 }
 

@@ -84,6 +84,9 @@ try:
     print("sent")
 except PermissionError: print("refused")
 say("WATCHDOG=trigger")
+sys.stdout.flush()
+# Without the interpreter's own close, which would linger here.
+os._exit(0)
 "#
     );
     let (mut running, mut notifications) = launch(&plan_of(ProfileName::Standard, &["python3", "-c", &script]));

@@ -180,15 +180,15 @@ async fn what_cannot_be_executed_names_the_step() {
         ExecError::Refused(fault) => (fault.step, fault.errno),
         ExecError::Io(fault) => panic!("{fault}"),
     };
-    let fault = execute(&channel, Exec::new(words(&["no-such-command"]))).await.err().expect("refused");
+    let fault = execute(&channel, Exec::new(words(&["no-such-command"]))).await.expect_err("refused");
     assert_eq!(step(fault), (Step::Exec, libc::ENOENT));
-    let fault = execute(&channel, Exec::new(Vec::new())).await.err().expect("refused");
+    let fault = execute(&channel, Exec::new(Vec::new())).await.expect_err("refused");
     assert_eq!(step(fault), (Step::Exec, 0));
     let nowhere = Exec { workdir: Some("/nowhere".into()), ..Exec::new(words(&["true"])) };
-    let fault = execute(&channel, nowhere).await.err().expect("refused");
+    let fault = execute(&channel, nowhere).await.expect_err("refused");
     assert_eq!(step(fault), (Step::Workdir, libc::ENOENT));
     let folder = || OwnedFd::from(File::open("/usr").expect("folder"));
-    let fault = channel.exec(Exec::new(words(&["true"])), [folder(), null(), null()]).await.err().expect("refused");
+    let fault = channel.exec(Exec::new(words(&["true"])), [folder(), null(), null()]).await.expect_err("refused");
     assert_eq!(step(fault).0, Step::Streams);
     assert_eq!(said(&channel, &["echo", "still there"]).await, (Exit::Code(0), "still there\n".to_owned()));
     end(&channel).await;
@@ -201,7 +201,7 @@ async fn only_so_many_run_at_once() {
     for _ in 0..MAX_EXECUTIONS {
         running.push(execute(&channel, Exec::new(words(&["sleep", "1000"]))).await.expect("executed").0);
     }
-    let refused = execute(&channel, Exec::new(words(&["true"]))).await.err().expect("refused");
+    let refused = execute(&channel, Exec::new(words(&["true"]))).await.expect_err("refused");
     assert!(matches!(&refused, ExecError::Refused(fault) if fault.step == Step::Fork), "{refused}");
     let first = running.pop().expect("some");
     first.kill().await.expect("killed");

@@ -58,7 +58,7 @@ pub struct Record {
     pub current: Version,
     /// The highest version that was ever put here. What is older is not taken for new.
     pub highest: Version,
-    /// The versions that are kept, in the order in which they came.
+    /// The versions that are kept, in the order in which they were replaced; the newest comes last.
     pub revisions: Vec<Revision>,
     /// The end.
     pub retired: Option<Retired>,

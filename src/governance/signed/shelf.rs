@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 
 use crate::domain::Timestamp;
 
-use super::super::journal::{self, Journal, JournalFault};
+use super::super::journal::{self, Journal, JournalFault, Replacement};
 use super::record::{Act, Entry, Record, Retired, Revision, Status};
 use super::statement::Signed;
 use super::tree::{self, Material, Shape, Tree, TreeFault};
@@ -279,8 +279,7 @@ impl Shelf {
         record.status = Status::Installed;
         record.retired = None;
         record.current = version;
-        self.note(Act::Rollback, &record, by, Some(note), now)?;
-        self.write(&record)?;
+        self.write(&record, Act::Rollback, by, Some(note), now)?;
         Ok(record)
     }
 
@@ -297,8 +296,7 @@ impl Shelf {
         }
         record.status = Status::Retired;
         record.retired = Some(Retired { at: now, by: by.to_owned(), note: note.to_owned() });
-        self.note(Act::Retire, &record, by, Some(note), now)?;
-        self.write(&record)?;
+        self.write(&record, Act::Retire, by, Some(note), now)?;
         Ok(record)
     }
 
@@ -310,14 +308,14 @@ impl Shelf {
         Ok(self.journal().read()?)
     }
 
-    fn note(
-        &self,
-        act: Act,
-        record: &Record,
-        by: &str,
-        note: Option<&str>,
-        now: Timestamp,
-    ) -> Result<(), JournalFault> {
+    /// Puts `record` in place, and into the journal what was done. Nothing is done that the journal does not have,
+    /// and a full disk ends it before either.
+    fn write(&self, record: &Record, act: Act, by: &str, note: Option<&str>, now: Timestamp) -> Result<(), ShelfFault> {
+        let path = self.record_path(&record.id);
+        journal::make_private_folder(&self.root.join("records"))?;
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|error| ShelfFault::Record { path: path.clone(), detail: error.to_string() })?;
+        let replacement = Replacement::prepare(&path, &text, 0o600)?;
         let revision = record.in_force();
         self.journal().append(&Entry {
             time: now,
@@ -328,15 +326,8 @@ impl Shelf {
             signer: revision.and_then(|revision| revision.signer.clone()),
             by: by.to_owned(),
             note: note.map(str::to_owned),
-        })
-    }
-
-    fn write(&self, record: &Record) -> Result<(), ShelfFault> {
-        let path = self.record_path(&record.id);
-        journal::make_private_folder(&self.root.join("records"))?;
-        let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| ShelfFault::Record { path: path.clone(), detail: error.to_string() })?;
-        Ok(journal::replace(&path, &text, 0o600)?)
+        })?;
+        Ok(replacement.commit()?)
     }
 
     fn lock(&self) -> Result<File, JournalFault> {
@@ -416,6 +407,9 @@ impl Staged<'_> {
             return Err(ShelfFault::Older { id: id.to_owned(), version, highest: record.highest });
         }
         self.move_into_place(&shelf.version_path(id, version))?;
+        // What was in force until now comes right before the new one, also when it had come back from further back:
+        // it is what a roll-back is for, and the last to be let go.
+        record.revisions.sort_by_key(|kept| kept.version == record.current);
         record.revisions.retain(|kept| kept.version != version);
         record.revisions.push(revision);
         record.highest = record.highest.max(version);
@@ -424,8 +418,7 @@ impl Staged<'_> {
         record.retired = None;
         let surplus = shelf.keep.map_or(0, |keep| record.revisions.len().saturating_sub(keep));
         let let_go: Vec<Revision> = record.revisions.drain(..surplus).collect();
-        shelf.note(Act::Install, &record, by, None, now)?;
-        shelf.write(&record)?;
+        shelf.write(&record, Act::Install, by, None, now)?;
         for revision in let_go {
             // The record names it no more; what stays of it is removed when that version comes again.
             let _ = std::fs::remove_dir_all(shelf.version_path(id, revision.version));

@@ -134,8 +134,20 @@ fn only_so_many_revisions_are_kept_and_each_of_them_can_come_back() {
         ground.shelf.put_back(&placed, "ops", "a fault", now()).expect("back");
         assert_eq!(ground.shelf.take("x").expect("in force").revision.version, revision.version);
     }
-    let earlier = ground.shelf.record("x").expect("read").expect("there").earlier().map(|found| found.version);
-    assert_eq!(earlier, Some(version("1.6.0")));
+    let earlier = || ground.shelf.record("x").expect("read").expect("there").earlier().map(|found| found.version);
+    assert_eq!(earlier(), Some(version("1.6.0")));
+
+    // The oldest comes back, and then a new one comes: what was in force until then is not the one that goes.
+    let oldest = ground.shelf.take_version(record, version("1.3.0")).expect("kept");
+    ground.shelf.put_back(&oldest, "ops", "the later ones are worse", now()).expect("back");
+    ground.install("content 8", "1.8.0", Expect::Newer).expect("newer");
+    assert_eq!(earlier(), Some(version("1.3.0")));
+    let record = ground.shelf.record("x").expect("read").expect("there");
+    let kept: Vec<String> = record.revisions.iter().map(|revision| revision.version.to_string()).collect();
+    assert_eq!(kept, ["1.5.0", "1.6.0", "1.7.0", "1.3.0", "1.8.0"]);
+    for revision in &record.revisions {
+        ground.shelf.take_version(record.clone(), revision.version).expect("kept");
+    }
 }
 
 #[test]
