@@ -13,7 +13,7 @@ use crate::events::EventBus;
 use crate::governance::consent::Consents;
 use crate::proxy::{Gateway, Running};
 use crate::sandbox::cgroup::Roots;
-use crate::supervisor::{self, Defaults, Manifest, Permit, Preset, Premises, Supervisor};
+use crate::supervisor::{self, Defaults, Manifest, Permit, Premises, Preset, Supervisor};
 
 /// Reads the manifest. Without a file nothing is declared.
 ///
@@ -112,7 +112,11 @@ fn permit(config: &ServerConfig) -> Permit {
             return Ok(());
         }
         let consents = Consents::load(&config_dir, &state_dir);
-        let consents = consents.map_err(|fault| format!("consent_missing: it is not known what is consented to: {fault}"))?;
-        consents.permits(&spec.consent).map(drop).map_err(|missing| format!("consent_missing: {missing}; {}", missing.hint()))
+        let consents =
+            consents.map_err(|fault| format!("consent_missing: it is not known what is consented to: {fault}"))?;
+        consents
+            .permits(&spec.consent)
+            .map(drop)
+            .map_err(|missing| format!("consent_missing: {missing}; {}", missing.hint()))
     })
 }

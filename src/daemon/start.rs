@@ -197,7 +197,9 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
 
     service::stopping();
     events.publish(EventKind::ServiceStop, None, json!({}));
-    if let (Ending::Whole, Some(supervisor)) = (end, &supervisor) {
+    // A demonstration leaves nothing behind, however it is stopped.
+    let whole = matches!(end, Ending::Whole) || demo.is_some();
+    if let (true, Some(supervisor)) = (whole, &supervisor) {
         let report = supervisor.shut_down(None).await.context("ending the runtimes")?;
         tracing::info!(stopped = report.stopped, left = report.left.len(), "the runtimes were ended");
     }
