@@ -5,7 +5,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -49,6 +49,14 @@ pub enum JournalFault {
     TooLarge {
         /// The journal.
         path: PathBuf,
+    },
+    /// Somebody else could change what is written there.
+    #[error("`{}` is a link, belongs to another user (uid {uid}) or can be written by others: run as its owner", path.display())]
+    Owner {
+        /// The folder.
+        path: PathBuf,
+        /// Whose it is.
+        uid: u32,
     },
     /// Another command works on it.
     #[error("another command has held `{}` for too long", path.display())]
@@ -178,9 +186,22 @@ impl Lines for [u8] {
     }
 }
 
-/// A folder that only its owner enters, with those above it.
+/// A folder that only its owner enters, with those above it that are not there yet.
+///
+/// # Errors
+/// When it or the one above it belongs to somebody else or can be written by others: they could put a link in the
+/// place of what is written next.
 pub(super) fn make_private_folder(path: &Path) -> Result<(), JournalFault> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| JournalFault::io("make", path, source))
+    let fault = |source| JournalFault::io("make", path, source);
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(fault)?;
+    let own = nix::unistd::geteuid().as_raw();
+    for folder in [Some(path), path.parent().filter(|parent| !parent.as_os_str().is_empty())].into_iter().flatten() {
+        let metadata = folder.symlink_metadata().map_err(fault)?;
+        if !metadata.is_dir() || metadata.uid() != own || metadata.mode() & 0o022 != 0 {
+            return Err(JournalFault::Owner { path: folder.to_owned(), uid: metadata.uid() });
+        }
+    }
+    Ok(())
 }
 
 /// Waits for the lock of `file`; it ends with the file.
@@ -196,22 +217,49 @@ pub(super) fn lock(file: &File, path: &Path) -> Result<(), JournalFault> {
     }
 }
 
-/// Puts `bytes` at `path`: the old content or the new one is there after a crash, and the name is durable.
-pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), JournalFault> {
-    let fault = |doing| move |source| JournalFault::io(doing, path, source);
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let temporary = PathBuf::from(name);
-    // Left by a crash; nobody else writes it, since the caller holds the lock.
-    match std::fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault("replace")(error)),
-        _ => {}
+/// The next content of a file, on the disk and not in its place yet. Dropped, it is gone.
+#[derive(Debug)]
+pub(super) struct Replacement<'p> {
+    path: &'p Path,
+    temporary: PathBuf,
+}
+
+impl<'p> Replacement<'p> {
+    /// Writes `bytes` beside `path`: what could fail for want of space has happened when this returns.
+    pub(super) fn prepare(path: &'p Path, bytes: &[u8], mode: u32) -> Result<Self, JournalFault> {
+        let fault = |doing| move |source| JournalFault::io(doing, path, source);
+        let mut name = path.as_os_str().to_owned();
+        name.push(".tmp");
+        let temporary = PathBuf::from(name);
+        // Left by a crash; nobody else writes it, since the caller holds the lock.
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fault("replace")(error)),
+            _ => {}
+        }
+        let replacement = Self { path, temporary };
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&replacement.temporary);
+        let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
+        written.map_err(fault("replace"))?;
+        Ok(replacement)
     }
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).map_err(fault("replace"))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    written.and_then(|()| std::fs::rename(&temporary, path)).map_err(fault("replace"))?;
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+
+    /// Puts it in place: the old content or the new one is there after a crash, and the name is durable.
+    pub(super) fn commit(self) -> Result<(), JournalFault> {
+        std::fs::rename(&self.temporary, self.path).map_err(|source| JournalFault::io("replace", self.path, source))?;
+        sync_folder(self.path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+impl Drop for Replacement<'_> {
+    fn drop(&mut self) {
+        // Renamed away when it was committed.
+        let _ = std::fs::remove_file(&self.temporary);
+    }
+}
+
+/// Puts `bytes` at `path`.
+pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), JournalFault> {
+    Replacement::prepare(path, bytes, mode)?.commit()
 }
 
 /// Makes the names in `folder` durable.
@@ -276,6 +324,33 @@ mod tests {
         std::os::unix::fs::symlink(&victim, journal.path()).expect("linked");
         assert!(journal.append(&2_u32).is_err());
         assert_eq!(std::fs::read_to_string(&victim).expect("there"), "precious");
+    }
+
+    #[test]
+    fn a_folder_that_others_can_change_is_not_written() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let journal = Journal::new(folder.path().join("state/consent/lines.jsonl"));
+        journal.append(&1_u32).expect("ours");
+        for (name, mode) in [("state", 0o777), ("state", 0o770), ("state/consent", 0o720)] {
+            let path = folder.path().join(name);
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("ours");
+            let fault = journal.append(&2_u32).expect_err("others can write there");
+            assert!(matches!(fault, JournalFault::Owner { .. }), "{name} {mode:o}: {fault}");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("ours");
+        }
+        let elsewhere = folder.path().join("elsewhere");
+        std::fs::rename(folder.path().join("state/consent"), &elsewhere).expect("moved");
+        std::os::unix::fs::symlink(&elsewhere, folder.path().join("state/consent")).expect("linked");
+        assert!(matches!(journal.append(&2_u32), Err(JournalFault::Owner { .. })));
+        if nix::unistd::geteuid().is_root() {
+            let theirs = folder.path().join("theirs");
+            std::fs::create_dir(&theirs).expect("made");
+            std::os::unix::fs::chown(&theirs, Some(65_501), None).expect("root");
+            let journal = Journal::new(theirs.join("consent/lines.jsonl"));
+            assert!(matches!(journal.append(&1_u32), Err(JournalFault::Owner { uid: 65_501, .. })));
+        }
+        assert_eq!(Journal::new(elsewhere.join("lines.jsonl")).read::<u32>().expect("read"), [1]);
     }
 
     #[test]

@@ -189,7 +189,10 @@ impl Gateway {
             if meter.would_deny().is_none() {
                 self.usage.hand_back(&grant);
             }
-            runtime.inspect(|runtime| runtime.allowance.hand_back_request());
+            if let Some(runtime) = runtime {
+                runtime.allowance.hand_back_request();
+                runtime.denied(now);
+            }
             self.ledger_failed(&About::of(&intent, runtime))
         })?;
         self.tell_first(&intent, grant.scheme(), receipt.seq());

@@ -458,3 +458,58 @@ fn a_killed_installation_leaves_the_old_version_or_the_new_one() {
     assert_eq!(staging, 0);
     assert!(Path::new(&ground.path("state/recipes/versions/x/1.0.0")).exists(), "archived");
 }
+
+#[test]
+fn a_full_disk_changes_nothing_and_loses_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP a_full_disk: a small file system of its own needs root");
+        return;
+    }
+    let ground = Ground::new();
+    ground.signer("good");
+    recipe(&ground, "1.0.0");
+    sign(&ground, "good.key");
+    std::fs::create_dir(ground.path("state")).expect("made");
+    std::fs::create_dir(ground.path("work/next")).expect("made");
+    let manifest = std::fs::read_to_string(ground.path("work/x/recipe.toml")).expect("there");
+    ground.write("next/recipe.toml", &manifest.replace("1.0.0", "1.1.0"));
+    let program = ground.write("next/run.sh", &format!("#!/bin/sh\n# {}\n", "x".repeat(200_000)));
+    std::fs::set_permissions(program, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    ground.well(&["recipes", "sign", "next", "--key", "good.key"]);
+    let script = r#"
+        set -eu
+        mount -t tmpfs -o size=512k,mode=0700 none "$ARW_STATE_DIR"
+        "$CLI" recipes install x --verify
+        "$CLI" consent acknowledge local-model --note first
+        dd if=/dev/zero of="$ARW_STATE_DIR/full" bs=4k 2>/dev/null || true
+        ! "$CLI" recipes install next --verify || exit 10
+        ! "$CLI" recipes retire x --note "does not fit" || exit 11
+        # The last block of the file may have room for some more.
+        given=1
+        while "$CLI" consent acknowledge local-model --note "$LONG"; do given=$((given + 1)); done
+        test $given -lt 10 || exit 12
+        "$CLI" recipes list | grep -q '^x *1.0.0 *sound' || exit 13
+        test "$("$CLI" --json consent history | wc -l)" = $given || exit 14
+        ! grep -q retire "$ARW_STATE_DIR/recipes/journal.jsonl" || exit 18
+        test -z "$(ls -A "$ARW_STATE_DIR/recipes/staging")" || exit 15
+        rm "$ARW_STATE_DIR/full"
+        "$CLI" recipes install next --verify
+        "$CLI" consent acknowledge local-model --note second
+        "$CLI" recipes list | grep -q '^x *1.1.0 *sound' || exit 16
+        test "$("$CLI" --json consent history | wc -l)" = $((given + 1)) || exit 17
+    "#;
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", script])
+        .current_dir(ground.path("work"))
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin")
+        .env("HOME", "/nonexistent")
+        .env("LONG", "x".repeat(2_000))
+        .env("CLI", env!("CARGO_BIN_EXE_arw-cli"))
+        .env("ARW_CONFIG_DIR", ground.path("config"))
+        .env("ARW_STATE_DIR", ground.path("state"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("unshare");
+    assert!(output.status.success(), "{:?}\n{}{}", output.status, stdout(&output), stderr(&output));
+}

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 
+use arw::config::Durability;
 use arw::domain::{CloseReason, PersonaId};
 use arw::ledger::Kind;
 use arw::proxy::Running;
@@ -92,7 +93,8 @@ fn a_request_that_was_under_way_when_it_was_latched_does_not_slip_through() {
 #[test]
 fn no_tunnel_of_many_that_are_being_opened_outlives_the_latch() {
     let origin = Origin::echo();
-    let stage = Stage::with(&tcp(&origin), Vec::new());
+    // A grant that waits for the disk is recorded and is in no table yet.
+    let stage = Stage::durable(&tcp(&origin), Vec::new(), Durability::Strict);
     let guests: Vec<Guest> = (0..4).map(|number| Guest::enter(&stage, explicit(&format!("ocr-{number}")))).collect();
     for round in 0..10 {
         let (stop, start) = (AtomicBool::new(false), Barrier::new(9));

@@ -274,6 +274,8 @@ fn a_thousand_tunnels_of_a_runtime_are_cut_at_once() {
     wait_for("every tunnel to end", || (guest.guard.egress().open == 0).then_some(()));
     let took = started.elapsed();
     assert!(clients.iter_mut().all(is_over));
-    assert!(took < Duration::from_secs(1), "{took:?}");
+    eprintln!("cut in {took:?}");
+    // A tenth of a second or so on an idle machine.
+    assert!(took < Duration::from_secs(5), "{took:?}");
     drop(held);
 }

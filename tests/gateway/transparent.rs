@@ -11,7 +11,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use arw::config::{PersonaFile, ServerConfig};
+use arw::config::{Durability, PersonaFile, ServerConfig};
 use arw::domain::{Clock, PersonaId, SystemClock};
 use arw::events::EventBus;
 use arw::ledger::{Filter, Kind, Ledger, Line, Outcome};
@@ -69,6 +69,10 @@ impl Stage {
     }
 
     pub(crate) fn with(rules: &str, runtimes: Vec<RuntimeSockets>) -> Self {
+        Self::durable(rules, runtimes, Durability::Batch)
+    }
+
+    pub(crate) fn durable(rules: &str, runtimes: Vec<RuntimeSockets>, durability: Durability) -> Self {
         let home = TempDir::new().unwrap();
         let upstream = DnsServer::start();
         let resolver = runtimes.first().and_then(|sockets| sockets.dns_udp.as_ref());
@@ -80,6 +84,7 @@ impl Stage {
         config.proxy.unix_socket = None;
         config.proxy.workers = 1;
         config.ledger.reserve_bytes = 1 << 20;
+        config.ledger.durability = durability;
         config.dns.servers = vec![upstream.addr()];
         config.dns.use_hosts_file = false;
         config.dns.hosts = BTreeMap::from([("origin.test".to_owned(), vec![IpAddr::V4(Ipv4Addr::LOCALHOST)])]);

@@ -11,4 +11,4 @@ mod catalogue;
 mod store;
 
 pub use catalogue::{Artifact, Bundle, read_catalogue_text, read_catalogues};
-pub use store::{BundleFault, KEPT_REVISIONS, Signable, audit, import, rollback, shelf, signable};
+pub use store::{BundleFault, Finding, KEPT_REVISIONS, Signable, audit, import, rollback, shelf, signable};

@@ -1,7 +1,10 @@
 //! Bundles as signed folders: imported when they verify, kept in five revisions, audited.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use serde::Serialize;
 
 use crate::config::located::read_file;
 use crate::config::{BundlesFile, Fault, Faults, MAX_BUNDLES};
@@ -198,8 +201,40 @@ fn artifacts(path: &Path, bundle: &Bundle, material: &Material) -> Vec<Fault> {
     faults
 }
 
-/// Everything that is wrong with the catalogues and the imported bundles, a line each.
-pub fn audit(config_dir: &Path, state_dir: &Path, trust: &Trust) -> Vec<String> {
+/// One thing that an audit found: a line of its own when shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Where: a file, or an imported bundle.
+    pub place: String,
+    /// What, as a stable code.
+    pub code: &'static str,
+    /// In words.
+    pub detail: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.place, self.detail, self.code)
+    }
+}
+
+impl Finding {
+    fn new(place: impl fmt::Display, code: &'static str, detail: &dyn fmt::Display) -> Self {
+        Self { place: place.to_string(), code, detail: detail.to_string() }
+    }
+
+    /// A fault of a file, with its line in the place.
+    fn of(fault: &Fault) -> Self {
+        let line = fault.line.map(|line| format!(":{line}")).unwrap_or_default();
+        let key = if fault.key.is_empty() { String::new() } else { format!("{}: ", fault.key) };
+        let hint = fault.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        let detail = format!("{key}{}{hint}", fault.message);
+        Self { place: format!("{}{line}", fault.file.display()), code: "manifest_faulty", detail }
+    }
+}
+
+/// Everything that is wrong with the catalogues and the imported bundles.
+pub fn audit(config_dir: &Path, state_dir: &Path, trust: &Trust) -> Vec<Finding> {
     let mut lines = Vec::new();
     match bundle_files(config_dir) {
         Ok(files) => {
@@ -210,10 +245,10 @@ pub fn audit(config_dir: &Path, state_dir: &Path, trust: &Trust) -> Vec<String> 
             if lines.is_empty()
                 && let Err(faults) = super::read_catalogues(&files)
             {
-                lines.extend(faults.0.iter().map(ToString::to_string));
+                lines.extend(faults.0.iter().map(Finding::of));
             }
         }
-        Err(fault) => lines.push(fault.to_string()),
+        Err(fault) => lines.push(Finding::of(&fault)),
     }
     let shelf = shelf(state_dir);
     match shelf.records() {
@@ -222,20 +257,20 @@ pub fn audit(config_dir: &Path, state_dir: &Path, trust: &Trust) -> Vec<String> 
                 lines.extend(audit_record(&shelf, record, trust));
             }
         }
-        Err(fault) => lines.push(fault.to_string()),
+        Err(fault) => lines.push(Finding::new(state_dir.display(), "not_taken", &fault)),
     }
     lines
 }
 
-fn audit_catalogue(file: &Path, trust: &Trust) -> Vec<String> {
+fn audit_catalogue(file: &Path, trust: &Trust) -> Vec<Finding> {
     let text = match read_file(file, MAX_BUNDLES) {
         Ok(text) => text,
-        Err(fault) => return vec![fault.to_string()],
+        Err(fault) => return vec![Finding::of(&fault)],
     };
     if let Err(faults) = read_catalogue_text(file, &text) {
-        return faults.0.iter().map(ToString::to_string).collect();
+        return faults.0.iter().map(Finding::of).collect();
     }
-    let told = |fault: &dyn std::fmt::Display, code: &str| vec![format!("{}: {fault} ({code})", file.display())];
+    let told = |fault: &dyn fmt::Display, code| vec![Finding::new(file.display(), code, fault)];
     match signed::read(file, &CATALOGUE) {
         Err(fault) => told(&fault, "not_taken"),
         // A catalogue without a release has no version to sign; unsigned, it may do without.
@@ -250,28 +285,30 @@ fn audit_catalogue(file: &Path, trust: &Trust) -> Vec<String> {
                 Ok(_) => Vec::new(),
                 Err(fault) => told(&fault, fault.code()),
             },
-            Err(fault) => fault.to_string().lines().map(str::to_owned).collect(),
+            Err(BundleFault::Manifest(faults)) => faults.0.iter().map(Finding::of).collect(),
+            Err(fault) => told(&fault, "not_taken"),
         },
     }
 }
 
-fn audit_record(shelf: &Shelf, record: Result<Record, ShelfFault>, trust: &Trust) -> Vec<String> {
+fn audit_record(shelf: &Shelf, record: Result<Record, ShelfFault>, trust: &Trust) -> Vec<Finding> {
     let record = match record {
         Ok(record) => record,
-        Err(fault) => return vec![fault.to_string()],
+        Err(fault) => return vec![Finding::new("the imported bundles", "not_taken", &fault)],
     };
     if record.status == Status::Retired {
         return Vec::new();
     }
     let (id, version) = (record.id.clone(), record.current);
-    let told = |text: String, code: &str| vec![format!("bundle `{id}` {version}: {text} ({code})")];
+    let told =
+        |fault: &dyn fmt::Display, code| vec![Finding::new(format_args!("bundle `{id}` {version}"), code, fault)];
     let placed = match shelf.take_version(record, version) {
         Ok(placed) => placed,
-        Err(fault @ ShelfFault::Changed { .. }) => return told(fault.to_string(), "content_changed"),
-        Err(fault) => return told(fault.to_string(), "not_taken"),
+        Err(fault @ ShelfFault::Changed { .. }) => return told(&fault, "content_changed"),
+        Err(fault) => return told(&fault, "not_taken"),
     };
     match trust.check(&placed.material, Kind::Bundle, (&id, version)) {
         Ok(_) => Vec::new(),
-        Err(fault) => told(fault.to_string(), fault.code()),
+        Err(fault) => told(&fault, fault.code()),
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::config::Faults;
 use crate::domain::{BundleId, DenialCode};
 
 use super::super::bundles::Bundle;
+use super::super::journal::JournalFault;
 use super::acknowledge::latest;
 use super::{Acknowledgement, Acknowledgements, Act, Scope, ScopeFault};
 
@@ -45,6 +47,17 @@ pub enum Missing {
     Withdrawn(BundleId),
 }
 
+/// Why it is not known what is consented to.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsentFault {
+    /// A file of bundles is faulty.
+    #[error("{0}")]
+    Bundles(Faults),
+    /// The record of acknowledgements cannot be read.
+    #[error(transparent)]
+    Record(#[from] JournalFault),
+}
+
 /// The refusal of a launch that reads data without consent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{scope}` is not consented to: {missing}")]
@@ -71,10 +84,10 @@ impl Consents {
     /// That of the configuration and state folders.
     ///
     /// # Errors
-    /// A faulty file of bundles or a damaged record, in words: then no launch that reads data is permitted.
-    pub fn load(config_dir: &Path, state_dir: &Path) -> Result<Self, String> {
-        let bundles = super::load(config_dir).map_err(|faults| faults.to_string())?;
-        let lines = Acknowledgements::of(state_dir).read().map_err(|fault| fault.to_string())?;
+    /// A faulty file of bundles or a damaged record: then no launch that reads data is permitted.
+    pub fn load(config_dir: &Path, state_dir: &Path) -> Result<Self, ConsentFault> {
+        let bundles = super::load(config_dir).map_err(ConsentFault::Bundles)?;
+        let lines = Acknowledgements::of(state_dir).read()?;
         Ok(Self::new(bundles, lines))
     }
 
@@ -261,8 +274,8 @@ mod tests {
         let path = state.path().join("consent/acknowledgements.jsonl");
         let sound = std::fs::read_to_string(&path).expect("there");
         std::fs::write(&path, sound.replace("\"by\"", "\"as\"")).expect("damaged");
-        assert!(load().expect_err("damaged").contains("damaged in line 1"));
+        assert!(load().expect_err("damaged").to_string().contains("damaged in line 1"));
         std::fs::write(config.path().join("runtime/bundles-more.json"), "{").expect("written");
-        assert!(load().expect_err("faulty").contains("bundles-more.json:1"));
+        assert!(load().expect_err("faulty").to_string().contains("bundles-more.json:1"));
     }
 }

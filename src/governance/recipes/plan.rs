@@ -9,7 +9,7 @@ use crate::domain::{ClientAddr, DenialCode, PersonaId, RuleId, Timestamp, codes}
 use crate::policy::{Answer, Snapshot};
 use crate::supervisor::{ControlName, Preset, Profile, RuntimeSpec};
 
-use super::super::consent::{Consents, Scope, Standing};
+use super::super::consent::{ConsentFault, Consents, Scope, Standing};
 use super::read::Recipe;
 
 codes! {
@@ -99,7 +99,7 @@ impl Plan {
 }
 
 /// The plan of `recipe` at the moment `now`. `consents` says why when they cannot be read: then none is met.
-pub fn plan(recipe: &Recipe, consents: &Result<Consents, String>, now: Timestamp) -> Plan {
+pub fn plan(recipe: &Recipe, consents: &Result<Consents, ConsentFault>, now: Timestamp) -> Plan {
     let spec = &recipe.spec;
     Plan {
         id: spec.id.to_string(),
@@ -120,11 +120,11 @@ pub fn plan(recipe: &Recipe, consents: &Result<Consents, String>, now: Timestamp
     }
 }
 
-fn standing(text: &str, consents: &Result<Consents, String>) -> ScopeAnswer {
+fn standing(text: &str, consents: &Result<Consents, ConsentFault>) -> ScopeAnswer {
     let answer = |met, why: String| ScopeAnswer { scope: text.to_owned(), met, why };
     let consents = match consents {
         Ok(consents) => consents,
-        Err(fault) => return answer(false, fault.lines().next().unwrap_or_default().to_owned()),
+        Err(fault) => return answer(false, fault.to_string().lines().next().unwrap_or_default().to_owned()),
     };
     match Scope::parse(text).map(|scope| consents.standing(&scope)) {
         Ok(Standing::Open(bundles)) => {

@@ -82,7 +82,11 @@ impl PrivateKey {
         blob.extend_from_slice(&*seed);
         let id: String = key.verifier().id().iter().map(|byte| format!("{byte:02x}")).collect();
         let blob = Zeroizing::new(STANDARD.encode(&*blob));
-        let text = Zeroizing::new(format!("{OWN}{name}+{id}+{}\n", *blob));
+        // As large as it becomes: text that grows leaves its smaller pieces behind.
+        let mut text = Zeroizing::new(String::with_capacity(OWN.len() + name.len() + id.len() + blob.len() + 8));
+        for part in [OWN, name, "+", &id, "+", &blob, "\n"] {
+            text.push_str(part);
+        }
         let fault = |source| KeyFault::Io { doing: "make", path: path.to_owned(), source };
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(fault)?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(fault)?;
@@ -150,8 +154,9 @@ fn read(path: &Path) -> Result<Zeroizing<String>, KeyFault> {
 /// The seed of an Ed25519 key as `openssl genpkey -algorithm ed25519` writes it (RFC 8410, section 7).
 fn pkcs8(text: &str) -> Option<Zeroizing<[u8; 32]>> {
     let body = text.trim().strip_prefix(PEM_BEGIN)?.strip_suffix(PEM_END)?;
-    let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
-    let der = Zeroizing::new(STANDARD.decode(&*body).ok()?);
+    let mut joined = Zeroizing::new(String::with_capacity(body.len()));
+    body.split_ascii_whitespace().for_each(|line| joined.push_str(line));
+    let der = Zeroizing::new(STANDARD.decode(&*joined).ok()?);
     let seed: [u8; 32] = der.strip_prefix(&PKCS8)?.try_into().ok()?;
     Some(Zeroizing::new(seed))
 }

@@ -12,6 +12,9 @@
 //! anything without a bound, and a signature over other content, another kind, another id or another version.
 
 mod key;
+mod look;
+mod path;
+mod record;
 mod shelf;
 mod signers;
 mod statement;
@@ -23,9 +26,11 @@ mod version;
 mod tests;
 
 pub use key::{KeyFault, PrivateKey};
-pub use shelf::{Act, Entry, Expect, Placed, Record, Retired, Revision, Shelf, ShelfFault, Staged, Status};
+pub use path::{PathFault, check_path};
+pub use record::{Act, Entry, Record, Retired, Revision, Status};
+pub use shelf::{Expect, Placed, Shelf, ShelfFault, Staged};
 pub use signers::{Purpose, Signer, SignerState, Signers};
 pub use statement::{Kind, SignatureFault, Signed, Statement, sign, verify};
-pub use tree::{Material, PathFault, Shape, Tree, TreeEntry, TreeFault, check_path, read};
+pub use tree::{Material, Shape, Tree, TreeEntry, TreeFault, read};
 pub use trust::{Trust, Unsigned};
 pub use version::{Version, VersionFault};

@@ -18,11 +18,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use crate::domain::Timestamp;
 
-use crate::domain::{Timestamp, codes};
-
-use super::super::journal::{self, Journal, JournalFault};
+use super::super::journal::{self, Journal, JournalFault, Replacement};
+use super::record::{Act, Entry, Record, Retired, Revision, Status};
 use super::statement::Signed;
 use super::tree::{self, Material, Shape, Tree, TreeFault};
 use super::version::Version;
@@ -31,98 +30,6 @@ use super::version::Version;
 const MAX_RECORD: u64 = 1 << 20;
 /// Most records that are listed.
 const MAX_RECORDS: usize = 4_096;
-
-codes! {
-    /// Whether something is in force.
-    Status {
-        /// Its current version is.
-        Installed => "installed",
-        /// It was taken out of use; its versions are kept.
-        Retired => "retired",
-    }
-}
-
-codes! {
-    /// What was done.
-    Act {
-        /// A version was put in force.
-        Install => "install",
-        /// An earlier one was put in force again.
-        Rollback => "rollback",
-        /// It was taken out of use.
-        Retire => "retire",
-    }
-}
-
-/// One version that was put in force.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Revision {
-    /// Which.
-    pub version: Version,
-    /// The digest of its tree.
-    pub tree: String,
-    /// Who signed it; nobody did where unsigned material is allowed.
-    pub signer: Option<String>,
-    /// When, as the signer says.
-    pub signed_at: Option<Timestamp>,
-    /// When it was put here.
-    pub placed_at: Timestamp,
-    /// By whom.
-    pub placed_by: String,
-}
-
-/// How something stands: `records/<id>.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// Its id.
-    pub id: String,
-    /// Whether it is in force.
-    pub status: Status,
-    /// The version in force, or the last that was.
-    pub current: Version,
-    /// The highest version that was ever put here. What is older is not taken for new.
-    pub highest: Version,
-    /// The versions that are kept, in the order in which they came.
-    pub revisions: Vec<Revision>,
-    /// The end.
-    pub retired: Option<Retired>,
-}
-
-/// Taken out of use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Retired {
-    /// When.
-    pub at: Timestamp,
-    /// By whom.
-    pub by: String,
-    /// Why.
-    pub note: String,
-}
-
-/// One line of the journal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entry {
-    /// When.
-    pub time: Timestamp,
-    /// What.
-    pub act: Act,
-    /// To what.
-    pub id: String,
-    /// To which version.
-    pub version: Version,
-    /// The digest of its tree.
-    pub tree: String,
-    /// Who signed it.
-    pub signer: Option<String>,
-    /// Who did it.
-    pub by: String,
-    /// Why.
-    pub note: Option<String>,
-}
 
 /// Which versions may take the place of the current one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,24 +142,6 @@ pub struct Placed {
     pub folder: PathBuf,
     /// Its files, as they are now and as they were verified.
     pub material: Material,
-}
-
-impl Record {
-    /// The revision of `version`.
-    pub fn revision(&self, version: Version) -> Option<&Revision> {
-        self.revisions.iter().find(|revision| revision.version == version)
-    }
-
-    /// The revision in force, or the last that was.
-    pub fn in_force(&self) -> Option<&Revision> {
-        self.revision(self.current)
-    }
-
-    /// The revision that came before the one in force.
-    pub fn earlier(&self) -> Option<&Revision> {
-        let at = self.revisions.iter().position(|revision| revision.version == self.current)?;
-        self.revisions[..at].last()
-    }
 }
 
 impl Shelf {
@@ -390,8 +279,7 @@ impl Shelf {
         record.status = Status::Installed;
         record.retired = None;
         record.current = version;
-        self.note(Act::Rollback, &record, by, Some(note), now)?;
-        self.write(&record)?;
+        self.write(&record, Act::Rollback, by, Some(note), now)?;
         Ok(record)
     }
 
@@ -408,8 +296,7 @@ impl Shelf {
         }
         record.status = Status::Retired;
         record.retired = Some(Retired { at: now, by: by.to_owned(), note: note.to_owned() });
-        self.note(Act::Retire, &record, by, Some(note), now)?;
-        self.write(&record)?;
+        self.write(&record, Act::Retire, by, Some(note), now)?;
         Ok(record)
     }
 
@@ -421,14 +308,14 @@ impl Shelf {
         Ok(self.journal().read()?)
     }
 
-    fn note(
-        &self,
-        act: Act,
-        record: &Record,
-        by: &str,
-        note: Option<&str>,
-        now: Timestamp,
-    ) -> Result<(), JournalFault> {
+    /// Puts `record` in place, and into the journal what was done. Nothing is done that the journal does not have,
+    /// and a full disk ends it before either.
+    fn write(&self, record: &Record, act: Act, by: &str, note: Option<&str>, now: Timestamp) -> Result<(), ShelfFault> {
+        let path = self.record_path(&record.id);
+        journal::make_private_folder(&self.root.join("records"))?;
+        let text = serde_json::to_vec_pretty(record)
+            .map_err(|error| ShelfFault::Record { path: path.clone(), detail: error.to_string() })?;
+        let replacement = Replacement::prepare(&path, &text, 0o600)?;
         let revision = record.in_force();
         self.journal().append(&Entry {
             time: now,
@@ -439,15 +326,8 @@ impl Shelf {
             signer: revision.and_then(|revision| revision.signer.clone()),
             by: by.to_owned(),
             note: note.map(str::to_owned),
-        })
-    }
-
-    fn write(&self, record: &Record) -> Result<(), ShelfFault> {
-        let path = self.record_path(&record.id);
-        journal::make_private_folder(&self.root.join("records"))?;
-        let text = serde_json::to_vec_pretty(record)
-            .map_err(|error| ShelfFault::Record { path: path.clone(), detail: error.to_string() })?;
-        Ok(journal::replace(&path, &text, 0o600)?)
+        })?;
+        Ok(replacement.commit()?)
     }
 
     fn lock(&self) -> Result<File, JournalFault> {
@@ -527,6 +407,9 @@ impl Staged<'_> {
             return Err(ShelfFault::Older { id: id.to_owned(), version, highest: record.highest });
         }
         self.move_into_place(&shelf.version_path(id, version))?;
+        // What was in force until now comes right before the new one, also when it had come back from further back:
+        // it is what a roll-back is for, and the last to be let go.
+        record.revisions.sort_by_key(|kept| kept.version == record.current);
         record.revisions.retain(|kept| kept.version != version);
         record.revisions.push(revision);
         record.highest = record.highest.max(version);
@@ -535,8 +418,7 @@ impl Staged<'_> {
         record.retired = None;
         let surplus = shelf.keep.map_or(0, |keep| record.revisions.len().saturating_sub(keep));
         let let_go: Vec<Revision> = record.revisions.drain(..surplus).collect();
-        shelf.note(Act::Install, &record, by, None, now)?;
-        shelf.write(&record)?;
+        shelf.write(&record, Act::Install, by, None, now)?;
         for revision in let_go {
             // The record names it no more; what stays of it is removed when that version comes again.
             let _ = std::fs::remove_dir_all(shelf.version_path(id, revision.version));

@@ -5,20 +5,19 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
+
+use super::look::{Look, Seen, by_descriptor, look, open};
+use super::path::{PathFault, check_path};
 
 /// What opens the text that is hashed: another form gets another one.
 const DOMAIN: &str = "arw-tree/v1\n";
 /// Deepest folder below the top.
 const MAX_DEPTH: usize = 16;
-/// Longest path, in bytes.
-const MAX_PATH: usize = 512;
 /// Most entries of one folder that are even listed: those of folders without files count too.
 const MAX_NAMES: usize = 16_384;
 /// Largest signature file, in bytes: a note with a few signatures.
@@ -80,20 +79,6 @@ pub struct Material {
     pub signature: Option<Vec<u8>>,
 }
 
-/// Why a text is not a path inside of a tree.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PathFault {
-    /// It is empty, starts at the root, or has a part that is empty, `.` or `..`.
-    #[error("`{0}` has a part that leads elsewhere")]
-    Elsewhere(String),
-    /// It has something else than printable ASCII, or a backslash.
-    #[error("`{0}` has a character that programs read differently: use printable ASCII without `\\`")]
-    Character(String),
-    /// Longer than any path needs to be.
-    #[error("a path has at most {MAX_PATH} characters")]
-    TooLong,
-}
-
 /// Why a folder or a file is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TreeFault {
@@ -145,24 +130,6 @@ pub enum TreeFault {
     /// More than one manifest.
     #[error("`{0}` and `{1}` are both manifests: which one counts would be a guess")]
     TwoManifests(String, String),
-}
-
-/// Checks that `path` names a file inside of a tree and reads alike everywhere.
-///
-/// # Errors
-/// [`PathFault`].
-pub fn check_path(path: &str) -> Result<(), PathFault> {
-    let shown = || path.chars().take(64).map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect();
-    if path.len() > MAX_PATH {
-        return Err(PathFault::TooLong);
-    }
-    if !path.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'\\') {
-        return Err(PathFault::Character(shown()));
-    }
-    if path.split('/').any(|part| matches!(part, "" | "." | "..") || part.trim() != part) {
-        return Err(PathFault::Elsewhere(shown()));
-    }
-    Ok(())
 }
 
 /// Reads `source` as it is.
@@ -370,65 +337,6 @@ impl Walk<'_> {
         self.entries.push(TreeEntry { path, executable: seen.executable, bytes, sha256 });
         Ok(())
     }
-}
-
-/// What a name leads to, held by a descriptor that can only be looked at.
-struct Look {
-    file: File,
-    kind: Seen,
-    executable: bool,
-    bytes: u64,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    File,
-    Folder,
-}
-
-/// Looks at `name` in `folder` without opening it: opening a device or a pipe can do something.
-fn look(folder: Option<&File>, name: &[u8], shown: &Path) -> Result<Look, TreeFault> {
-    let fault = |source: io::Error| TreeFault::Io { doing: "look at", path: shown.to_owned(), source };
-    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let opened = match folder {
-        Some(folder) => openat(folder, name, flags, Mode::empty()),
-        None => nix::fcntl::open(name, flags, Mode::empty()),
-    };
-    let file = File::from(opened.map_err(|error| fault(error.into()))?);
-    let metadata = file.metadata().map_err(fault)?;
-    let path = shown.display().to_string();
-    let kind = metadata.file_type();
-    let kind = if kind.is_dir() {
-        Seen::Folder
-    } else if kind.is_file() {
-        Seen::File
-    } else {
-        let what = if kind.is_symlink() { "a symbolic link" } else { "a device, a pipe or a socket" };
-        return Err(TreeFault::Kind { path, what });
-    };
-    if kind == Seen::File {
-        if metadata.nlink() > 1 {
-            return Err(TreeFault::SecondName { path });
-        }
-        if metadata.mode() & 0o7000 != 0 {
-            return Err(TreeFault::Mode { path });
-        }
-    }
-    Ok(Look { kind, executable: metadata.mode() & 0o100 != 0, bytes: metadata.len(), file })
-}
-
-/// Opens for reading what was looked at: the same inode, whatever its name leads to by now.
-fn open(looked_at: &File, shown: &str, more: OFlag) -> Result<File, TreeFault> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags((more | OFlag::O_NONBLOCK).bits())
-        .open(by_descriptor(looked_at))
-        .map_err(|source| TreeFault::Io { doing: "open", path: PathBuf::from(shown), source })
-}
-
-/// proc(5): the entry leads to what the descriptor holds.
-fn by_descriptor(file: &File) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 fn signature(looked_at: &File, shown: &str) -> Result<Vec<u8>, TreeFault> {

@@ -69,7 +69,7 @@ pub struct EgressUse {
     pub bytes_down: u64,
     /// Grants.
     pub requests: u64,
-    /// Denials on record.
+    /// Denials. A name that is asked for again and again is one a second.
     pub denials: u64,
     /// Tunnels and exchanges open now.
     pub open: usize,

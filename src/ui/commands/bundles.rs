@@ -123,7 +123,7 @@ fn audit(require_signed: bool, context: &Context, screen: &mut Screen) -> Result
         screen.painted(Paint::Good, "every bundle is what its signer signed")?;
     } else {
         for fault in &faults {
-            screen.painted(Paint::Bad, &safe(fault))?;
+            screen.painted(Paint::Bad, &safe(&fault.to_string()))?;
         }
     }
     Ok(if faults.is_empty() { Outcome::Done } else { Outcome::Refused })

@@ -60,8 +60,8 @@ fn validate(files: &[PathBuf], context: &Context, screen: &mut Screen) -> Result
 /// The consents of this host, with what is to be done when they cannot be read.
 fn consents(context: &Context) -> Result<Consents, Failure> {
     let settings = context.offline()?;
-    Consents::load(&settings.config_dir, &settings.state_dir).map_err(|why| {
-        let first = why.lines().next().unwrap_or_default().to_owned();
+    Consents::load(&settings.config_dir, &settings.state_dir).map_err(|fault| {
+        let first = fault.to_string().lines().next().unwrap_or_default().to_owned();
         Failure::new("the consents cannot be read").why(first).advice("`arw-cli consent validate` shows every fault")
     })
 }

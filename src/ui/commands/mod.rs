@@ -9,6 +9,7 @@ mod generate;
 mod ledger;
 mod lines;
 mod persona;
+mod plan;
 mod policy;
 mod recipes;
 mod signing;
