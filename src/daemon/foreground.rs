@@ -47,8 +47,9 @@ const FIRST_UID: u32 = 600_000;
 const UIDS: u32 = 60_000;
 /// Most ports of synthetic addresses: each is a listener for IPv4 and one for IPv6, of 128 that a sandbox may have.
 const MAX_TRANSPARENT: usize = 60;
-/// Time that what the command left behind has to go.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time that what the command left behind has to go. Thousands of processes that give back their memory on a slow,
+/// busy machine take tens of seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the command and gives its exit status: its code, or 128 and the number of the signal that ended it.
 ///
