@@ -40,3 +40,15 @@ bench *ARGS:
 # Each fuzz target for FUZZ_SECONDS (default 10).
 fuzz:
     FUZZ_SECONDS="${FUZZ_SECONDS:-10}" cargo test --release --test fuzz
+
+# The Debian package: target/package/arw_VERSION_ARCH.deb.
+package *ARGS:
+    systemd/package/build {{ARGS}}
+
+# The package on a real systemd, in small guests under QEMU: one line per property. `just test-vm trixie` for one.
+test-vm *SUITES:
+    tests/vm/run.sh "$(systemd/package/build | tail -1)" {{SUITES}}
+
+# For root on Debian the package; for others the programs and the user unit below ~/.local.
+install:
+    systemd/package/install

@@ -40,8 +40,9 @@ use crate::ui::args::RunArgs;
 const FIRST_UID: u32 = 600_000;
 /// How many there are, so that commands that run at the same time hardly ever share one.
 const UIDS: u32 = 60_000;
-/// Time that what the command left behind has to go.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time that what the command left behind has to go. Thousands of processes that give back their memory on a slow,
+/// busy machine take tens of seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs the command and gives its exit status: its code, or 128 and the number of the signal that ended it.
 ///

@@ -1,9 +1,10 @@
 //! Socket activation (sd_listen_fds(3)): which of the handed sockets is whose.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use anyhow::Context as _;
 
+use crate::config::ServerConfig;
 use crate::control::Prepared;
 use crate::proxy::Inherited;
 use crate::sys::inherit::{InheritedListener, adopt_listener};
@@ -37,6 +38,23 @@ impl Sockets {
             (false, InheritedListener::Tcp(listener)) => self.proxy.tcp.push(listener),
             (false, InheritedListener::Unix(listener)) => self.proxy.unix.push(listener),
         }
+    }
+
+    /// Addresses of the settings in whose place something else was handed over: an operator who changes them would wait
+    /// for an effect in vain.
+    pub(super) fn instead_of(&self, config: &ServerConfig) -> Vec<String> {
+        let mut ignored = Vec::new();
+        if !self.proxy.tcp.is_empty() || !self.proxy.unix.is_empty() {
+            let handed: Vec<SocketAddr> = self.proxy.tcp.iter().filter_map(|one| one.local_addr().ok()).collect();
+            let unused = config.proxy.bind.iter().filter(|addr| !handed.contains(addr));
+            ignored.extend(unused.map(|addr| format!("proxy.bind {addr}")));
+        }
+        if let Some(handed) = self.control.tcp.as_ref().and_then(|one| one.local_addr().ok())
+            && handed != config.control.bind
+        {
+            ignored.push(format!("control.bind {}", config.control.bind));
+        }
+        ignored
     }
 
     /// Where the control API will listen if it was handed over.

@@ -25,7 +25,7 @@ use crate::events::{EventBus, EventKind, FirstSeen};
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
-use crate::proxy::{self, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
+use crate::proxy::{self, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Pulses, Resolver};
 use crate::supervisor::Supervisor;
 use crate::sys;
 
@@ -96,13 +96,10 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let stop = CancellationToken::new();
     let sockets = inherit::take()?;
-    let demo = if config.proxy.enable && config.default_persona.is_none() && demo::wanted(&config) {
-        let demo = Demo::start(&config, stop.clone()).await?;
-        config.dns.hosts.insert(demo::ORIGIN_HOST.to_owned(), vec![std::net::Ipv4Addr::LOCALHOST.into()]);
-        Some(demo)
-    } else {
-        None
-    };
+    for ignored in sockets.instead_of(&config) {
+        tracing::warn!(%ignored, "the service manager handed over sockets, so this setting is not used");
+    }
+    let demo = demonstration(&mut config, &stop).await;
     let config = Arc::new(config);
     // Before the files are read: what changes in between must not go unnoticed.
     let watch = Watch::new(&config.config_dir.join("personas"));
@@ -193,7 +190,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         events: events.clone(),
         supervisor: supervisor.clone(),
     };
-    let end = tend(&reloader, inbox, askers, signals, watch).await?;
+    let pulses = proxy.as_ref().map(proxy::Running::pulses);
+    let end = tend(&reloader, inbox, askers, signals, watch, pulses).await?;
 
     service::stopping();
     events.publish(EventKind::ServiceStop, None, json!({}));
@@ -213,6 +211,25 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("the last checkpoint")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The demonstration, while no persona is configured. It is an example and no more: a host whose folder of personas
+/// cannot be written has none, and every client is refused there until somebody writes a persona.
+async fn demonstration(config: &mut ServerConfig, stop: &CancellationToken) -> Option<Demo> {
+    if !config.proxy.enable || config.default_persona.is_some() || !demo::wanted(config) {
+        return None;
+    }
+    match Demo::start(config, stop.clone()).await {
+        Ok(demo) => {
+            config.dns.hosts.insert(demo::ORIGIN_HOST.to_owned(), vec![std::net::Ipv4Addr::LOCALHOST.into()]);
+            Some(demo)
+        }
+        Err(fault) => {
+            let error = format!("{fault:#}");
+            tracing::warn!(error, "no persona is configured and the demonstration cannot be made: nobody gets out");
+            None
+        }
+    }
 }
 
 fn open_ledger(config: &ServerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<(Ledger, Recovery)> {
@@ -310,6 +327,7 @@ async fn tend(
     news: mpsc::Sender<Asker>,
     mut signals: Signals,
     mut watch: Watch,
+    pulses: Option<Pulses>,
 ) -> anyhow::Result<Ending> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut heartbeat = service::heartbeat().map(tokio::time::interval);
@@ -333,7 +351,11 @@ async fn tend(
                 Command::CatchUp(asker) => drop(news.try_send(asker)),
             },
             _ = sweep.tick() => { reloader.gateway.flows.sweep(reloader.gateway.clock.now()); }
-            () = beat(&mut heartbeat) => service::alive(),
+            () = beat(&mut heartbeat) => match pulses.as_ref().map(Pulses::ask).unwrap_or_default() {
+                silent if silent.is_empty() => service::alive(),
+                // The service manager ends us when this lasts: a gateway that serves nobody is better started anew.
+                silent => tracing::error!(workers = ?silent, "proxy workers do not answer"),
+            },
         }
     }
 }

@@ -18,6 +18,7 @@ use tracing::{debug, error};
 
 use super::gate::Gateway;
 use super::latch::Latched;
+use super::pulse::Pulses;
 use super::runtime::{Runtime, RuntimeGuard, RuntimeSockets};
 use super::tls::ReloadableAcceptor;
 use super::worker::Worker;
@@ -134,6 +135,7 @@ pub struct Running {
     pub addresses: Vec<SocketAddr>,
     unix_socket: Option<PathBuf>,
     runtimes: RuntimeDoors,
+    pulses: Pulses,
     _from_the_start: Vec<RuntimeGuard>,
 }
 
@@ -193,9 +195,16 @@ pub fn start(
     };
     let from_the_start = inherited.runtimes.into_iter().map(|sockets| runtimes.attend(sockets));
     let from_the_start = from_the_start.collect::<io::Result<Vec<_>>>().map_err(ListenFault::Worker)?;
+    let pulses = Pulses::of(count);
     let mut workers = Vec::with_capacity(count);
     for (index, (doors, inbox)) in doors.into_iter().zip(inboxes).enumerate() {
-        let worker = Worker { gateway: Arc::clone(gateway), stop: stop.clone(), drain: config.drain, inbox };
+        let worker = Worker {
+            gateway: Arc::clone(gateway),
+            stop: stop.clone(),
+            drain: config.drain,
+            pulses: (pulses.clone(), index),
+            inbox,
+        };
         let thread = std::thread::Builder::new()
             .name(format!("arw-proxy-{index}"))
             .spawn(move || worker.run(doors))
@@ -210,6 +219,7 @@ pub fn start(
         addresses,
         unix_socket,
         runtimes,
+        pulses,
         _from_the_start: from_the_start,
     })
 }
@@ -266,6 +276,11 @@ impl Running {
     /// Where the sockets of runtimes that start later are handed over.
     pub fn runtimes(&self) -> RuntimeDoors {
         self.runtimes.clone()
+    }
+
+    /// Asks the workers whether they are alive.
+    pub fn pulses(&self) -> Pulses {
+        self.pulses.clone()
     }
 
     /// Latches the kill switch: whatever asks from now on is denied, and what is open is cut. Says how many flows that

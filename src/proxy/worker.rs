@@ -21,6 +21,7 @@ use super::gate::Gateway;
 use super::identify::{Evidence, Peer};
 use super::listener::{Delivery, Door};
 use super::pool::Pool;
+use super::pulse::Pulses;
 use super::runtime::{Place, Runtime};
 use super::tls::ReloadableAcceptor;
 use super::transparent;
@@ -44,6 +45,8 @@ pub(super) struct Worker {
     pub(super) gateway: Arc<Gateway>,
     pub(super) stop: CancellationToken,
     pub(super) drain: Duration,
+    /// Its own is the one of this number.
+    pub(super) pulses: (Pulses, usize),
     /// Runtimes that start while it runs.
     pub(super) inbox: mpsc::Receiver<Delivery>,
 }
@@ -68,10 +71,12 @@ impl Worker {
         let mut loops = JoinSet::new();
         shop.take_up(&mut loops, Delivery { doors, datagrams: None, stop: self.stop.clone() });
         let mut sweep = tokio::time::interval(SWEEP);
+        let (pulses, own) = &self.pulses;
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => break,
                 _ = sweep.tick() => pool.sweep(),
+                () = pulses.answer(*own) => {}
                 Some(delivery) = self.inbox.recv() => shop.take_up(&mut loops, delivery),
                 Some(_) = loops.join_next() => {}
             }

@@ -62,7 +62,7 @@ pub fn copy_tree(path: &Path) -> io::Result<OwnedFd> {
 /// namespace of its own a process cannot leave out what is mounted over a part.
 ///
 /// # Errors
-/// As [`copy_tree`].
+/// As [`copy_tree`]. `EINVAL` before Linux 6.15 when `place` is on a mount that is not attached.
 pub fn copy_opened(place: &impl AsFd) -> io::Result<OwnedFd> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
     let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | flags.cast_unsigned();

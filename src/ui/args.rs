@@ -32,6 +32,31 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Guardrail Gateway: decides and records every outbound connection of this host's automations.
+///
+/// Without options it runs on embedded defaults and, while no persona is configured, shows itself with a
+/// demonstration persona and origin. Settings come from a file and from ARW_* variables; docs/configuration.md
+/// lists them.
+#[derive(Debug, Parser)]
+#[command(name = "arw-server", version)]
+pub struct ServerArguments {
+    /// Settings file; must exist.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder that holds `personas/`.
+    #[arg(long, value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
+    /// Folder for the ledger, keys and sockets.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Log filter, such as `info` or `arw=debug`.
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Check settings and personas, report every fault, and exit without starting anything.
+    #[arg(long)]
+    pub check: bool,
+}
+
 /// Options of every command.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
@@ -108,7 +133,7 @@ pub enum Command {
         /// For which shell
         shell: Shell,
     },
-    /// Print the manual page, or write one per command into a folder
+    /// Print the manual page, or write one per command and the daemon's into a folder
     Man {
         /// The folder
         #[arg(value_hint = ValueHint::DirPath)]

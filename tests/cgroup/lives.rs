@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use arw::sandbox::cgroup::{CgroupFault, Cgroups, Kind};
+use arw::sandbox::cgroup::{CgroupFault, Cgroups, Control, CpuQuota, Kind, Limits};
 use arw::sandbox::preset::{Host, Preset, PresetName, resolve};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -51,6 +51,23 @@ fn a_running_fork_bomb_is_killed() {
     until("a refused fork", || ground.leaf.events().pids_max_hits.is_some_and(|hits| hits >= 1));
     ground.leaf.kill(PATIENCE).expect("killed");
     assert_eq!(ground.leaf.pids().expect("listed").len(), 0);
+}
+
+#[test]
+fn the_killed_do_not_wait_for_their_quota_to_die() {
+    let quota = CpuQuota::from_millis(10).expect("quota");
+    let limits = Limits { cpu_quota: Some(quota), ..Limits::default() };
+    let Some(mut ground) = Ground::limited("die", &limits, Control::CpuQuota) else { return };
+    ground.sh("sleep 300");
+    let place = ground.leaf.place().clone();
+    let quotas = || -> Vec<String> {
+        let files = place.paths().flat_map(|dir| [dir.join("cpu.max"), dir.join("cpu.cfs_quota_us")]);
+        files.filter_map(|file| std::fs::read_to_string(file).ok()).collect()
+    };
+    let unlimited = |text: &String| text.starts_with("max ") || text == "-1\n";
+    assert!(quotas().iter().any(|text| !unlimited(text)), "{:?}", quotas());
+    ground.leaf.kill(PATIENCE).expect("killed");
+    assert!(quotas().iter().all(unlimited), "{:?}", quotas());
 }
 
 #[test]

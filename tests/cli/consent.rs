@@ -1,5 +1,8 @@
 //! `arw-cli consent` as the handbook promises it.
 
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use crate::daemon::{cli, run};
@@ -117,4 +120,29 @@ fn an_acknowledgement_is_kept_with_who_when_and_why_and_ends_with_the_words_that
     assert!(line.contains("damaged in line 1"), "{line}");
     let line = ground.refused(&["consent", "acknowledge", "nobody", "--note", "x"]);
     assert!(line.contains("damaged in line 1"), "nothing is recorded over it: {line}");
+}
+
+#[test]
+fn what_was_acknowledged_is_there_whenever_the_command_is_killed() {
+    let ground = Ground::new();
+    let mut whole = Duration::from_millis(20);
+    let (mut acknowledged, mut killed) = (0, 0);
+    for round in 1..=20_u32 {
+        let note = format!("round {round}");
+        let mut command = cli(&["consent", "acknowledge", "local-model", "--note", &note]);
+        command.env("ARW_CONFIG_DIR", ground.path("config")).env("ARW_STATE_DIR", ground.path("state"));
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("runs");
+        std::thread::sleep(whole * (round % 10) / 8);
+        let _ = child.kill();
+        let status = child.wait().expect("a child");
+        acknowledged += usize::from(status.success());
+        killed += usize::from(!status.success());
+        let lines = ground.well(&["--json", "consent", "history"]).lines().count();
+        assert!((acknowledged..=acknowledged + killed).contains(&lines), "{lines} of {acknowledged} and {killed}");
+        let started = Instant::now();
+        ground.well(&["consent", "acknowledge", "local-model", "--note", "whole"]);
+        whole = started.elapsed();
+        acknowledged += 1;
+    }
+    println!("{killed} of 20 were killed on their way");
 }

@@ -132,7 +132,7 @@ fn what_was_not_signed_so_by_somebody_who_is_trusted_does_not_get_in() {
                 ground.well(&["recipes", "keygen", "stranger", "--key", "stranger.key"]);
                 sign(ground, "stranger.key");
             },
-            "signed by `stranger`, whom bundle_signers.json does not name",
+            "runtime/bundle_signers.json` does not name",
         ),
         (
             "a stranger under a trusted name",
@@ -140,7 +140,7 @@ fn what_was_not_signed_so_by_somebody_who_is_trusted_does_not_get_in() {
                 ground.well(&["recipes", "keygen", "good", "--key", "impostor.key"]);
                 sign(ground, "impostor.key");
             },
-            "signed by `good`, whom bundle_signers.json does not name",
+            "signed by `good`, whom `/",
         ),
         (
             "a revoked signer",

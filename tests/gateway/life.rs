@@ -93,6 +93,22 @@ fn broken_settings_and_personas_end_the_start_with_their_place() {
 }
 
 #[test]
+fn a_demonstration_that_cannot_be_made_lets_nobody_out_and_is_told() {
+    let origin = Origin::http();
+    // A folder in the place of the file that it is first written to.
+    let home = std::sync::Arc::new(tempfile::tempdir().expect("a folder"));
+    std::fs::create_dir_all(home.path().join("config/personas/demo.new")).expect("made");
+    let daemon = Daemon::start(Setup::new().host("origin.test", &["127.0.0.1"]).in_home(home));
+    let log = daemon.log();
+    assert!(log.contains("the demonstration cannot be made") && log.contains("demo.toml"), "{log}");
+    for credentials in [String::new(), Daemon::credentials("demo")] {
+        let answer = Client::connect(daemon.proxy).get(&url(&origin, "/"), &credentials);
+        assert_eq!(answer.status, 407, "{}", answer.text());
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
+#[test]
 fn sockets_of_a_service_manager_are_used() {
     const ACTIVATE: &str = "import os, socket, sys\n\
         proxy = socket.socket(); proxy.bind(('127.0.0.1', 0)); proxy.listen()\n\
@@ -118,6 +134,8 @@ fn sockets_of_a_service_manager_are_used() {
     for _ in 0..4 {
         assert_eq!(Client::connect(daemon.proxy).get(&url(&origin, "/"), &credentials()).status, 200);
     }
+    // The trial's own settings ask for port 0, which was not handed over.
+    assert!(log.contains("proxy.bind 127.0.0.1:0") && log.contains("control.bind 127.0.0.1:0"), "{log}");
     // A handed listener is the gateway's own all the same.
     let mut client = Client::connect(daemon.proxy);
     assert_eq!(client.get(&format!("http://127.0.0.1:{}/", ports[0]), &credentials()).code(), "special_address");

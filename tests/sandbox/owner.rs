@@ -1,5 +1,6 @@
 //! An owner of many: the asynchronous channel, more commands inside, and owners that go and come.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -250,14 +251,25 @@ async fn a_killed_execution_takes_its_session_along_and_nothing_else() {
     end(&channel).await;
 }
 
-/// Where a runtime of a daemon keeps its things.
+/// Where a runtime of a daemon keeps its things. Dropped, it ends what was launched there: no owner's end would.
 struct Place {
     folder: tempfile::TempDir,
+    launched: RefCell<Vec<InitId>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for id in self.launched.borrow().iter() {
+            if let Ok(Some(pidfd)) = id.open() {
+                let _ = arw::sys::clone::signal_by_pidfd(&pidfd, libc::SIGKILL);
+            }
+        }
+    }
 }
 
 impl Place {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().expect("folder") }
+        Self { folder: tempfile::tempdir().expect("folder"), launched: RefCell::default() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -300,6 +312,7 @@ impl Place {
                 start_with(&plan, &extra).expect("launch").into_launched()
             }
         };
+        self.launched.borrow_mut().push(launched.id.clone());
         let info = self.info(launched.id.clone(), &plan.network.listeners);
         (launched.attend().expect("a runtime"), info)
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::config::Faults;
 use crate::domain::{BundleId, DenialCode};
+use crate::supervisor::RuntimeSpec;
 
 use super::super::bundles::Bundle;
 use super::super::journal::JournalFault;
@@ -66,6 +67,44 @@ pub struct ConsentMissing {
     pub scope: String,
     /// Why.
     pub missing: Missing,
+}
+
+/// Why a launch that reads data is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// A scope is closed.
+    #[error(transparent)]
+    Missing(#[from] ConsentMissing),
+    /// It is not known what is open.
+    #[error("it reads data, and what is consented to cannot be read: {0}")]
+    Unknown(#[from] ConsentFault),
+}
+
+impl Refusal {
+    /// The stable code: what is not known to be consented to is not.
+    pub const fn code(&self) -> DenialCode {
+        DenialCode::ConsentMissing
+    }
+
+    /// What an operator does about it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Missing(missing) => missing.hint(),
+            Self::Unknown(_) => "arw-cli consent validate".to_owned(),
+        }
+    }
+}
+
+/// Whether `spec` may be launched now, as far as consent goes: asked right before every launch, so that a withdrawal
+/// counts from then on. One that reads nothing may, whatever the state of the files.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn permit(config_dir: &Path, state_dir: &Path, spec: &RuntimeSpec) -> Result<Acknowledged, Refusal> {
+    if spec.consent.is_empty() {
+        return Ok(Acknowledged { scopes: Vec::new() });
+    }
+    Ok(Consents::load(config_dir, state_dir)?.permits(&spec.consent)?)
 }
 
 /// The proof that every scope of a launch is open. Made only by [`Consents::permits`], for that launch.
@@ -180,7 +219,9 @@ mod tests {
 
     use super::super::super::bundles::read_catalogue_text;
     use super::*;
+    use crate::config::RuntimesFile;
     use crate::domain::Timestamp;
+    use crate::supervisor::Defaults;
 
     fn bundles(text: &str) -> Vec<Bundle> {
         read_catalogue_text(&PathBuf::from("b.json"), text).expect("sound")
@@ -271,11 +312,26 @@ mod tests {
         let record = Acknowledgements::of(state.path());
         record.add(&line(&bundles(&text)[0], Act::Acknowledge)).expect("written");
         assert!(load().expect("sound").permits(&["text:read"]).is_ok());
+        let spec = |consent: &str| {
+            let text = format!(
+                "[[runtimes]]\nid = \"r\"\npersona = \"p\"\nconsent = [{consent}]\n[runtimes.process]\ncommand = \"x\"\n"
+            );
+            let file = RuntimesFile::parse(Path::new("r.toml"), &text).expect("TOML");
+            let manifest = crate::supervisor::read(file, &Defaults::default()).expect("sound");
+            manifest.runtimes().next().cloned().expect("one")
+        };
+        let permit =
+            |spec: &RuntimeSpec| permit(config.path(), state.path(), spec).map_err(|refusal| refusal.to_string());
+        let (reads, other, nothing) = (spec("\"text:read\""), spec("\"text:read\", \"mail:read\""), spec(""));
+        assert!(permit(&reads).is_ok() && permit(&nothing).is_ok());
+        assert_eq!(permit(&other), Err("`mail:read` is not consented to: no bundle's consent lists it".to_owned()));
         let path = state.path().join("consent/acknowledgements.jsonl");
         let sound = std::fs::read_to_string(&path).expect("there");
         std::fs::write(&path, sound.replace("\"by\"", "\"as\"")).expect("damaged");
         assert!(load().expect_err("damaged").to_string().contains("damaged in line 1"));
         std::fs::write(config.path().join("runtime/bundles-more.json"), "{").expect("written");
         assert!(load().expect_err("faulty").to_string().contains("bundles-more.json:1"));
+        assert!(permit(&reads).expect_err("not known").contains("what is consented to cannot be read"));
+        assert!(permit(&nothing).is_ok(), "what reads nothing does not wait for consent");
     }
 }

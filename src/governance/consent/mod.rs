@@ -17,7 +17,7 @@ mod read;
 mod scope;
 
 pub use acknowledge::{Acknowledgement, Acknowledgements, Act};
-pub use gate::{Acknowledged, ConsentFault, ConsentMissing, Consents, Missing, Standing};
+pub use gate::{Acknowledged, ConsentFault, ConsentMissing, Consents, Missing, Refusal, Standing, permit};
 pub use read::{bundle_files, load};
 pub(super) use read::{consent, modalities};
 pub use scope::{Modality, Scope, ScopeFault};

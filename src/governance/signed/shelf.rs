@@ -248,9 +248,10 @@ impl Shelf {
         let place = self.version_path(&id, version);
         let folder = place.join("content");
         let mut material = tree::read(&folder, &self.shape)?;
-        material.signature = self.signature(&place.join("signature"))?;
         let found = material.tree.digest();
-        if found != revision.tree {
+        // The signature is kept beside the content: one inside of it was put there later, and is in no digest.
+        let stray = std::mem::replace(&mut material.signature, self.signature(&place.join("signature"))?);
+        if found != revision.tree || stray.is_some() {
             return Err(ShelfFault::Changed { id, version, expected: revision.tree, found });
         }
         Ok(Placed { record, revision, folder, material })
@@ -433,7 +434,7 @@ impl Staged<'_> {
         journal::make_private_folder(parent)?;
         let fault = |doing| move |source| JournalFault::io(doing, place, source);
         let there = tree::read(&place.join("content"), &self.shelf.shape);
-        if there.is_ok_and(|there| there.tree == self.material.tree) {
+        if there.is_ok_and(|there| there.tree == self.material.tree && there.signature.is_none()) {
             let signature = place.join("signature");
             return match &self.material.signature {
                 Some(bytes) => journal::replace(&signature, bytes, 0o444),

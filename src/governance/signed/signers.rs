@@ -73,6 +73,7 @@ pub enum SignerState {
 /// All of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Signers {
+    file: PathBuf,
     notes: Option<String>,
     signers: Vec<Signer>,
 }
@@ -106,7 +107,7 @@ impl Signers {
     pub fn load(config_dir: &Path) -> Result<Self, Faults> {
         let path = Self::file(config_dir);
         match path.symlink_metadata() {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self { file: path, ..Self::default() }),
             _ => {
                 let text = read_file(&path, MAX_SIGNERS).map_err(|fault| Faults(vec![fault]))?;
                 Self::parse(&path, &text)
@@ -132,7 +133,13 @@ impl Signers {
         if !faults.is_empty() {
             return Err(Faults(faults));
         }
-        Ok(Self { notes: notes.map(|found| found.value), signers: read.into_iter().flatten().collect() })
+        let (file, notes) = (path.to_owned(), notes.map(|found| found.value));
+        Ok(Self { file, notes, signers: read.into_iter().flatten().collect() })
+    }
+
+    /// The file that says so, whether it is there or not.
+    pub fn path(&self) -> &Path {
+        &self.file
     }
 
     /// Each of them, in file order.
@@ -301,7 +308,7 @@ mod tests {
     #[test]
     fn without_a_file_nobody_is_trusted_and_a_faulty_one_is_no_empty_one() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert_eq!(Signers::load(folder.path()), Ok(Signers::default()));
+        assert_eq!(Signers::load(folder.path()).expect("nobody").iter().len(), 0);
         std::fs::create_dir(folder.path().join("runtime")).expect("made");
         std::fs::write(Signers::file(folder.path()), "").expect("written");
         assert!(Signers::load(folder.path()).is_err());

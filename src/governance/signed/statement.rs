@@ -11,6 +11,7 @@
 //! ```
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::config::Faults;
 use crate::domain::{Timestamp, codes};
@@ -80,8 +81,13 @@ pub enum SignatureFault {
     #[error("the signature file cannot be read: {0}")]
     Malformed(String),
     /// None of the keys that signed is trusted.
-    #[error("it is signed by {0}, whom bundle_signers.json does not name")]
-    Untrusted(String),
+    #[error("it is signed by {names}, whom `{}` does not name", file.display())]
+    Untrusted {
+        /// Who claims to have signed.
+        names: String,
+        /// The file of those who are trusted.
+        file: PathBuf,
+    },
     /// The signature of a trusted key is wrong.
     #[error("the signature of `{0}` is wrong: its text was changed")]
     Wrong(String),
@@ -147,7 +153,7 @@ impl SignatureFault {
         match self {
             Self::Missing => "unsigned",
             Self::Malformed(_) => "signature_malformed",
-            Self::Untrusted(_) => "signer_untrusted",
+            Self::Untrusted { .. } => "signer_untrusted",
             Self::Wrong(_) => "signature_wrong",
             Self::Revoked { .. } => "signer_revoked",
             Self::Purpose { .. } => "signer_purpose",
@@ -247,7 +253,7 @@ pub fn verify(
         }
     }
     Err(first.unwrap_or_else(|| match names(note) {
-        Some(names) => SignatureFault::Untrusted(names),
+        Some(names) => SignatureFault::Untrusted { names, file: signers.path().to_owned() },
         None => SignatureFault::Malformed("it is not a signed note".to_owned()),
     }))
 }

@@ -54,23 +54,24 @@ pub(super) fn settle(tree: &Hierarchy) -> Result<(), String> {
 
 fn hand_down_from_own(tree: &Hierarchy) -> Vec<Withheld> {
     if !tree.top {
-        let moved = settle(tree);
-        let mut withheld = hand_down(&tree.dir);
-        if let Err(reason) = moved {
-            // The first cause says more than the refusal that it leads to.
-            let (missing, _) = wants(&tree.dir);
-            for one in &mut withheld {
-                if one.controller.is_some_and(|controller| missing.contains(&controller)) {
-                    one.reason.clone_from(&reason);
-                }
-            }
-        }
-        return withheld;
+        return match settle(tree) {
+            Ok(()) => hand_down(&tree.dir),
+            // Not even tried: a group with processes hands `cpu`, `cpuset` and `pids` down and refuses the others, and
+            // thereby becomes the root of a threaded subtree, in which no leaf takes a process (cgroup-v2.rst,
+            // "Threads").
+            Err(reason) => refused(&tree.dir, &reason),
+        };
     }
-    let (missing, mut withheld) = wants(&tree.dir);
-    let reason = "the top of the hierarchy does not hand it down, and we change nothing there; make a group for us";
-    let refused = missing.into_iter().map(|one| Withheld { controller: Some(one), reason: reason.to_owned() });
-    withheld.extend(refused);
+    refused(
+        &tree.dir,
+        "the top of the hierarchy does not hand it down, and we change nothing there; make a group for us",
+    )
+}
+
+/// Nothing is handed down, for this reason; what is not there is told as such.
+fn refused(dir: &Path, reason: &str) -> Vec<Withheld> {
+    let (missing, mut withheld) = wants(dir);
+    withheld.extend(missing.into_iter().map(|one| Withheld { controller: Some(one), reason: reason.to_owned() }));
     withheld
 }
 
@@ -160,8 +161,12 @@ mod tests {
     fn a_group_with_other_processes_is_neither_left_nor_changed() {
         let (_dir, tree) = fake("cpu memory", "", &format!("{}\n1\n", std::process::id()));
         let withheld = hand_down_from_own(&tree);
-        assert!(reason_of(&withheld, Controller::Cpu).contains("other processes are in"), "{withheld:?}");
+        for controller in [Controller::Cpu, Controller::Memory] {
+            assert!(reason_of(&withheld, controller).contains("other processes are in"), "{withheld:?}");
+        }
         assert!(!tree.dir.join(SUPERVISOR).exists());
+        // Nothing was asked for: `cpu` would be granted, and no leaf would take a process any more.
+        assert_eq!(read(&tree.dir.join("cgroup.subtree_control")).expect("file"), "");
     }
 
     #[test]

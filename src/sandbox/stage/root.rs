@@ -199,22 +199,22 @@ fn proc(root: &mut Root, view: ProcView) -> io::Result<()> {
     let place = root.walk_to(Path::new("/proc"), Kind::Folder)?;
     root.attach(Path::new("/proc"), &proc, &place)?;
     if view == ProcView::Masked {
-        let empty = memory(0, 0o555, false, None)?;
+        // One for each: before Linux 6.15 no copy is made of a mount that is not attached yet.
         for path in MASKED_FOLDERS {
-            cover(root, Path::new(path), &empty)?;
+            cover(root, Path::new(path), || mount::new_filesystem(c"tmpfs", &[(c"mode", c"0555")], all))?;
         }
         let null = open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         for path in MASKED_FILES {
-            cover(root, Path::new(path), &null)?;
+            cover(root, Path::new(path), || mount::copy_opened(&null))?;
         }
     }
     Ok(())
 }
 
-/// Puts a copy of `what` over an existing path.
-fn cover(root: &mut Root, path: &Path, what: &OwnedFd) -> io::Result<()> {
+/// Puts what `what` makes over an existing path.
+fn cover(root: &mut Root, path: &Path, what: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<()> {
     match root.walk_to(path, Kind::Existing) {
-        Ok(place) => root.attach(path, &mount::copy_opened(what)?, &place),
+        Ok(place) => root.attach(path, &what()?, &place),
         Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(fault) => Err(fault),
     }

@@ -20,13 +20,13 @@ const LOOK: Duration = Duration::from_secs(3);
 pub(super) fn watch(directory: &Arc<Directory>) {
     let directory = Arc::downgrade(directory);
     tokio::spawn(async move {
-        let mut host = Box::new((Sources::default(), BTreeMap::new()));
+        let mut host = (Sources::default(), BTreeMap::new());
         loop {
             tokio::time::sleep(LOOK).await;
             let directory = directory.clone();
             let looked = tokio::task::spawn_blocking(move || look(&directory, host.0, host.1));
             match looked.await {
-                Ok(Some(next)) => host = Box::new(next),
+                Ok(Some(next)) => host = next,
                 _ => return,
             }
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::ui::args::Cli;
+use crate::ui::args::{Cli, ServerArguments};
 use crate::ui::{Failure, Outcome, Screen};
 
 pub(super) fn completions(shell: Shell, screen: &mut Screen) -> Result<Outcome, Failure> {
@@ -28,6 +28,8 @@ pub(super) fn man(dir: Option<&Path>, screen: &mut Screen) -> Result<Outcome, Fa
             };
             std::fs::create_dir_all(dir).map_err(failed)?;
             clap_mangen::generate_to(Cli::command(), dir).map_err(failed)?;
+            let daemon = clap_mangen::Man::new(ServerArguments::command()).section("8");
+            daemon.generate_to(dir).map_err(failed)?;
         }
     }
     Ok(Outcome::Done)
@@ -56,7 +58,7 @@ mod tests {
         let _ = capture(|screen| {
             man(Some(folder.path()), screen).expect("generated");
         });
-        for page in ["arw-cli.1", "arw-cli-ledger-verify.1", "arw-cli-persona-token-new.1"] {
+        for page in ["arw-cli.1", "arw-cli-ledger-verify.1", "arw-cli-persona-token-new.1", "arw-server.8"] {
             let text = std::fs::read_to_string(folder.path().join(page)).expect(page);
             assert!(text.contains(".SH"), "{page}");
         }

@@ -45,9 +45,7 @@ pub(super) fn failed(what: String, fault: &RecipeFault, screen: &mut Screen) -> 
             let failure = Failure { code: Some(fault.code().to_owned()), ..Failure::new(what).because(fault) };
             match fault {
                 SignatureFault::Missing => failure.advice("`arw-cli recipes sign PATH --key FILE` signs it"),
-                SignatureFault::Untrusted(_) => {
-                    failure.advice("if you trust them, add their key to runtime/bundle_signers.json")
-                }
+                SignatureFault::Untrusted { .. } => failure.advice("if you trust them, add their key there"),
                 _ => failure,
             }
         }

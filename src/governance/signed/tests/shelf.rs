@@ -80,7 +80,8 @@ fn what_was_changed_after_it_was_installed_is_not_taken() {
     ground.install("a", "1.0.0", Expect::Newer).expect("installed");
     let content = ground.shelf.take("x").expect("sound").folder;
     let file = content.join("recipe.toml");
-    let changes: [(&str, &dyn Fn()); 4] = [
+    let changes: [(&str, &dyn Fn()); 5] = [
+        ("a file that no digest has", &|| fs::write(content.join("recipe.sig"), "b").expect("written")),
         ("content", &|| fs::write(&file, "b").expect("written")),
         ("another file", &|| fs::write(content.join("more"), "b").expect("written")),
         ("mode", &|| fs::set_permissions(&file, Permissions::from_mode(0o755)).expect("ours")),
