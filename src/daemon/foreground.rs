@@ -33,7 +33,7 @@ use crate::proxy::{
     RuntimeSockets,
 };
 use crate::sandbox::cgroup::{self, Applied, Cgroups, Leaf, Limits, ProcessResource, Roots};
-use crate::sandbox::plan::{Access, Limit, Owner, PROXY_INSIDE, Plan, Resource, SYNTHETIC_V6};
+use crate::sandbox::plan::{Access, Limit, Owner, PROXY_INSIDE, Plan, Resource, SYNTHETIC_V6, Scheduling};
 use crate::sandbox::preset::{self, Claim, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{End, Entry, Launched, ListenerRole, Profile, ProfileName, Report, State, Streams, Text, User};
@@ -235,28 +235,21 @@ struct Sandbox {
     report: Confinement,
 }
 
-/// Launches from a thread of its own: what a process inherits of its scheduling it has from the thread that
-/// made it, and this one's is the preset's.
 fn launch(mut plan: Plan, leaf: Group, limits: Limits, name: PresetName) -> anyhow::Result<Sandbox> {
-    let thread = std::thread::Builder::new().name("arw-launch".to_owned()).spawn(move || {
-        let applied = cgroup::merge(leaf.apply(&limits), cgroup::apply_to_self(&limits));
-        leaf.stand_in(&limits, &mut plan);
-        let doors = leaf.doors()?;
-        let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-        let mut streams = Streams::new(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
-        if !doors.is_empty() {
-            streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
-        }
-        match crate::sandbox::launch(&plan, &streams) {
-            Ok(launched) => {
-                let claim = preset::claim(&applied, &Preset::load(name)?);
-                let report = Confinement { report: launched.report.clone(), applied, claim, name };
-                Ok(Sandbox { launched, leaf, report })
-            }
-            Err(fault) => Err(anyhow::Error::new(fault).context("the sandbox")),
-        }
-    })?;
-    thread.join().map_err(|_| anyhow::anyhow!("the launch panicked"))?
+    let of_group = leaf.apply(&limits);
+    leaf.stand_in(&limits, &mut plan);
+    plan.scheduling = Scheduling::of(&limits);
+    let doors = leaf.doors()?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let mut streams = Streams::new(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
+    if !doors.is_empty() {
+        streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
+    }
+    let launched = crate::sandbox::launch(&plan, &streams).context("the sandbox")?;
+    let applied = cgroup::merge(of_group, launched.scheduled.clone());
+    let claim = preset::claim(&applied, &Preset::load(name)?);
+    let report = Confinement { report: launched.report.clone(), applied, claim, name };
+    Ok(Sandbox { launched, leaf, report })
 }
 
 /// The sockets that were made inside, and whose they are.

@@ -37,6 +37,8 @@ steps! {
     ReadPlan = "read the plan",
     /// User and group ids were mapped.
     MapIds = "map the user",
+    /// Niceness, policy and affinity were set.
+    Schedule = "set the scheduling",
     /// Resource limits were set.
     Limits = "set the resource limits",
     /// The host name was set.
@@ -57,6 +59,8 @@ steps! {
     Mount = "mount a file system",
     /// The new root became the root.
     Pivot = "enter the new root",
+    /// The socket for notifications was made.
+    Notify = "make the socket for notifications",
     /// Loopback came up.
     Loopback = "bring loopback up",
     /// Synthetic addresses became local.
@@ -83,6 +87,8 @@ steps! {
     NoNewPrivs = "set no_new_privs",
     /// Landlock came into force.
     LandlockRestrict = "apply landlock",
+    /// What the command says found its files.
+    Log = "open the log",
     /// The command's process was made.
     Fork = "make the command's process",
     /// It got a session of its own.

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::sys::clone::signal_by_pidfd;
 
+use super::cgroup::Applied;
 use super::wire::{Event, Exit, Order, hear, tell};
-use super::{Listener, Report};
+use super::{Attended, Channel, InitId, Listener, Report};
 
 /// A running sandbox.
 #[derive(Debug)]
@@ -20,8 +20,14 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// The init's process id, as the caller sees it. Use `pidfd` to signal.
     pub pid: i32,
+    /// What names the init for good, for a later owner.
+    pub id: InitId,
     /// The sockets made inside, non-blocking, in the order of the plan; without IPv6 in the kernel, without its own.
     pub listeners: Vec<(Listener, OwnedFd)>,
+    /// What `NOTIFY_SOCKET` leads to, when the plan has it: for [`Notifications`](super::notify::Notifications).
+    pub notify: Option<OwnedFd>,
+    /// What became of the plan's scheduling.
+    pub scheduled: Vec<Applied>,
     /// What was measured from inside before the command was executed.
     pub report: Report,
     /// The channel to the init.
@@ -37,7 +43,8 @@ pub enum End {
     Lost,
 }
 
-/// The channel to a sandbox's init. Calls block; each sends or waits for one message.
+/// The channel to a sandbox's init, for an owner of one. Calls block; each sends or waits for one message. [`Channel`] is
+/// for an owner of many.
 #[derive(Debug)]
 pub struct Handle {
     pub(super) socket: OwnedFd,
@@ -46,25 +53,6 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Takes a running sandbox over: `socket` was connected to its adoption socket. Hands back the
-    /// listeners of `plan`.
-    ///
-    /// # Errors
-    /// The init is gone, or speaks another version.
-    pub fn adopt(socket: OwnedFd, plan: &[Listener]) -> io::Result<(Self, Vec<(Listener, OwnedFd)>)> {
-        tell(&socket, &Order::Listeners, &[])?;
-        let mut listeners = Vec::new();
-        loop {
-            match hear::<Event>(&socket)? {
-                Some((Event::Listening { places }, _)) if places.is_empty() => break,
-                Some((Event::Listening { places }, sockets)) => listeners.extend(named(plan, &places, sockets)),
-                Some(_) => {}
-                None => return Err(io::ErrorKind::UnexpectedEof.into()),
-            }
-        }
-        Ok((Self { socket, ended: OnceLock::new() }, listeners))
-    }
-
     /// Sends the command a signal, such as 15.
     ///
     /// # Errors
@@ -78,12 +66,13 @@ impl Handle {
     /// # Errors
     /// The init is gone. Not to be called while another thread waits for the end.
     pub fn socket(&self, v6: bool) -> io::Result<OwnedFd> {
-        tell(&self.socket, &Order::Socket { v6 }, &[])?;
+        tell(&self.socket, &Order::Socket { ask: 0, v6 }, &[])?;
         loop {
             match hear::<Event>(&self.socket)? {
-                Some((Event::Socket, sockets)) => {
-                    return sockets.into_iter().next().ok_or_else(|| Errno::EPROTO.into());
+                Some((Event::Socket { .. }, sockets)) => {
+                    return sockets.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into());
                 }
+                Some((Event::NoSocket { errno, .. }, _)) => return Err(io::Error::from_raw_os_error(errno)),
                 Some((Event::Exited(exit), _)) => {
                     let _ = self.ended.set(exit);
                 }
@@ -122,6 +111,16 @@ impl AsFd for Handle {
 }
 
 impl Launched {
+    /// Gives it to an owner that waits for many at once. To be called inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// No descriptors are left, or there is no runtime's driver; the init then loses its owner.
+    pub fn attend(self) -> io::Result<Attended> {
+        let Self { pidfd, pid: _, id, listeners, notify, scheduled, report, control } = self;
+        let channel = Channel::new(control.socket, control.ended.into_inner(), pidfd, id.pid)?;
+        Ok(Attended { channel, listeners, notify, report, scheduled, id })
+    }
+
     /// Kills everything inside and waits until nothing is left, at most `patience`.
     ///
     /// # Errors
@@ -154,7 +153,7 @@ fn wait_until_gone(pidfd: &OwnedFd, patience: Duration) -> io::Result<()> {
         match poll(&mut wanted, timeout) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
             Ok(_) => return Ok(()),
-            Err(Errno::EINTR) => {}
+            Err(nix::errno::Errno::EINTR) => {}
             Err(fault) => return Err(fault.into()),
         }
     }

@@ -10,17 +10,19 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::sys::message;
 
+use super::cgroup::Applied;
 use super::fault::At;
 use super::handle::{end, is_gone, named};
 use super::plan::{MAX_LISTENERS, MAX_PLAN};
 use super::wire::{Ask, Event, Exit, Namespace, Request, hear, tell};
-use super::{Control, Fault, Handle, LaunchError, Launched, Listener, Plan, Report, Step, User, stage};
+use super::{Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Plan, Report, Step, User, stage};
 
 /// The helper process that alone makes namespaces. One serves any number of launches, from any thread.
 ///
@@ -34,7 +36,7 @@ pub struct Launcher {
 /// What a launch gets besides its plan.
 #[derive(Debug)]
 pub struct Streams<'a> {
-    /// Standard input, output and error of the command.
+    /// Standard input, output and error of the command; with a `log` the latter two are not used.
     pub standard: [BorrowedFd<'a>; 3],
     /// The cgroup that it starts in.
     pub cgroup: Entry<'a>,
@@ -43,12 +45,24 @@ pub struct Streams<'a> {
     /// A listening `SOCK_SEQPACKET` socket, at which a later owner of the runtime can take the control channel and
     /// the listeners over ([`Handle::adopt`]). Whoever can connect to it owns the runtime.
     pub adoption: Option<BorrowedFd<'a>>,
+    /// Files for what the command writes to its standard output and error.
+    pub log: Option<Log<'a>>,
+}
+
+/// Two files that the init copies lines into, one after the other ([`super::log`]). It outlives the caller, and with it
+/// the copying.
+#[derive(Debug, Clone, Copy)]
+pub struct Log<'a> {
+    /// Opened for reading and writing; the init goes on where an earlier run stopped.
+    pub files: [BorrowedFd<'a>; 2],
+    /// Most bytes of each.
+    pub bound: u64,
 }
 
 impl<'a> Streams<'a> {
     /// The standard streams alone.
     pub const fn new(stdin: BorrowedFd<'a>, stdout: BorrowedFd<'a>, stderr: BorrowedFd<'a>) -> Self {
-        Self { standard: [stdin, stdout, stderr], cgroup: Entry::None, exit_record: None, adoption: None }
+        Self { standard: [stdin, stdout, stderr], cgroup: Entry::None, exit_record: None, adoption: None, log: None }
     }
 }
 
@@ -92,6 +106,19 @@ impl Launcher {
         Ok(Self { socket: Some(ours), child })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still takes requests. What it launched goes on without it; only another launcher can launch more.
+    pub fn is_alive(&self) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        let mut wanted = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+        // It never says anything here: a hang-up is all that can come.
+        matches!(poll(&mut wanted, PollTimeout::ZERO), Ok(0))
+    }
+
     /// Has the namespaces for the next sandbox of `user` made now, which is a quarter of a launch. They wait in an init
     /// that has nothing to do yet, and that ends with the launcher. A failure shows itself at the launch.
     ///
@@ -133,6 +160,7 @@ impl Launcher {
         }
         descriptors.extend(streams.exit_record);
         descriptors.extend(streams.adoption);
+        descriptors.extend(streams.log.iter().flat_map(|log| log.files));
         if descriptors.len() > message::MAX_DESCRIPTORS {
             return Err(Fault::said(Step::Send, "more descriptors than one message carries"));
         }
@@ -142,6 +170,7 @@ impl Launcher {
             joins,
             exit_record: streams.exit_record.is_some(),
             adoption: streams.adoption.is_some(),
+            log: streams.log.map(|log| log.bound),
         };
         self.ask(&Ask::Launch(request), &descriptors).at(Step::Send)
     }
@@ -203,8 +232,10 @@ fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> 
     // From here on it may take as long as the command does: 0 means for ever.
     let outcome = patient(0).map_err(LaunchError::from).and(outcome);
     match (outcome, init) {
-        (Ok(Heard { listeners, report, ended }), Some((pid, pidfd))) => {
-            Ok(Launched { pidfd, pid, listeners, report, control: Handle { socket, ended } })
+        (Ok(heard), Some((pid, pidfd))) => {
+            let Heard { listeners, notify, scheduled, report, ended, start_ticks } = heard;
+            let id = InitId::new(pid, start_ticks).at(Step::Init)?;
+            Ok(Launched { pidfd, pid, id, listeners, notify, scheduled, report, control: Handle { socket, ended } })
         }
         (Ok(_), None) => Err(LaunchError::Wire("no pidfd came".to_owned())),
         (Err(fault), init) => {
@@ -225,17 +256,21 @@ const STEP_PATIENCE: i64 = 20;
 const LAST_BREATH: Duration = Duration::from_secs(5);
 
 /// What the stages said until the command ran.
+#[derive(Default)]
 struct Heard {
     listeners: Vec<(Listener, OwnedFd)>,
+    notify: Option<OwnedFd>,
+    scheduled: Vec<Applied>,
     report: Report,
     ended: OnceLock<Exit>,
+    start_ticks: u64,
 }
 
 fn collect(socket: &OwnedFd, plan: &Plan, init: &mut Option<(i32, OwnedFd)>) -> Result<Heard, LaunchError> {
-    let mut heard = Heard { listeners: Vec::new(), report: Report::default(), ended: OnceLock::new() };
-    let mut is_running = false;
+    let mut heard = Heard::default();
+    let mut started = None;
     // The launcher and the init speak each for itself: on a busy host the pidfd may come last, after a short command's end.
-    while init.is_none() || !is_running {
+    while init.is_none() || started.is_none() {
         let (event, descriptors) = match hear::<Event>(socket) {
             Ok(Some(said)) => said,
             Ok(None) => return Err(LaunchError::Lost),
@@ -248,14 +283,22 @@ fn collect(socket: &OwnedFd, plan: &Plan, init: &mut Option<(i32, OwnedFd)>) -> 
             Event::Listening { places } => {
                 heard.listeners.extend(named(&plan.network.listeners, &places, descriptors));
             }
+            Event::Notify => heard.notify = descriptors.into_iter().next(),
+            Event::Scheduled(applied) => heard.scheduled = applied,
             Event::Measured(measured) => heard.report = measured,
             Event::Failed(fault) => return Err(fault.into()),
-            Event::Running => is_running = true,
-            Event::Exited(exit) if is_running => {
+            Event::Running { start_ticks } => started = Some(start_ticks),
+            Event::Exited(exit) if started.is_some() => {
                 let _ = heard.ended.set(exit);
             }
-            Event::Exited(_) | Event::Socket => return Err(LaunchError::Wire("an event out of order".to_owned())),
+            Event::Exited(_)
+            | Event::Socket { .. }
+            | Event::NoSocket { .. }
+            | Event::ExecStarted { .. }
+            | Event::ExecFailed { .. }
+            | Event::ExecEnded { .. } => return Err(LaunchError::Wire("an event out of order".to_owned())),
         }
     }
+    heard.start_ticks = started.unwrap_or_default();
     Ok(heard)
 }

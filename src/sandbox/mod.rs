@@ -13,7 +13,11 @@
 //! | `plan` | everything that a launch does, as data |
 //! | `profile` | confinement profiles in TOML, and the plan that one makes of a command |
 //! | `launch` | the caller's side: [`Launcher`] |
-//! | `handle` | a running sandbox: [`Launched`], and the channel to its init |
+//! | `handle` | a running sandbox: [`Launched`], and the channel to its init, for an owner of one |
+//! | `channel`, `exec` | the same for an owner of many: [`Channel`], and more commands inside |
+//! | `adopt`, `init_id` | a running sandbox found again by an owner that comes back |
+//! | `log` | what the command says, in two files that its init writes |
+//! | `notify` | what the command says to its service manager |
 //! | `stage` | the other side: launcher, init, command, in the order of the launch |
 //! | `seccomp` | the filters |
 //! | `control` | the confinement report |
@@ -29,12 +33,18 @@
 //! It refuses to skip silently: a step that fails ends the launch and is named ([`Fault`]), and a control that the
 //! kernel does not have is in the report ([`Report`]). It knows nothing of personas, rules or restarts.
 
+mod adopt;
 pub mod cgroup;
+mod channel;
 pub mod check;
 mod control;
+mod exec;
 mod fault;
 mod handle;
+mod init_id;
 mod launch;
+pub mod log;
+pub mod notify;
 pub mod plan;
 pub mod preset;
 pub mod pressure;
@@ -44,11 +54,15 @@ pub mod stage;
 mod text;
 mod wire;
 
+pub use adopt::{AdoptError, Adopted, AdoptionInfo, adopt, listen_for_adoption, read_exit};
+pub use channel::{Attended, Channel};
 pub use control::{Control, Finding, Report, State};
+pub use exec::{Exec, ExecError, Executing, MAX_EXECUTIONS};
 pub use fault::{Fault, LaunchError, Step};
 pub use handle::{End, Handle, Launched};
-pub use launch::{Entry, Launcher, Streams, launch};
-pub use plan::{Listener, ListenerRole, Plan, User};
+pub use init_id::InitId;
+pub use launch::{Entry, Launcher, Log, Streams, launch};
+pub use plan::{Listener, ListenerRole, Plan, Scheduling, User};
 pub use profile::{Profile, ProfileName};
 pub use text::Text;
 pub use wire::Exit;

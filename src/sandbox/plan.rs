@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::SYNTHETIC_V4;
 use crate::sys::capability::Capabilities;
 
+use super::cgroup::{self, CpuSet, SchedulingPolicy};
 use super::{Control, Text};
 
 /// Longest plan, in bytes of JSON: argv and environment together have at most 2 MiB on Linux
@@ -27,6 +28,9 @@ pub const SYNTHETIC_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfd61, 0x72
 pub const PROXY_INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9080);
 /// Where the resolver listens inside.
 pub const DNS_INSIDE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
+
+/// Where the socket of `NOTIFY_SOCKET` lies inside (`sd_notify(3)`).
+pub const NOTIFY_INSIDE: &str = "/run/arw/notify";
 
 /// One launch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +56,10 @@ pub struct Plan {
     pub seccomp: Filter,
     /// Limits by `setrlimit(2)`.
     pub limits: Vec<Limit>,
+    /// How the host's scheduler treats it.
+    pub scheduling: Scheduling,
+    /// Whether there is a socket at [`NOTIFY_INSIDE`]; it takes a root of its own.
+    pub notify: bool,
     /// Whether it has a terminal.
     pub terminal: Terminal,
     /// What happens when nobody holds the control channel any more.
@@ -342,6 +350,25 @@ pub enum Resource {
     Signals,
     /// Bytes of stack.
     Stack,
+}
+
+/// What the init sets on itself, and all inside inherits. `None` leaves it as the launcher has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scheduling {
+    /// Niceness, 0 to 19: nothing inside comes before the host's own work.
+    pub nice: Option<i8>,
+    /// Scheduling policy.
+    pub policy: Option<SchedulingPolicy>,
+    /// CPUs that it may run on.
+    pub cpus: Option<CpuSet>,
+}
+
+impl Scheduling {
+    /// The part of `limits` that a process sets on itself.
+    pub fn of(limits: &cgroup::Limits) -> Self {
+        Self { nice: limits.nice, policy: limits.policy, cpus: limits.cpus.clone() }
+    }
 }
 
 /// Whether the command has a controlling terminal.

@@ -5,9 +5,9 @@
 //! caller ───────────────────────→ launcher ─────────→ init ──fork──→ command
 //!   ↑ │                              │                 │ │              │
 //!   │ │      Started + pidfd         │                 │ │              │
-//!   │ └── Order (signal, …) ─────────┼────────────────→│ │              │
+//!   │ └── Order (signal, exec, …) ───┼────────────────→│ │              │
 //!   └──── Listening + sockets ───────┴─────────────────┘ │              │
-//!         Running, Failed, Exited                        │              │
+//!         Running, Failed, Exited, answers               │              │
 //!   └──── Measured (report) ─────────────────────────────┴──────────────┘
 //! ```
 //!
@@ -22,7 +22,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::message;
 
-use super::{Fault, Report};
+use super::cgroup::Applied;
+use super::{Exec, Fault, Report};
 
 /// Longest message: a report with every reason is a few KiB.
 pub(crate) const MAX_MESSAGE: usize = 64 << 10;
@@ -55,6 +56,8 @@ pub(crate) struct Request {
     pub(crate) exit_record: bool,
     /// A listening socket for a later owner comes along.
     pub(crate) adoption: bool,
+    /// Two files for what the command says come along, each of at most this many bytes.
+    pub(crate) log: Option<u64>,
 }
 
 /// A namespace to make.
@@ -77,19 +80,31 @@ pub(crate) enum Event {
     Started { pid: i32 },
     /// Some of the plan's listeners come along, by their places in the plan.
     Listening { places: Vec<usize> },
+    /// The socket of `NOTIFY_SOCKET` comes along.
+    Notify,
+    /// What became of the plan's scheduling.
+    Scheduled(Vec<Applied>),
     /// The confinement, measured.
     Measured(Report),
-    /// The command was executed.
-    Running,
+    /// The command was executed, by an init that started then.
+    Running { start_ticks: u64 },
     /// A step failed, and the sandbox is ending.
     Failed(Fault),
     /// The command ended.
     Exited(Exit),
-    /// A socket that was asked for comes along.
-    Socket,
+    /// The socket that was asked for comes along.
+    Socket { ask: u64 },
+    /// It could not be made.
+    NoSocket { ask: u64, errno: i32 },
+    /// What was to be executed was.
+    ExecStarted { ask: u64 },
+    /// It was not.
+    ExecFailed { ask: u64, fault: Fault },
+    /// It ended.
+    ExecEnded { ask: u64, exit: Exit },
 }
 
-/// What the caller wants of an init.
+/// What the caller wants of an init. `ask` is the caller's own number, which comes back with the answer.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
@@ -98,7 +113,11 @@ pub(crate) enum Order {
     /// Send the listeners again: a new owner has come.
     Listeners,
     /// Send a TCP socket of the sandbox's network.
-    Socket { v6: bool },
+    Socket { ask: u64, v6: bool },
+    /// Execute one more command; its three standard streams come along.
+    Exec { ask: u64, command: Exec },
+    /// Kill what was executed, with its session.
+    KillExec { ask: u64 },
 }
 
 /// How a command ended.

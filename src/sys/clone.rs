@@ -69,6 +69,19 @@ pub fn fork() -> io::Result<Side> {
     }
 }
 
+/// A pidfd of a running process, close-on-exec (`pidfd_open(2)`, Linux 5.3). Whether it is the one that was meant can be
+/// told only afterwards: from then on its number is nobody else's.
+///
+/// # Errors
+/// `ESRCH` when there is none.
+pub fn open_pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes two integers.
+    let made = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let raw = i32::try_from(made).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
 /// Sends a signal to the process that `pidfd` stands for, whose number nobody else can have got meanwhile.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::FdFlag;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 /// Closes every descriptor from `first` on that is not in `keep` (`close_range(2)`, Linux 5.9).
 ///
@@ -63,6 +63,16 @@ fn closes_on_exec(number: i32) -> bool {
     flags == -1 || FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC)
 }
 
+/// Makes reads, writes and the like answer `EAGAIN` instead of waiting: for everybody who shares the open file.
+///
+/// # Errors
+/// None in practice; the system call's own.
+pub fn set_nonblocking(fd: &impl AsFd) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
 /// Takes standard input as a descriptor of its own, close-on-exec, and leaves `/dev/null` in its place.
 ///
 /// # Errors
@@ -87,8 +97,6 @@ pub fn take_terminal(fd: &impl AsFd) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use nix::fcntl::{FcntlArg, fcntl};
-
     use super::*;
 
     #[test]

@@ -10,10 +10,11 @@
 //! | `splice` | bytes from descriptor to descriptor inside the kernel |
 //! | `socket` | listeners, connects, socket options, peers, the host's own addresses |
 //! | `limits` | how many descriptors the process may hold |
-//! | `process` | what others may read of this process |
+//! | `process` | what others may read of this process; what the kernel says of any |
 //! | `schedule` | niceness and scheduling policy of a thread |
 //! | `usage` | CPU time and memory |
-//! | `message` | whole messages with descriptors between related processes |
+//! | `message` | whole messages between processes of one host, with descriptors or with their sender |
+//! | `watch` | descriptors that an asynchronous owner waits for |
 //! | `clone` | new processes in new namespaces |
 //! | `mount` | mounts by descriptor |
 //! | `capability` | capabilities given up and read back |
@@ -43,5 +44,6 @@ pub mod signals;
 pub mod socket;
 mod splice;
 pub mod usage;
+pub mod watch;
 
 pub use splice::splice;

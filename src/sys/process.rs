@@ -20,6 +20,38 @@ pub fn harden() -> io::Result<()> {
     Ok(())
 }
 
+/// What `/proc/PID/stat` says of a process (`proc_pid_stat(5)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    /// Its state: `Z` is one that has ended and was not reaped.
+    pub state: u8,
+    /// Its session's leader.
+    pub session: i32,
+    /// When it started, in clock ticks since the boot. With the number of the process, it names one process.
+    pub start_ticks: u64,
+}
+
+/// Reads it; `None` for the caller itself.
+///
+/// # Errors
+/// `NotFound` when there is no such process, or it is hidden.
+pub fn stat(pid: Option<i32>) -> io::Result<Stat> {
+    let path = pid.map_or_else(|| "/proc/self/stat".to_owned(), |pid| format!("/proc/{pid}/stat"));
+    // The name in the second field may hold any bytes.
+    let text = std::fs::read(path)?;
+    parse_stat(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel's line is not as expected"))
+}
+
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    // The name is in brackets and may hold brackets too: what counts starts after the last one.
+    let rest = text.rsplit(|byte| *byte == b')').next()?;
+    let mut fields = std::str::from_utf8(rest).ok()?.split_ascii_whitespace();
+    let state = *fields.next()?.as_bytes().first()?;
+    let session = fields.nth(2)?.parse().ok()?;
+    let start_ticks = fields.nth(15)?.parse().ok()?;
+    Some(Stat { state, session, start_ticks })
+}
+
 /// Whether the effective user is root.
 pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
@@ -54,6 +86,17 @@ mod tests {
         std::fs::write(&path, b"x").expect("write");
         let mode = std::fs::metadata(&path).expect("metadata").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    /// Fields 3, 6 and 22, whatever a process calls itself.
+    #[test]
+    fn a_name_full_of_brackets_hides_nothing() {
+        let line = b"7 (a) Z (\xff) R 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 987654 20 21";
+        assert_eq!(parse_stat(line), Some(Stat { state: b'R', session: 3, start_ticks: 987_654 }));
+        assert_eq!(parse_stat(b"7 (short) R 1 2"), None);
+        let own = stat(None).expect("proc");
+        assert_eq!(stat(Some(i32::try_from(std::process::id()).expect("pid"))).expect("proc"), own);
+        assert_eq!(own.session, nix::unistd::getsid(None).expect("session").as_raw());
     }
 
     #[test]

@@ -3,10 +3,12 @@
 use std::io;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 /// How the kernel's fair scheduler treats a thread (`sched(7)`). Real-time policies are left out on
 /// purpose: nothing that we launch may starve the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Policy {
     /// `SCHED_OTHER`: the usual one.
     Other,

@@ -13,6 +13,15 @@ pub fn forget_children() -> io::Result<()> {
     dispose(libc::SIGCHLD, libc::SIG_IGN)
 }
 
+/// A write into a pipe that nobody reads, or beyond a limit of a file's size, fails and does nothing else.
+///
+/// # Errors
+/// None in practice; the system call's own.
+pub fn writes_only_fail() -> io::Result<()> {
+    dispose(libc::SIGPIPE, libc::SIG_IGN)?;
+    dispose(libc::SIGXFSZ, libc::SIG_IGN)
+}
+
 /// Gives every signal its default effect, those included that a parent had set to be ignored.
 pub fn reset_all() {
     // 64 is the last real-time signal on every architecture that we build for. SIGKILL, SIGSTOP and the two

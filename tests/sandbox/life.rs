@@ -1,13 +1,11 @@
 //! What happens to a sandbox after its launch: signals, ends, survivors, owners that go and come.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek};
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use arw::sandbox::plan::WhenAlone;
-use arw::sandbox::{Control, End, Exit, Handle, LaunchError, Listener, ListenerRole, ProfileName, Step};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, connect, listen, socket};
+use arw::sandbox::{Control, End, Exit, LaunchError, ProfileName, Step};
 
 use crate::support::{Extra, PATIENCE, plan, run, start, start_piped, start_with, workload};
 
@@ -71,65 +69,6 @@ fn a_sandbox_ends_when_its_owner_is_gone() {
     drop(control);
     crate::support::wait_for(&pidfd);
     assert_eq!(read.read_to_string(&mut String::new()).expect("end of file"), 0);
-}
-
-/// A daemon dies and another takes its runtime over: command, listeners and exit status are all there.
-#[test]
-fn a_sandbox_that_waits_is_adopted_with_its_listeners() {
-    let folder = tempfile::tempdir().expect("folder");
-    let path = folder.path().join("init.sock");
-    let adoption = listen_at(&path);
-    let mut record = tempfile::tempfile().expect("file");
-    let mut workload = workload(&["sh", "-c", WAITS]);
-    workload.when_alone = WhenAlone::Wait;
-    let plan = arw::sandbox::Profile::embedded(ProfileName::Standard).plan(&workload).expect("plan");
-    let (read, write) = std::io::pipe().expect("pipe");
-    let extra = Extra {
-        out: Some(write.as_fd()),
-        exit_record: Some(record.as_fd()),
-        adoption: Some(adoption.as_fd()),
-        ..Extra::default()
-    };
-    let running = start_with(&plan, &extra).expect("launch");
-    drop(write);
-    let (line, _rest) = hear(File::from(OwnedFd::from(read)));
-    assert_eq!(line, "ready\n");
-    let before: Vec<Listener> = running.launched.listeners.iter().map(|(listener, _)| *listener).collect();
-    let (pidfd, control) = running.into_parts();
-    drop((control, adoption));
-
-    let socket = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
-    connect(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(&path).expect("path")).expect("connect");
-    let (handle, listeners) = Handle::adopt(socket, &plan.network.listeners).expect("adopt");
-    let after: Vec<Listener> = listeners.iter().map(|(listener, _)| *listener).collect();
-    assert_eq!(after, before);
-    // The socket is the very one inside: a client made there reaches it.
-    let (_, proxy) = listeners.into_iter().find(|(listener, _)| listener.role == ListenerRole::Proxy).expect("proxy");
-    reaches(&handle, proxy);
-    handle.signal(libc::SIGTERM).expect("signal");
-    assert_eq!(handle.wait().expect("wait"), End::Exit(Exit::Code(3)));
-    crate::support::wait_for(&pidfd);
-    let mut line = String::new();
-    record.rewind().expect("rewind");
-    record.read_to_string(&mut line).expect("record");
-    assert_eq!(line, "{\"code\":3}\n");
-}
-
-fn listen_at(path: &std::path::Path) -> OwnedFd {
-    let made = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
-    bind(std::os::fd::AsRawFd::as_raw_fd(&made), &UnixAddr::new(path).expect("path")).expect("bind");
-    listen(&made, Backlog::new(4).expect("small")).expect("listen");
-    made
-}
-
-/// Connects a socket of the sandbox's own network to a listener in it.
-fn reaches(handle: &Handle, proxy: OwnedFd) {
-    let inside = socket2::Socket::from(handle.socket(false).expect("socket"));
-    inside.connect(&arw::sandbox::plan::PROXY_INSIDE.into()).expect("connect");
-    let listener = std::net::TcpListener::from(proxy);
-    listener.set_nonblocking(false).expect("blocking");
-    let (_, peer) = listener.accept().expect("accept");
-    assert!(peer.ip().is_loopback());
 }
 
 #[test]

@@ -10,5 +10,8 @@ mod inside;
 mod latency;
 mod launch;
 mod life;
+mod log;
+mod notify;
 mod ordinary;
+mod owner;
 mod support;

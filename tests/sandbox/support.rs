@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use arw::sandbox::profile::Workload;
 use arw::sandbox::{
-    End, Entry, Handle, LaunchError, Launched, Launcher, Plan, Profile, ProfileName, Streams, Text, User,
+    End, Entry, Handle, LaunchError, Launched, Launcher, Log, Plan, Profile, ProfileName, Streams, Text, User,
 };
 
 /// How long anything here may take: these machines are slow and shared.
@@ -89,6 +89,7 @@ pub(crate) struct Extra<'a> {
     pub(crate) cgroup: Option<Entry<'a>>,
     pub(crate) exit_record: Option<BorrowedFd<'a>>,
     pub(crate) adoption: Option<BorrowedFd<'a>>,
+    pub(crate) log: Option<Log<'a>>,
 }
 
 pub(crate) fn start(plan: &Plan) -> Result<Running, LaunchError> {
@@ -109,6 +110,7 @@ pub(crate) fn start_with(plan: &Plan, extra: &Extra<'_>) -> Result<Running, Laun
     streams.cgroup = extra.cgroup.clone().unwrap_or(Entry::None);
     streams.exit_record = extra.exit_record;
     streams.adoption = extra.adoption;
+    streams.log = extra.log;
     let launched = launcher().launch(plan, &streams)?;
     Ok(Running { launched: Guarded(Some(launched)), out })
 }
@@ -121,6 +123,11 @@ impl Running {
         self.out.rewind().expect("rewind");
         self.out.read_to_string(&mut said).expect("text");
         Ended { end, said }
+    }
+
+    /// For an owner of its own, who also ends it.
+    pub(crate) fn into_launched(mut self) -> Launched {
+        self.launched.0.take().expect("taken once")
     }
 
     /// What is left when an owner dies: its pidfd to look from outside, and the channel to drop.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::sys::schedule::Policy;
 
@@ -98,7 +98,8 @@ impl Weight {
 }
 
 /// Some of the host's CPUs, by number.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct CpuSet(Vec<u16>);
 
 /// The text is not a list of CPUs.
@@ -160,6 +161,20 @@ impl CpuSet {
     }
 }
 
+impl From<CpuSet> for String {
+    fn from(set: CpuSet) -> Self {
+        set.to_string()
+    }
+}
+
+impl TryFrom<String> for CpuSet {
+    type Error = CpuSetFault;
+
+    fn try_from(text: String) -> Result<Self, CpuSetFault> {
+        Self::parse(&text)
+    }
+}
+
 impl fmt::Display for CpuSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut rest = self.0.as_slice();
@@ -207,7 +222,7 @@ pub struct Limits {
 }
 
 /// One thing that is limited.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Control {
     /// [`Limits::cpu_quota`].
@@ -292,7 +307,7 @@ impl Limits {
 }
 
 /// What became of a limit.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", content = "reason", rename_all = "snake_case")]
 pub enum Outcome {
     /// It was written and read back.
@@ -315,7 +330,7 @@ impl Outcome {
 }
 
 /// A limit and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
     /// Which.
     pub control: Control,

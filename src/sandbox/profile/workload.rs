@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::read::is_plain;
 use super::{Profile, TcpRule, environment, system};
-use crate::sandbox::plan::{Absent, Access, Landlock, Mount, Network, Owner, Plan, Terminal, User, WhenAlone};
+use crate::sandbox::plan::{
+    Absent, Access, Landlock, Mount, NOTIFY_INSIDE, Network, Owner, Plan, Scheduling, Terminal, User, WhenAlone,
+};
 use crate::sandbox::{Control, Text};
 
 /// A command and what belongs to it alone.
@@ -32,6 +34,10 @@ pub struct Workload {
     pub terminal: Terminal,
     /// What happens when nobody holds the control channel any more.
     pub when_alone: WhenAlone,
+    /// How the host's scheduler treats it.
+    pub scheduling: Scheduling,
+    /// Whether it is given a `NOTIFY_SOCKET`.
+    pub notify: bool,
     /// Controls that must be enforced, besides those of the profile.
     pub require: Vec<Control>,
 }
@@ -61,7 +67,10 @@ pub enum WorkloadFault {
 }
 
 /// Where a workspace would replace a part of the boundary.
-const KEPT: [&str; 10] = ["/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/.arw", "/sys"];
+const KEPT: [&str; 11] =
+    ["/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/.arw", "/sys", "/run/arw"];
+/// Where one at the very place would, and below it there is room.
+const KEPT_ITSELF: &str = "/run";
 
 impl Workload {
     /// `argv` as `user`, with nothing else.
@@ -78,6 +87,8 @@ impl Workload {
             published_ports: Vec::new(),
             terminal: Terminal::None,
             when_alone: WhenAlone::End,
+            scheduling: Scheduling::default(),
+            notify: false,
             require: Vec::new(),
         }
     }
@@ -100,12 +111,16 @@ impl Profile {
             mounts.push(Mount::Bind { source, target, access: *access, absent: Absent::Fault, owner: *owner });
         }
         let network = Network::of_gateway(&workload.transparent_ports);
+        let mut own = workload.env.clone();
+        // The last of a name counts, and a socket of the caller's own service manager is not for the command.
+        own.retain(|(name, _)| name.as_bytes() != b"NOTIFY_SOCKET");
+        own.extend(workload.notify.then(|| (Text::from("NOTIFY_SOCKET"), Text::from(NOTIFY_INSIDE))));
         let first = workload.workspaces.first().map(|workspace| workspace.target.clone());
         let mut require = self.require.clone();
         require.extend(workload.require.iter().filter(|control| !self.require.contains(control)));
         Ok(Plan {
             argv: workload.argv.clone(),
-            env: environment::rebuilt(&workload.env, workload.terminal, true),
+            env: environment::rebuilt(&own, workload.terminal, true),
             workdir: workload.workdir.clone().or(first).unwrap_or_else(|| system::HOME.into()),
             host_name: workload.host_name.clone(),
             user: workload.user,
@@ -114,6 +129,8 @@ impl Profile {
             network,
             seccomp: self.filter,
             limits: self.limits.clone(),
+            scheduling: workload.scheduling.clone(),
+            notify: workload.notify,
             terminal: workload.terminal,
             when_alone: workload.when_alone,
             without: self.without.clone(),
@@ -139,7 +156,7 @@ fn check(target: &Path) -> Result<(), WorkloadFault> {
     if !is_plain(target) {
         return Err(WorkloadFault::Target(target.to_owned()));
     }
-    if KEPT.iter().any(|kept| target.starts_with(kept)) {
+    if KEPT.iter().any(|kept| target.starts_with(kept)) || target == Path::new(KEPT_ITSELF) {
         return Err(WorkloadFault::Kept(target.to_owned()));
     }
     Ok(())
@@ -166,13 +183,15 @@ mod tests {
             };
             profile.plan(&Workload { workspaces: vec![workspace], ..workload() })
         };
-        for kept in ["/proc", "/proc/sys", "/etc", "/dev/shm", "/usr/bin", "/.arw"] {
+        for kept in ["/proc", "/proc/sys", "/etc", "/dev/shm", "/usr/bin", "/.arw", "/run", "/run/arw/notify"] {
             assert_eq!(plan(kept), Err(WorkloadFault::Kept(kept.into())));
         }
         for bad in ["/", "work", "/work/../etc"] {
             assert_eq!(plan(bad), Err(WorkloadFault::Target(bad.into())));
         }
-        assert_eq!(plan("/work").expect("plan").workdir, Path::new("/work"));
+        for good in ["/work", "/run/app", "/var/lib/app"] {
+            assert_eq!(plan(good).expect("plan").workdir, Path::new(good));
+        }
     }
 
     #[test]

@@ -105,6 +105,8 @@ fn conditional(filter: Filter) -> Vec<(c_long, Rule)> {
                 .when(&[Test::Is { argument: 1, value: TIOCSTI }], EPERM)
                 .when(&[Test::Is { argument: 1, value: TIOCLINUX }], EPERM),
         ),
+        // A process's own limits alone: the init has the same user id, and one that may write no more keeps no log.
+        (libc::SYS_prlimit64, Rule::always(EPERM).when(&[Test::Is { argument: 0, value: 0 }], Answer::Allow)),
         // Linux as it is, and the question which personality there is.
         (
             libc::SYS_personality,

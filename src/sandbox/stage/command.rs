@@ -1,8 +1,10 @@
 //! The command's own process, from the fork to `execve`.
 
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::io::{PipeWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
 use std::process::exit;
 
 use nix::errno::Errno;
@@ -14,56 +16,102 @@ use nix::unistd::{chdir, dup2_stderr, dup2_stdin, dup2_stdout, execve, setsid};
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Plan, Terminal};
 use crate::sandbox::wire::{Event, tell};
-use crate::sandbox::{Control, Text, seccomp};
-use crate::sys::{descriptor, filter};
+use crate::sandbox::{Control, Exec, Text, seccomp};
+use crate::sys::{descriptor, filter, signals};
 
-use super::launcher::Descriptors;
 use super::measure::{self, Seen};
 
 /// Becomes the command, or writes the fault into `faults`.
-pub(super) fn run(plan: &Plan, descriptors: &Descriptors, seen: &Seen, mut faults: PipeWriter) -> ! {
-    let Err(fault) = become_command(plan, descriptors, seen, &faults);
-    let _ = serde_json::to_writer(&mut faults, &fault);
-    let _ = faults.flush();
+pub(super) fn run(plan: &Plan, control: &OwnedFd, standard: [OwnedFd; 3], seen: &Seen, faults: PipeWriter) -> ! {
+    let task = Task {
+        argv: &plan.argv,
+        env: plan.env.clone(),
+        workdir: &plan.workdir,
+        terminal: plan.terminal,
+        standard: &standard,
+    };
+    let Err(fault) = become_command(plan, &task, control, seen, &faults);
+    give_up(&fault, faults)
+}
+
+/// Becomes one more command of a sandbox that runs already, or writes the fault into `faults`.
+pub(super) fn run_another(plan: &Plan, command: &Exec, standard: [OwnedFd; 3], faults: PipeWriter) -> ! {
+    let own = |name: &Text| command.env.iter().any(|(other, _)| other == name);
+    let inherited = plan.env.iter().filter(|(name, _)| !own(name));
+    let task = Task {
+        argv: &command.argv,
+        env: inherited.chain(&command.env).cloned().collect(),
+        workdir: command.workdir.as_ref().unwrap_or(&plan.workdir),
+        terminal: command.terminal,
+        standard: &standard,
+    };
+    let Err(fault) = become_another(plan, &task, &faults);
+    give_up(&fault, faults)
+}
+
+fn give_up(fault: &Fault, mut faults: PipeWriter) -> ! {
+    let _ = faults.write_all(&serde_json::to_vec(fault).unwrap_or_default());
     exit(127);
+}
+
+/// What is executed, and with what.
+struct Task<'a> {
+    argv: &'a [Text],
+    env: Vec<(Text, Text)>,
+    workdir: &'a Path,
+    terminal: Terminal,
+    standard: &'a [OwnedFd; 3],
 }
 
 fn become_command(
     plan: &Plan,
-    descriptors: &Descriptors,
+    task: &Task<'_>,
+    control: &OwnedFd,
     seen: &Seen,
     faults: &PipeWriter,
-) -> Result<std::convert::Infallible, Fault> {
+) -> Result<Infallible, Fault> {
+    let command = confine(plan, task, &[control, faults])?;
+    let report = measure::report(plan, seen);
+    tell(&control.as_fd(), &Event::Measured(report.clone()), &[]).at(Step::Measure)?;
+    if let Some(unmet) = report.unmet(&plan.require) {
+        let why = format!("{} is {}: {}", unmet.control, unmet.state.code(), unmet.state.why());
+        return Err(Fault::said(Step::Require, why));
+    }
+    command.execute()
+}
+
+/// Namespaces, ids, limits, Landlock and the lack of capabilities are the init's own, which were measured at the launch.
+fn become_another(plan: &Plan, task: &Task<'_>, faults: &PipeWriter) -> Result<Infallible, Fault> {
+    // The init ignores some, and a program would inherit that.
+    signals::reset_all();
+    confine(plan, task, &[faults])?.execute()
+}
+
+/// The part of a command's confinement that it does not inherit. What is in `keep` closes when it is executed.
+fn confine(plan: &Plan, task: &Task<'_>, keep: &[&dyn AsRawFd]) -> Result<Command, Fault> {
     // Compiled and allocated before the filter, so that afterwards as little as possible is left to do.
     let program = seccomp::compile(plan.seccomp);
-    let command = Command::of(plan)?;
+    let command = Command::of(task)?;
     setsid().at(Step::Session)?;
-    descriptors.standard.iter().try_for_each(refuse_folder)?;
-    let [stdin, stdout, stderr] = &descriptors.standard;
+    task.standard.iter().try_for_each(refuse_folder)?;
+    let [stdin, stdout, stderr] = task.standard;
     dup2_stdin(stdin).at(Step::Streams)?;
     dup2_stdout(stdout).at(Step::Streams)?;
     dup2_stderr(stderr).at(Step::Streams)?;
-    if plan.terminal == Terminal::Own {
+    if task.terminal == Terminal::Own {
         descriptor::take_terminal(&std::io::stdin()).at(Step::Terminal)?;
     }
-    chdir(&plan.workdir).at_with(Step::Workdir, || plan.workdir.display().to_string())?;
+    chdir(task.workdir).at_with(Step::Workdir, || task.workdir.display().to_string())?;
     umask(Mode::S_IWGRP | Mode::S_IWOTH);
     if plan.applies(Control::Descriptors) {
-        let keep = [&descriptors.control as &dyn std::os::fd::AsRawFd, faults];
-        descriptor::close_from(3, &keep).at(Step::Descriptors)?;
+        descriptor::close_from(3, keep).at(Step::Descriptors)?;
         descriptor::close_on_exec_from(3).at(Step::Descriptors)?;
     }
     SigSet::empty().thread_set_mask().at(Step::Session)?;
     if plan.applies(Control::Seccomp) {
         filter::install(&program).at(Step::Seccomp)?;
     }
-    let report = measure::report(plan, seen);
-    tell(&descriptors.control.as_fd(), &Event::Measured(report.clone()), &[]).at(Step::Measure)?;
-    if let Some(unmet) = report.unmet(&plan.require) {
-        let why = format!("{} is {}: {}", unmet.control, unmet.state.code(), unmet.state.why());
-        return Err(Fault::said(Step::Require, why));
-    }
-    command.execute()
+    Ok(command)
 }
 
 /// An open folder of the host is a way to everything below and above it.
@@ -85,10 +133,10 @@ struct Command {
 }
 
 impl Command {
-    fn of(plan: &Plan) -> Result<Self, Fault> {
-        let argv = plan.argv.iter().map(c_string).collect::<Result<Vec<_>, Fault>>()?;
+    fn of(task: &Task<'_>) -> Result<Self, Fault> {
+        let argv = task.argv.iter().map(c_string).collect::<Result<Vec<_>, Fault>>()?;
         let Some(program) = argv.first() else { return Err(Fault::said(Step::Exec, "there is no command")) };
-        let env = plan
+        let env = task
             .env
             .iter()
             .map(|(name, value)| c_string(&Text::from_parts(&[name.as_bytes(), b"=", value.as_bytes()])))
@@ -96,7 +144,7 @@ impl Command {
         let candidates = if program.as_bytes().contains(&b'/') {
             vec![program.clone()]
         } else {
-            let path = plan.env.iter().find(|(name, _)| name.as_bytes() == b"PATH");
+            let path = task.env.iter().find(|(name, _)| name.as_bytes() == b"PATH");
             let path = path.map_or(DEFAULT_PATH, |(_, value)| value.as_bytes());
             path.split(|byte| *byte == b':')
                 // An empty entry would mean the working directory, which the command itself can write.
@@ -107,7 +155,7 @@ impl Command {
         Ok(Self { candidates, argv, env })
     }
 
-    fn execute(&self) -> Result<std::convert::Infallible, Fault> {
+    fn execute(&self) -> Result<Infallible, Fault> {
         let mut worst = Errno::ENOENT;
         for candidate in &self.candidates {
             match execve(candidate, &self.argv, &self.env) {

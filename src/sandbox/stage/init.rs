@@ -1,4 +1,4 @@
-//! PID 1 of a sandbox: it carries the plan out, then keeps house.
+//! PID 1 of a sandbox: it carries the plan out. What it does afterwards is in `house`.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -6,33 +6,32 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::process::exit;
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, openat};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::resource::{Resource as Kernel, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, sethostname};
+use nix::unistd::{Pid, dup2_stderr, sethostname};
 
 use crate::sandbox::Control;
+use crate::sandbox::cgroup::{self, Applied};
 use crate::sandbox::fault::{At, Fault, Step};
-use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, User, WhenAlone};
-use crate::sandbox::wire::{Event, Exit, LISTENERS_AT_ONCE, Order, hear, tell};
+use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, Scheduling, User, WhenAlone};
+use crate::sandbox::wire::{Event, LISTENERS_AT_ONCE, tell};
 use crate::sys::clone::{Side, fork};
-use crate::sys::descriptor;
+use crate::sys::{descriptor, process, signals};
 
+use super::executions::Executions;
+use super::house::{FORWARDED, House};
 use super::launcher::Descriptors;
 use super::measure::{Outside, Seen};
 use super::network::Made;
-use super::{command, identity, landlock, network, root};
+use super::{command, identity, journal, landlock, network, root};
 
 /// What an init returns when it could not launch, or has to give up.
-const GAVE_UP: i32 = 125;
+pub(super) const GAVE_UP: i32 = 125;
 
 /// When this init was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +46,11 @@ pub(super) enum Birth {
 pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth) -> ! {
     let launched = close_others(&descriptors).and_then(|()| launch(&mut descriptors, outside, birth));
     match launched {
-        Ok(house) => house.keep(),
+        Ok(house) => {
+            // The house has its own; an owner hears that it was replaced only when nobody here holds its socket.
+            drop(descriptors);
+            house.keep()
+        }
         Err(fault) => {
             let _ = tell(&descriptors.control, &Event::Failed(fault), &[]);
             exit(GAVE_UP);
@@ -57,13 +60,12 @@ pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth)
 
 /// Lets go of what is the launcher's.
 fn close_others(descriptors: &Descriptors) -> Result<(), Fault> {
-    let [stdin, stdout, stderr] = &descriptors.standard;
-    let mut keep: Vec<&dyn std::os::fd::AsRawFd> = vec![&descriptors.plan, &descriptors.control, stdin, stdout, stderr];
-    for fd in descriptors.joins.iter().chain(&descriptors.exit_record).chain(&descriptors.adoption) {
+    let mut keep: Vec<&dyn std::os::fd::AsRawFd> = vec![&descriptors.plan, &descriptors.control];
+    let Descriptors { standard, joins, cgroup, exit_record, adoption, log, .. } = descriptors;
+    let logs = log.iter().flat_map(|log| &log.files);
+    let standard = standard.iter().flatten();
+    for fd in standard.chain(joins).chain(cgroup).chain(exit_record).chain(adoption).chain(logs) {
         keep.push(fd);
-    }
-    if let Some(cgroup) = &descriptors.cgroup {
-        keep.push(cgroup);
     }
     descriptor::close_from(3, &keep).at(Step::Init)
 }
@@ -72,6 +74,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth) -> Res
     let in_cgroup = join(descriptors, birth)?;
     let plan = read_plan(&descriptors.plan)?;
     map_ids(&plan)?;
+    let start_ticks = process::stat(None).at(Step::Init)?.start_ticks;
     let mut seen = Seen::look(outside, in_cgroup);
     // From here on nobody else reads this process: not its memory, not its `/proc` entry.
     prctl::set_dumpable(false).at(Step::Verify)?;
@@ -80,17 +83,26 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth) -> Res
         unshare(CloneFlags::CLONE_NEWCGROUP).at_with(Step::Clone, || "cgroup namespace")?;
         seen.look_at_cgroup_namespace(outside);
     }
+    let scheduled = schedule(&plan)?;
+    if !scheduled.is_empty() {
+        tell(&descriptors.control, &Event::Scheduled(scheduled), &[]).at(Step::Schedule)?;
+    }
     if plan.applies(Control::Limits) {
         set_limits(&plan)?;
     }
     if plan.applies(Control::UtsNamespace) {
         sethostname(&plan.host_name).at(Step::HostName)?;
     }
+    let mut made = Sockets::default();
     if plan.applies(Control::MountNamespace) && plan.applies(Control::Root) {
-        root::build(&plan)?;
+        made.notify = root::build(&plan)?;
+    } else if plan.notify {
+        return Err(Fault::said(Step::Notify, "it takes a root of its own"));
     }
-    let listeners = if plan.applies(Control::NetworkNamespace) { network::build(&plan.network)? } else { Vec::new() };
-    hand_over(&descriptors.control, &listeners).at(Step::HandOver)?;
+    if plan.applies(Control::NetworkNamespace) {
+        made.listeners = network::build(&plan.network)?;
+    }
+    made.hand_over(&descriptors.control).at(Step::HandOver)?;
     let ruleset = landlock::prepare(&plan)?;
     seen.stranger = landlock::stranger();
     identity::become_user(&plan)?;
@@ -98,7 +110,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth) -> Res
         prctl::set_no_new_privs().at(Step::NoNewPrivs)?;
     }
     seen.landlock = landlock::restrict(ruleset)?;
-    start(plan, descriptors, listeners, seen)
+    start(plan, descriptors, made, seen, start_ticks)
 }
 
 /// Enters the cgroups that `clone3` has not entered: those of version 1, and version 2 if this init was made ahead. It
@@ -145,6 +157,15 @@ fn map_ids(plan: &Plan) -> Result<(), Fault> {
     write("gid_map", format!("{gid} {outside_gid} 1"))
 }
 
+/// What is set here is inherited by everything inside, and cannot be made better without a privilege.
+fn schedule(plan: &Plan) -> Result<Vec<Applied>, Fault> {
+    let Scheduling { nice, policy, cpus } = plan.scheduling.clone();
+    if nice.is_some_and(|nice| nice < 0) {
+        return Err(Fault::said(Step::Schedule, "a sandbox does not come before the host's own work"));
+    }
+    Ok(cgroup::apply_to_self(&cgroup::Limits { nice, policy, cpus, ..cgroup::Limits::default() }))
+}
+
 fn set_limits(plan: &Plan) -> Result<(), Fault> {
     for limit in &plan.limits {
         let named = || format!("{:?} to {}", limit.resource, limit.most);
@@ -181,32 +202,57 @@ pub(super) const fn kernel_resource(resource: Resource) -> Kernel {
     }
 }
 
-fn hand_over(control: &impl AsFd, listeners: &[Made]) -> io::Result<()> {
-    for some in listeners.chunks(LISTENERS_AT_ONCE) {
-        let places = some.iter().map(|made| made.place).collect();
-        let sockets: Vec<BorrowedFd<'_>> = some.iter().map(|made| made.socket.as_fd()).collect();
-        tell(control, &Event::Listening { places }, &sockets)?;
+/// The sockets that were made inside for the owner.
+#[derive(Default)]
+pub(super) struct Sockets {
+    pub(super) listeners: Vec<Made>,
+    pub(super) notify: Option<OwnedFd>,
+}
+
+impl Sockets {
+    /// Hands them out.
+    pub(super) fn hand_over(&self, control: &impl AsFd) -> io::Result<()> {
+        for some in self.listeners.chunks(LISTENERS_AT_ONCE) {
+            let places = some.iter().map(|made| made.place).collect();
+            let sockets: Vec<BorrowedFd<'_>> = some.iter().map(|made| made.socket.as_fd()).collect();
+            tell(control, &Event::Listening { places }, &sockets)?;
+        }
+        if let Some(notify) = &self.notify {
+            tell(control, &Event::Notify, &[notify.as_fd()])?;
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Makes the command's process and waits until it was executed.
-fn start(plan: Plan, descriptors: &mut Descriptors, listeners: Vec<Made>, seen: Seen) -> Result<House, Fault> {
+fn start(
+    plan: Plan,
+    descriptors: &mut Descriptors,
+    sockets: Sockets,
+    seen: Seen,
+    start_ticks: u64,
+) -> Result<House, Fault> {
     // Blocked before there is a child, so that no signal about it is lost. What is blocked is never ignored,
     // and PID 1 gets it although it has no handler.
     let handled = SigSet::from_iter(FORWARDED.into_iter().chain([Signal::SIGCHLD]));
     handled.thread_block().at(Step::Init)?;
     let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).at(Step::Init)?;
-    crate::sys::signals::reset_all();
+    signals::reset_all();
+    let standard = descriptors.standard.take().ok_or_else(|| Fault::said(Step::Streams, "they are gone"))?;
+    let (standard, journal) = match descriptors.log.take() {
+        Some(log) => journal::open(log, standard).at(Step::Log)?,
+        None => (standard, None),
+    };
     let (mut faults, report_fault) = io::pipe().at(Step::Fork)?;
     let child = match fork().at(Step::Fork)? {
         Side::Child => {
-            drop((faults, listeners));
-            command::run(&plan, descriptors, &seen, report_fault)
+            drop((faults, sockets, journal));
+            command::run(&plan, &descriptors.control, standard, &seen, report_fault)
         }
         Side::Parent(child) => Pid::from_raw(child.pid),
     };
-    drop(report_fault);
+    // Whoever reads what the command says hears of its end only when nobody here can write either.
+    drop((report_fault, standard));
     let mut json = Vec::new();
     faults.read_to_end(&mut json).at(Step::Exec)?;
     if !json.is_empty() {
@@ -214,163 +260,25 @@ fn start(plan: Plan, descriptors: &mut Descriptors, listeners: Vec<Made>, seen: 
         return Err(serde_json::from_slice(&json).unwrap_or_else(unknown));
     }
     drop(seen);
-    tell(&descriptors.control, &Event::Running, &[]).at(Step::Init)?;
+    signals::writes_only_fail().at(Step::Init)?;
+    tell(&descriptors.control, &Event::Running { start_ticks }, &[]).at(Step::Init)?;
+    let control = descriptors.control.try_clone().at(Step::Init)?;
+    descriptor::set_nonblocking(&control).at(Step::Init)?;
     let stays = plan.when_alone == WhenAlone::Wait;
+    if stays {
+        // It outlives whoever reads the caller's standard error, and that must end with the caller.
+        dup2_stderr(io::stdout()).at(Step::Init)?;
+    }
     Ok(House {
         command: child,
         signals,
-        control: Some(descriptors.control.try_clone().at(Step::Init)?),
+        control: Some(control),
         // A gateway that is gone for good must take its listeners along: then nobody else may hold them.
-        listeners: if stays { listeners } else { Vec::new() },
+        sockets: if stays { sockets } else { Sockets::default() },
         exit_record: descriptors.exit_record.take().map(File::from),
         adoption: descriptors.adoption.take(),
-        when_alone: plan.when_alone,
+        journal,
+        executions: Executions::new(&plan),
+        plan,
     })
-}
-
-/// What is passed on to the command when somebody outside sends it to the init.
-const FORWARDED: [Signal; 9] = [
-    Signal::SIGHUP,
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGTERM,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGWINCH,
-    Signal::SIGCONT,
-    Signal::SIGTSTP,
-];
-
-/// The init's life after the launch.
-struct House {
-    command: Pid,
-    signals: SignalFd,
-    control: Option<OwnedFd>,
-    listeners: Vec<Made>,
-    exit_record: Option<File>,
-    adoption: Option<OwnedFd>,
-    when_alone: WhenAlone,
-}
-
-impl House {
-    /// Reaps, forwards and answers until the command ends. Then this process ends, and with PID 1 the kernel kills
-    /// whatever is left inside.
-    fn keep(mut self) -> ! {
-        loop {
-            let (signal, order, owner) = self.wait();
-            if signal {
-                self.on_signals();
-            }
-            if order {
-                self.on_order();
-            }
-            if owner {
-                self.on_owner();
-            }
-        }
-    }
-
-    fn wait(&self) -> (bool, bool, bool) {
-        let mut wanted = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        let control = self.control.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
-        let adoption = self.adoption.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN));
-        let (has_control, has_adoption) = (control.is_some(), adoption.is_some());
-        wanted.extend(control);
-        wanted.extend(adoption);
-        match poll(&mut wanted, PollTimeout::NONE) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => return (false, false, false),
-            Err(_) => exit(GAVE_UP),
-        }
-        let mut ready = wanted.iter().map(|fd| fd.any().unwrap_or(true));
-        let signal = ready.next().unwrap_or(false);
-        let order = has_control && ready.next().unwrap_or(false);
-        let owner = has_adoption && ready.next().unwrap_or(false);
-        (signal, order, owner)
-    }
-
-    fn on_signals(&mut self) {
-        while let Ok(Some(info)) = self.signals.read_signal() {
-            let number = i32::try_from(info.ssi_signo).unwrap_or(0);
-            if number == libc::SIGCHLD {
-                self.reap();
-            } else {
-                self.forward(number);
-            }
-        }
-    }
-
-    fn reap(&mut self) {
-        loop {
-            let (pid, exit) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, Exit::Code(code)),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, Exit::Signal(signal as i32)),
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(_) | Err(Errno::EINTR) => continue,
-                Err(_) => self.give_up(),
-            };
-            if pid == self.command {
-                self.finish(exit);
-            }
-        }
-    }
-
-    fn forward(&self, number: i32) {
-        if let Ok(signal) = Signal::try_from(number) {
-            // It may have ended a moment ago; then SIGCHLD is on its way.
-            let _ = kill(self.command, signal);
-        }
-    }
-
-    fn on_order(&mut self) {
-        let Some(control) = &self.control else { return };
-        let answered = match hear::<Order>(control) {
-            Ok(Some((Order::Signal { number }, _))) => {
-                self.forward(number);
-                Ok(())
-            }
-            // An empty message says that these were all.
-            Ok(Some((Order::Listeners, _))) => hand_over(control, &self.listeners)
-                .and_then(|()| tell(control, &Event::Listening { places: Vec::new() }, &[])),
-            Ok(Some((Order::Socket { v6 }, _))) => answer_with_socket(control, v6),
-            Ok(None) => Err(io::ErrorKind::BrokenPipe.into()),
-            Err(fault) => Err(fault),
-        };
-        if answered.is_err() {
-            self.control = None;
-            if self.when_alone == WhenAlone::End {
-                self.give_up();
-            }
-        }
-    }
-
-    /// A later owner replaces the one before: the socket's place in the file system decides who can be one.
-    fn on_owner(&mut self) {
-        let Some(adoption) = &self.adoption else { return };
-        if let Ok(socket) = crate::sys::message::accept(adoption) {
-            self.control = Some(socket);
-        }
-    }
-
-    fn finish(&mut self, end: Exit) -> ! {
-        if let Some(record) = &mut self.exit_record {
-            let mut line = serde_json::to_vec(&end).unwrap_or_default();
-            line.push(b'\n');
-            let _ = record.write_all(&line);
-        }
-        if let Some(control) = &self.control {
-            let _ = tell(control, &Event::Exited(end), &[]);
-        }
-        exit(end.code());
-    }
-
-    fn give_up(&mut self) -> ! {
-        self.finish(Exit::Signal(libc::SIGKILL))
-    }
-}
-
-fn answer_with_socket(control: &OwnedFd, v6: bool) -> io::Result<()> {
-    let family = if v6 { AddressFamily::Inet6 } else { AddressFamily::Inet };
-    let made = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    tell(control, &Event::Socket, &[made.as_fd()])
 }

@@ -69,11 +69,21 @@ fn serve() -> Result<(), Fault> {
 pub(super) struct Descriptors {
     pub(super) plan: OwnedFd,
     pub(super) control: OwnedFd,
-    pub(super) standard: [OwnedFd; 3],
+    /// Until the command has them.
+    pub(super) standard: Option<[OwnedFd; 3]>,
     pub(super) cgroup: Option<OwnedFd>,
     pub(super) joins: Vec<OwnedFd>,
     pub(super) exit_record: Option<OwnedFd>,
     pub(super) adoption: Option<OwnedFd>,
+    pub(super) log: Option<LogFiles>,
+}
+
+/// Where what the command says is copied to.
+#[derive(Debug)]
+pub(super) struct LogFiles {
+    pub(super) files: [OwnedFd; 2],
+    /// Most bytes of each.
+    pub(super) bound: u64,
 }
 
 impl Descriptors {
@@ -85,11 +95,15 @@ impl Descriptors {
         let sorted = Self {
             plan: rest.next()?,
             control: rest.next()?,
-            standard: [rest.next()?, rest.next()?, rest.next()?],
+            standard: Some([rest.next()?, rest.next()?, rest.next()?]),
             cgroup: if request.cgroup { Some(rest.next()?) } else { None },
             joins: rest.by_ref().take(request.joins).collect(),
             exit_record: if request.exit_record { Some(rest.next()?) } else { None },
             adoption: if request.adoption { Some(rest.next()?) } else { None },
+            log: match request.log {
+                Some(bound) => Some(LogFiles { files: [rest.next()?, rest.next()?], bound }),
+                None => None,
+            },
         };
         (rest.next().is_none() && sorted.joins.len() == request.joins).then_some(sorted)
     }

@@ -3,10 +3,14 @@
 //! The order of steps, which is also that of [`Step`](super::Step):
 //!
 //! 1. launcher: `clone3` into the namespaces and the cgroup;
-//! 2. init: cgroups v1, the plan, ids, limits, host name; mounts and the new root; loopback, routes and listeners;
+//! 2. init: cgroups v1, the plan, ids, scheduling, limits, host name; mounts and the new root; loopback, routes and listeners;
 //!    Landlock's path descriptors, opened while still privileged; bounding set, groups, gid, uid, capabilities, each read
 //!    back; `no_new_privs`; Landlock in force after the last mount; fork;
 //! 3. command: session, terminal, folder, streams, descriptors, seccomp last; the report; `execve`.
+//!
+//! Then the init keeps house: it reaps, forwards, copies what the command says (`journal`), answers its owner and
+//! executes more commands (`executions`). The plan with its environment stays in its memory for that, which nobody
+//! inside can read: it is not dumpable.
 //!
 //! Everything here runs in processes with one thread that nothing else shares: allocation is safe, and a
 //! failure ends the process.
@@ -15,8 +19,11 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 
 mod command;
+mod executions;
+mod house;
 mod identity;
 mod init;
+mod journal;
 mod landlock;
 mod launcher;
 mod measure;

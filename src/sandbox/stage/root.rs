@@ -7,16 +7,17 @@
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstat, mkdirat};
 use nix::unistd::symlinkat;
 
 use crate::sandbox::fault::{At, Fault, Step};
-use crate::sandbox::plan::{Absent, Access, Mount, Owner, Plan, ProcView, User};
+use crate::sandbox::plan::{Absent, Access, Mount, NOTIFY_INSIDE, Owner, Plan, ProcView, User};
+use crate::sys::message;
 use crate::sys::mount::{self, Restrictions};
 
 use super::owners;
@@ -35,8 +36,8 @@ pub(super) const CLOSED: &str = "/.arw/closed";
 const ROOT_BYTES: &CStr = c"4m";
 const ROOT_FILES: &CStr = c"4096";
 
-/// Builds the new root and enters it.
-pub(super) fn build(plan: &Plan) -> Result<(), Fault> {
+/// Builds the new root and enters it. Hands back the socket of `NOTIFY_SOCKET`, if the plan has one.
+pub(super) fn build(plan: &Plan) -> Result<Option<OwnedFd>, Fault> {
     mount::make_all_private().at(Step::MountsPrivate)?;
     // All of the host is opened before anything covers it.
     let sources: Vec<Option<OwnedFd>> =
@@ -47,9 +48,12 @@ pub(super) fn build(plan: &Plan) -> Result<(), Fault> {
     }
     let closed = root.walk_to(Path::new(CLOSED), Kind::File).at(Step::MountTarget)?;
     drop(closed);
+    let notify = if plan.notify { Some(root.listen_for_notices().at(Step::Notify)?) } else { None };
     mount::pivot_into(root.mount.as_fd()).at(Step::Pivot)?;
+    // From here on nobody replaces the socket either: neither it nor its folder can be changed.
     let all = Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: true };
-    mount::restrict(&root.mount, all, false).at(Step::Pivot)
+    mount::restrict(&root.mount, all, false).at(Step::Pivot)?;
+    Ok(notify)
 }
 
 /// A detached copy of what is to be bound, restricted before it is seen anywhere.
@@ -237,6 +241,21 @@ enum Kind {
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 impl Root {
+    /// The socket at [`NOTIFY_INSIDE`], which everybody inside may send to.
+    fn listen_for_notices(&mut self) -> io::Result<OwnedFd> {
+        let (folder, name) = self.walk(Path::new(NOTIFY_INSIDE), Missing::Make)?;
+        let folder = folder.try_clone()?;
+        // Not in a folder of the host that a plan has put there.
+        if fstat(&folder)?.st_dev != fstat(&self.mount)?.st_dev {
+            return Err(Errno::EXDEV.into());
+        }
+        // The process's own view of its descriptors is still the host's.
+        let place = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd())).join(name);
+        let made = message::datagrams_at(&place)?;
+        fchmodat(&folder, name, Mode::from_bits_truncate(0o666), FchmodatFlags::FollowSymlink)?;
+        Ok(made)
+    }
+
     /// Mounts `what` at `place`, which was walked to as `target`.
     fn attach(&mut self, target: &Path, what: &OwnedFd, place: &OwnedFd) -> io::Result<()> {
         // What was entered there before lies below the mount from now on.
