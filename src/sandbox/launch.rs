@@ -234,7 +234,9 @@ fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> 
     match (outcome, init) {
         (Ok(heard), Some((pid, pidfd))) => {
             let Heard { listeners, notify, scheduled, report, ended, start_ticks } = heard;
-            let id = InitId::new(pid, start_ticks).at(Step::Init)?;
+            let id = InitId::new(pid, start_ticks).at(Step::Init).inspect_err(|_| {
+                let _ = end(&pidfd, LAST_BREATH);
+            })?;
             Ok(Launched { pidfd, pid, id, listeners, notify, scheduled, report, control: Handle { socket, ended } })
         }
         (Ok(_), None) => Err(LaunchError::Wire("no pidfd came".to_owned())),

@@ -416,6 +416,8 @@ fn runtime_id(text: &str) -> Result<RuntimeId, IdFault> {
     RuntimeId::parse(text)
 }
 
+/// What the record says of a reason that nobody gave.
+const NO_REASON: &str = "no reason given";
 /// Longest remark, in bytes: a paragraph.
 const MAX_REMARK: usize = 2_048;
 

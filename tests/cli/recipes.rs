@@ -268,6 +268,9 @@ fn an_older_version_does_not_come_back_unasked_and_a_version_keeps_its_files() {
     sign(&ground, "good.key");
     ground.well(&["recipes", "install", "x", "--verify", "--allow-older"]);
     assert_eq!(installed(&ground).as_deref(), Some("1.0.0 sound"));
+    ground.well(&["recipes", "retire", "x"]);
+    let line = ground.refused(&["recipes", "retire", "x"]);
+    assert!(line.contains("(uid ") && line.ends_with(": no reason given\n"), "{line}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Subcommand, ValueHint};
 
 use super::recipes::SignArgs;
-use super::{bundle, remark};
+use super::{NO_REASON, bundle, remark};
 use crate::domain::BundleId;
 use crate::governance::signed::{Version, VersionFault};
 
@@ -32,7 +32,7 @@ pub enum BundlesCommand {
         #[arg(long, value_name = "VERSION", value_parser = version)]
         to: Option<Version>,
         /// Why
-        #[arg(long, value_name = "TEXT", value_parser = remark)]
+        #[arg(long, value_name = "TEXT", value_parser = remark, default_value = NO_REASON)]
         note: String,
     },
     /// Check every catalogue and every imported bundle; a line per fault

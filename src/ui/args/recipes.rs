@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
 
-use super::{remark, runtime_id};
+use super::{NO_REASON, remark, runtime_id};
 use crate::domain::RuntimeId;
 use crate::governance::signed::Purpose;
 
@@ -49,7 +49,7 @@ pub enum RecipesCommand {
         #[arg(value_parser = runtime_id)]
         id: RuntimeId,
         /// Why
-        #[arg(long, value_name = "TEXT", value_parser = remark)]
+        #[arg(long, value_name = "TEXT", value_parser = remark, default_value = NO_REASON)]
         note: String,
     },
 }
