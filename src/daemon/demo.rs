@@ -144,7 +144,8 @@ log = "came through the gateway"
 
 /// How the client beside this program is called for this daemon.
 fn cli(control: &Path) -> String {
-    let program = std::env::current_exe().ok().map(|exe| exe.with_file_name("arw-cli")).filter(|cli| cli.exists());
+    let program =
+        fs::read_link("/proc/self/exe").ok().map(|exe| exe.with_file_name("arw-cli")).filter(|cli| cli.exists());
     let program = program.unwrap_or_else(|| PathBuf::from("arw-cli"));
     format!("{} --base unix:{}", program.display(), control.display())
 }

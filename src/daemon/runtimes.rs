@@ -10,7 +10,7 @@ use super::demo::Demo;
 use crate::config::{Fault, Faults, MAX_MANIFEST, RuntimesFile, ServerConfig};
 use crate::domain::Clock;
 use crate::events::EventBus;
-use crate::governance::consent::Consents;
+use crate::governance::consent;
 use crate::proxy::{Gateway, Running};
 use crate::sandbox::cgroup::Roots;
 use crate::supervisor::{self, Defaults, Manifest, Permit, Premises, Preset, Supervisor};
@@ -108,15 +108,7 @@ pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<Supervisor> {
 fn permit(config: &ServerConfig) -> Permit {
     let (config_dir, state_dir) = (config.config_dir.clone(), config.state_dir.clone());
     Arc::new(move |spec| {
-        if spec.consent.is_empty() {
-            return Ok(());
-        }
-        let consents = Consents::load(&config_dir, &state_dir);
-        let consents =
-            consents.map_err(|fault| format!("consent_missing: it is not known what is consented to: {fault}"))?;
-        consents
-            .permits(&spec.consent)
-            .map(drop)
-            .map_err(|missing| format!("consent_missing: {missing}; {}", missing.hint()))
+        let permitted = consent::permit(&config_dir, &state_dir, spec);
+        permitted.map(drop).map_err(|refusal| format!("{}: {refusal}; {}", refusal.code(), refusal.hint()))
     })
 }
