@@ -40,7 +40,7 @@ fn requests_are_counted_over_restarts_of_the_daemon() {
     if !crate::can_launch() {
         return;
     }
-    let script = "while :; do if exec 3<>/dev/tcp/allowed.test/{PORT}; then printf 'GET /hello HTTP/1.0\\r\\nHost: allowed.test\\r\\nConnection: close\\r\\n\\r\\n' >&3; cat <&3; exec 3>&-; fi; sleep 0.2; done";
+    let script = "while :; do if exec 3<>/dev/tcp/allowed.test/{PORT}; then printf 'GET /hello HTTP/1.0\\r\\nHost: allowed.test\\r\\nConnection: close\\r\\n\\r\\n' >&3; head -n 1 <&3; exec 3>&-; fi; sleep 0.2; done";
     let more = "auto_start = true\n[runtimes.budget]\nrequests = 3";
     let host = Host::start(&bash("caller", script, more));
     let view = host.wait_end("caller");
