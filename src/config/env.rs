@@ -63,13 +63,13 @@ pub(super) static VARIABLES: &[Variable] = &[
     var("ARW_NET_ALLOWLIST", Effect::Persona, "host patterns, by comma", "none", "hosts that the default persona may reach"),
     var("ARW_PERSONA_ID", Effect::Persona, "id", "default", "name of the default persona"),
     var("ARW_PERSONA_ENABLE", LATER, "boolean", "false", "arm persona features after a recorded review"),
-    var("ARW_PERF_PRESET", LATER, "preset", "eco", "resource preset of runtimes"),
+    var("ARW_PERF_PRESET", Effect::Key("runtimes.preset"), "preset", "eco", "resource preset of runtimes"),
     var("ARW_POLICY_FILE", LATER, "path", "none", "`policy.json` or a Cedar bundle"),
-    var("ARW_AUTONOMY_MAX_RUNTIME", LATER, "time", "none", "wall time of one automation run"),
-    var("ARW_RUNTIME_MANIFEST", LATER, "path", "<config_dir>/runtime/runtimes.toml", "the runtimes' manifest"),
-    var("ARW_RUNTIME_RESTART_MAX", LATER, "number", "3", "restarts of a runtime per window"),
-    var("ARW_RUNTIME_RESTART_WINDOW_SEC", LATER, "seconds", "600", "the window of the restart budget"),
-    var("ARW_RUNTIME_HEALTH_INTERVAL_MS", LATER, "milliseconds", "none", "cadence of health probes"),
+    var("ARW_AUTONOMY_MAX_RUNTIME", Effect::Part("runtimes.max_runtime"), "time, or seconds", "none", "wall time of one automation run"),
+    var("ARW_RUNTIME_MANIFEST", Effect::Key("runtimes.manifest"), "path", "<config_dir>/runtime/runtimes.toml", "the runtimes' manifest"),
+    var("ARW_RUNTIME_RESTART_MAX", Effect::Key("runtimes.restart_max"), "number", "3", "restarts of a runtime per window"),
+    var("ARW_RUNTIME_RESTART_WINDOW_SEC", Effect::Part("runtimes.restart_window"), "seconds", "600", "the window of the restart budget"),
+    var("ARW_RUNTIME_HEALTH_INTERVAL_MS", Effect::Part("runtimes.health_interval"), "milliseconds", "10000", "cadence of health probes"),
     var("ARW_REQUIRE_SIGNED_BUNDLES", Effect::Key("bundles.require_signed"), "boolean", "true", "refuse recipes and bundles without a trusted signature"),
     var("RUNTIME_SMOKE_ALLOW_CPU", SMOKE, "boolean", "false", "run the CPU stage"),
     var("RUNTIME_SMOKE_ALLOW_GPU", SMOKE, "boolean", "false", "run the GPU stage"),
@@ -272,9 +272,9 @@ mod tests {
     #[test]
     fn a_variable_of_a_later_part_is_told_only_when_it_is_set() {
         let mut warnings = Vec::new();
-        Environment::of([("ARW_PERF_PRESET", "")]).survey(&mut warnings);
+        Environment::of([("ARW_POLICY_FILE", "")]).survey(&mut warnings);
         assert!(warnings.is_empty());
-        Environment::of([("ARW_PERF_PRESET", "eco")]).survey(&mut warnings);
+        Environment::of([("ARW_POLICY_FILE", "x")]).survey(&mut warnings);
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("has no effect yet"), "{warnings:?}");
     }

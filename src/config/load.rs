@@ -171,7 +171,7 @@ fn apply_environment(draft: &mut Draft, env: &Environment, faults: &mut Vec<Faul
         let key = server_file::find(path).expect("a test holds that every variable names a key");
         let value = match path {
             // Paths of the environment are seen from the current folder, as a shell's are.
-            "state_dir" | "config_dir" | "log.dir" => gather(env.path(variable.name), faults)
+            "state_dir" | "config_dir" | "log.dir" | "runtimes.manifest" => gather(env.path(variable.name), faults)
                 .flatten()
                 .map(|path| path.into_os_string().into_string().map_err(|_| ())),
             _ => gather(env.text(variable.name), faults).flatten().map(|text| Ok(text.to_owned())),
@@ -186,6 +186,9 @@ fn apply_environment(draft: &mut Draft, env: &Environment, faults: &mut Vec<Faul
         }
     }
     gather(apply_ports(draft, env, warnings), faults);
+    for (name, key, unit) in TIMES {
+        gather(apply_time(draft, env, name, key, unit), faults);
+    }
     gather(apply_admin_token(draft, env, warnings), faults);
 }
 
@@ -234,6 +237,30 @@ fn port(env: &Environment, name: &'static str) -> Result<Option<u16>, Fault> {
     port.map(Some).ok_or_else(|| {
         variable_fault(name, format!("`{}` is not a port", echo(text))).hint("write a number from 1 to 65535")
     })
+}
+
+/// Variables that are a plain number in a unit of their own: name, key, unit.
+const TIMES: [(&str, &str, &str); 3] = [
+    ("ARW_AUTONOMY_MAX_RUNTIME", "runtimes.max_runtime", "s"),
+    ("ARW_RUNTIME_RESTART_WINDOW_SEC", "runtimes.restart_window", "s"),
+    ("ARW_RUNTIME_HEALTH_INTERVAL_MS", "runtimes.health_interval", "ms"),
+];
+
+/// Sets a time whose variable may leave the unit out.
+fn apply_time(
+    draft: &mut Draft,
+    env: &Environment,
+    name: &'static str,
+    key: &'static str,
+    unit: &'static str,
+) -> Result<(), Fault> {
+    let Some(text) = env.text(name)? else { return Ok(()) };
+    let text = text.trim();
+    let bare = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let timed = if bare { format!("{text}{unit}") } else { text.to_owned() };
+    let key = server_file::find(key).expect("a test holds that every variable names a key");
+    let set = server_file::apply_text(draft, key, &timed, Source::Variable(name));
+    set.err().and_then(|mut faults| faults.pop()).map_or(Ok(()), Err)
 }
 
 fn apply_admin_token(draft: &mut Draft, env: &Environment, warnings: &mut Vec<String>) -> Result<(), Fault> {

@@ -85,6 +85,8 @@ pub struct ProcessForm {
     pub env: Vec<(String, Found<String>)>,
     /// `secrets`: the files that hold the values, by name of the variable.
     pub secrets: Vec<(String, Found<String>)>,
+    /// `workspaces`.
+    pub workspaces: Vec<Found<String>>,
     /// `workdir`.
     pub workdir: Option<Found<String>>,
     /// `user`.
@@ -259,6 +261,7 @@ impl ProcessForm {
             args: section.list("args").unwrap_or_default(),
             env: section.entries("env"),
             secrets: section.entries("secrets"),
+            workspaces: section.list("workspaces").unwrap_or_default(),
             workdir: section.take("workdir"),
             user: section.take("user"),
             stop_grace: section.take("stop_grace"),

@@ -24,6 +24,8 @@ pub struct ServerConfig {
     pub ledger: LedgerConfig,
     /// The control API.
     pub control: ControlConfig,
+    /// The supervised runtimes.
+    pub runtimes: RuntimesConfig,
     /// Where the daemon's own log goes.
     pub log: LogConfig,
     /// Whether recipes and bundles without a trusted signature are refused (`ARW_REQUIRE_SIGNED_BUNDLES`).
@@ -173,6 +175,32 @@ pub struct ControlConfig {
     pub admin_token_sha256: Option<String>,
 }
 
+/// The supervised runtimes: where they are declared, and what holds for those that do not say it themselves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RuntimesConfig {
+    /// Whether the daemon launches anything.
+    pub enable: bool,
+    /// The manifest. Default `<config_dir>/runtime/runtimes.toml`; it need not be there.
+    pub manifest: PathBuf,
+    /// Preset of a runtime that names none (`ARW_PERF_PRESET`), as typed. `eco`.
+    pub preset: String,
+    /// Most restarts within the window. 3.
+    pub restart_max: usize,
+    /// The window of the restart budget. 600 s.
+    pub restart_window: Duration,
+    /// Between two health probes. 10 s.
+    pub health_interval: Duration,
+    /// Longest wall time of a run that has no budget of its own (`ARW_AUTONOMY_MAX_RUNTIME`); zero is none.
+    pub max_runtime: Duration,
+    /// First host user id for runtimes that root launches. 660000: of the range that systemd keeps for containers,
+    /// above that of `arw-cli run`.
+    pub first_uid: usize,
+    /// How many ids there are, one for each runtime. 4096.
+    pub uids: usize,
+    /// Size of each of the two files of a runtime's log. 8 MiB.
+    pub log_bytes: u64,
+}
+
 /// The daemon's own log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogConfig {
@@ -218,6 +246,18 @@ impl ServerConfig {
                 bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 8091)),
                 unix_socket: state_dir.join("control.sock"),
                 admin_token_sha256: None,
+            },
+            runtimes: RuntimesConfig {
+                enable: true,
+                manifest: config_dir.join("runtime/runtimes.toml"),
+                preset: "eco".to_owned(),
+                restart_max: 3,
+                restart_window: Duration::from_secs(600),
+                health_interval: Duration::from_secs(10),
+                max_runtime: Duration::ZERO,
+                first_uid: 660_000,
+                uids: 4_096,
+                log_bytes: 8 << 20,
             },
             log: LogConfig { filter: "info".to_owned(), json: false, journald: true, dir: None },
             require_signed_bundles: true,

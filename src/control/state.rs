@@ -15,6 +15,7 @@ use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::Snapshot;
 use crate::proxy::{Handle, Metrics};
+use crate::supervisor::Supervisor;
 
 /// Event streams at once. 16: a few operators and exporters; each holds a queue of events.
 pub(super) const MAX_STREAMS: usize = 16;
@@ -47,6 +48,8 @@ pub struct ControlState {
     pub gateway: Option<Handle>,
     /// Its counters.
     pub metrics: Arc<Metrics>,
+    /// The supervised runtimes; none when nothing is supervised here.
+    pub supervisor: Option<Supervisor>,
     /// To the daemon's own task.
     pub commands: mpsc::Sender<Command>,
     /// Time.

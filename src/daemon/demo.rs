@@ -24,6 +24,8 @@ use crate::domain::TokenHash;
 const MARK: &str = "# made by arw-server for its demonstration; remove this line to keep the file as it is";
 /// Name of the persona.
 pub(super) const PERSONA: &str = "demo";
+/// Its supervised runtime.
+pub(super) const RUNTIME: &str = "demo-runtime";
 /// Name under which the gateway reaches the origin; `.test` is reserved (RFC 6761) and never asked of a server.
 pub(super) const ORIGIN_HOST: &str = "origin.demo.test";
 /// A name that the demonstration persona may not reach; `example.com` is reserved for documentation (RFC 2606).
@@ -79,11 +81,51 @@ impl Demo {
         format!("http://{ORIGIN_HOST}:{}/", self.origin.port())
     }
 
+    /// A runtime that shows itself: it asks for the origin and for a name that it may not reach, and knows of no proxy.
+    pub(super) fn manifest(&self) -> String {
+        let port = self.origin.port();
+        format!(
+            r#"[[runtimes]]
+id = "{RUNTIME}"
+name = "Demonstration runtime"
+persona = "{PERSONA}"
+auto_start = true
+
+[runtimes.process]
+command = "/bin/bash"
+stop_grace = "2s"
+args = ["-c", '''
+get() {{
+    if exec 3<>"/dev/tcp/$1/$2"; then
+        printf 'GET /from-the-runtime HTTP/1.0\r\nHost: %s:%s\r\n\r\n' "$1" "$2" >&3
+        tail -n 1 <&3
+        exec 3>&-
+    else
+        echo "$1 is out of reach"
+    fi
+}}
+while :; do get {ORIGIN_HOST} {port}; get example.com 80 2>/dev/null; sleep 5; done
+''']
+
+[runtimes.health]
+log = "came through the gateway"
+"#
+        )
+    }
+
     /// What a newcomer should read. The two commands stand on lines of their own.
-    pub(super) fn banner(&self, proxy: SocketAddr, ledger: &Path) -> String {
+    pub(super) fn banner(&self, proxy: SocketAddr, ledger: &Path, control: &Path, runtime: bool) -> String {
         let Self { token, origin, file } = self;
         let port = origin.port();
         let newest = ledger.join("*.jsonl");
+        let cli = cli(control);
+        let runtime = match runtime {
+            true => format!(
+                "\nthe supervised runtime `{RUNTIME}` asks for both names every 5 s, from a sandbox without any other network:\n\
+                 {cli} runtime status {RUNTIME}\n{cli} runtime report {RUNTIME}\n{cli} runtime logs {RUNTIME} -f\n"
+            ),
+            false => String::new(),
+        };
         format!(
             "\nGuardrail Gateway is up: a demonstration persona `{PERSONA}` and an origin on loopback. Paste into another terminal:\n\
              \nallowed, by rule `origin` of {}:\n\
@@ -92,11 +134,20 @@ impl Demo {
              curl -sS -x http://{PERSONA}:{token}@{proxy} {DENIED_URL}\n\
              \nboth are in the ledger, written before anything left:\n\
              tail -n 4 {}\n\
+             {runtime}\
              \nStop with Ctrl-C.\n",
             file.display(),
             newest.display(),
         )
     }
+}
+
+/// How the client beside this program is called for this daemon.
+fn cli(control: &Path) -> String {
+    let program =
+        fs::read_link("/proc/self/exe").ok().map(|exe| exe.with_file_name("arw-cli")).filter(|cli| cli.exists());
+    let program = program.unwrap_or_else(|| PathBuf::from("arw-cli"));
+    format!("{} --base unix:{}", program.display(), control.display())
 }
 
 fn persona(token: &str, origin: SocketAddr) -> String {

@@ -9,9 +9,8 @@
 //! The command's only way out is the listener that the gateway holds, so its persona needs no credentials. It
 //! ends with the command: its exit status is ours, and nothing it started survives.
 
-use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,21 +22,17 @@ use tokio_util::sync::CancellationToken;
 use super::demo::{self, Demo};
 use super::reload::read_policy;
 use crate::config::{Environment, Overrides, ServerConfig};
-use crate::domain::{Clock, PersonaId, SYNTHETIC_V4, SystemClock};
+use crate::domain::{Clock, SystemClock};
 use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::Usage;
-use crate::proxy::transparent::SyntheticNets;
-use crate::proxy::{
-    self, EgressLimits, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver,
-    RuntimeSockets,
-};
-use crate::sandbox::cgroup::{self, Applied, Cgroups, Leaf, Limits, ProcessResource, Roots};
-use crate::sandbox::plan::{Access, Limit, Owner, PROXY_INSIDE, Plan, Resource, SYNTHETIC_V6, Scheduling};
-use crate::sandbox::preset::{self, Claim, Host, Preset, PresetName};
+use crate::proxy::{self, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
+use crate::sandbox::cgroup::{self, Limits, Roots};
+use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
+use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{End, Entry, Launched, ListenerRole, Profile, ProfileName, Report, State, Streams, Text, User};
-use crate::sys;
+use crate::sandbox::{End, Entry, Launched, Profile, ProfileName, State, Streams, Text, User};
+use crate::supervisor::launch::{self, Confinement, Group, group};
 use crate::ui::args::RunArgs;
 
 /// First of the user ids that sandboxes get when root launches them; ids in this range belong to nobody else
@@ -45,8 +40,6 @@ use crate::ui::args::RunArgs;
 const FIRST_UID: u32 = 600_000;
 /// How many there are, so that commands that run at the same time hardly ever share one.
 const UIDS: u32 = 60_000;
-/// Most ports of synthetic addresses: each is a listener for IPv4 and one for IPv6, of 128 that a sandbox may have.
-const MAX_TRANSPARENT: usize = 60;
 /// Time that what the command left behind has to go. Thousands of processes that give back their memory on a slow,
 /// busy machine take tens of seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,17 +61,22 @@ async fn govern(arguments: &RunArgs, mut config: ServerConfig) -> anyhow::Result
     let run = own_folder(&mut config)?;
     let demo = demonstration(arguments, &mut config, &stop, &run).await?;
     let gateway = gateway(arguments, &config)?;
-    let leaf = Group::make(&run);
+    let leaf = OwnGroup(Group::make(&group::discover(&Roots::default()), &run));
+    let preset = Preset::load(arguments.preset)?;
     let launched = {
-        let plan = plan(arguments, demo.as_ref(), transparent_ports(&gateway, &arguments.persona))?;
-        let limits = preset::resolve(&Preset::load(arguments.preset)?, &Host::read()?);
-        launch(plan, leaf, limits, arguments.preset)?
+        let ports = launch::transparent_ports(&gateway.policy.load(), &arguments.persona, &[]);
+        let plan = plan(arguments, demo.as_ref(), ports)?;
+        let limits = preset::resolve(&preset, &Host::read()?);
+        launch_it(plan, leaf, limits, arguments.preset)?
     };
     let Sandbox { mut launched, leaf, report } = launched;
     if arguments.report {
         eprint!("{report}");
     }
-    let inherited = Inherited { runtimes: vec![sockets(&arguments.persona, &mut launched)?], ..Inherited::default() };
+    let listeners = launched.listeners.drain(..);
+    let limits = launch::egress_limits(&preset.egress);
+    let sockets = launch::sockets(&arguments.persona, None, limits, EgressSpent::default(), listeners)?;
+    let inherited = Inherited { runtimes: vec![sockets], ..Inherited::default() };
     let proxy = proxy::start(&gateway, &config.proxy, None, inherited)?;
     let code = outlive(Arc::new(launched)).await?;
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
@@ -172,58 +170,12 @@ fn plan(arguments: &RunArgs, demo: Option<&Demo>, transparent_ports: Vec<u16>) -
     Ok(Profile::embedded(arguments.profile).plan(&workload)?)
 }
 
-/// The cgroups of the run, or why there are none.
-struct Group(Result<(Cgroups, Leaf), String>);
+/// The cgroups of the run. Ends what is left in them and removes them, also when the run fails half-way.
+struct OwnGroup(Group);
 
-impl Group {
-    fn make(run: &str) -> Self {
-        let make =
-            || Cgroups::discover(&Roots::default()).and_then(|groups| groups.leaf(run).map(|leaf| (groups, leaf)));
-        // Once more: another run may just have tidied the folder away that this one was about to use.
-        let made = make().or_else(|_| make());
-        // One reason of perhaps eight alike: the first hierarchy's.
-        Self(made.map_err(|fault| fault.to_string().split(';').next().unwrap_or_default().to_owned()))
-    }
-
-    /// Without groups, what `setrlimit(2)` can hold of the limits; a profile's own limit stays where it is lower.
-    fn stand_in(&self, limits: &Limits, plan: &mut Plan) {
-        if self.0.is_ok() {
-            return;
-        }
-        for limit in cgroup::instead_of_groups(limits) {
-            let resource = match limit.resource {
-                ProcessResource::Data => Resource::Data,
-                ProcessResource::Tasks => Resource::Processes,
-            };
-            match plan.limits.iter_mut().find(|own| own.resource == resource) {
-                Some(own) => own.most = own.most.min(limit.value),
-                None => plan.limits.push(Limit { resource, most: limit.value }),
-            }
-        }
-    }
-
-    fn apply(&self, limits: &Limits) -> Vec<Applied> {
-        match &self.0 {
-            Ok((_, leaf)) => leaf.apply(limits),
-            Err(reason) => cgroup::without_groups(limits, reason),
-        }
-    }
-
-    fn doors(&self) -> anyhow::Result<Vec<File>> {
-        let Ok((_, leaf)) = &self.0 else { return Ok(Vec::new()) };
-        let open = |path: PathBuf| {
-            OpenOptions::new().write(true).open(&path).with_context(|| format!("opening {}", path.display()))
-        };
-        leaf.enter_all_paths().into_iter().map(open).collect()
-    }
-}
-
-/// Ends what is left in the groups and removes them, also when the run fails half-way.
-impl Drop for Group {
+impl Drop for OwnGroup {
     fn drop(&mut self) {
-        let Ok((groups, leaf)) = &self.0 else { return };
-        let ended = leaf.kill(PATIENCE).and_then(|()| leaf.remove(PATIENCE)).and_then(|()| groups.tidy());
-        if let Err(fault) = ended {
+        if let Err(fault) = self.0.end(PATIENCE) {
             eprintln!("arw-cli: the cgroup of the run could not be removed: {fault}");
         }
     }
@@ -231,15 +183,16 @@ impl Drop for Group {
 
 struct Sandbox {
     launched: Launched,
-    leaf: Group,
+    leaf: OwnGroup,
     report: Confinement,
 }
 
-fn launch(mut plan: Plan, leaf: Group, limits: Limits, name: PresetName) -> anyhow::Result<Sandbox> {
-    let of_group = leaf.apply(&limits);
-    leaf.stand_in(&limits, &mut plan);
+fn launch_it(mut plan: Plan, leaf: OwnGroup, limits: Limits, name: PresetName) -> anyhow::Result<Sandbox> {
+    let of_group = leaf.0.apply(&limits);
+    leaf.0.stand_in(&limits, &mut plan);
     plan.scheduling = Scheduling::of(&limits);
-    let doors = leaf.doors()?;
+    let opened = leaf.0.doors();
+    let doors = opened.map_err(|(path, fault)| anyhow::anyhow!("opening {}: {fault}", path.display()))?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut streams = Streams::new(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
     if !doors.is_empty() {
@@ -248,49 +201,8 @@ fn launch(mut plan: Plan, leaf: Group, limits: Limits, name: PresetName) -> anyh
     let launched = crate::sandbox::launch(&plan, &streams).context("the sandbox")?;
     let applied = cgroup::merge(of_group, launched.scheduled.clone());
     let claim = preset::claim(&applied, &Preset::load(name)?);
-    let report = Confinement { report: launched.report.clone(), applied, claim, name };
+    let report = Confinement { report: launched.report.clone(), applied, claim, preset: name };
     Ok(Sandbox { launched, leaf, report })
-}
-
-/// The sockets that were made inside, and whose they are.
-fn sockets(persona: &PersonaId, launched: &mut Launched) -> anyhow::Result<RuntimeSockets> {
-    let mut sockets = RuntimeSockets {
-        persona: persona.clone(),
-        run: None,
-        limits: EgressLimits::default(),
-        spent: EgressSpent::default(),
-        nets: SyntheticNets { v4: SYNTHETIC_V4, v6: SYNTHETIC_V6 },
-        proxy: None,
-        dns_udp: None,
-        dns_tcp: None,
-        transparent: Vec::new(),
-    };
-    for (listener, socket) in launched.listeners.drain(..) {
-        if listener.role != ListenerRole::DnsUdp {
-            // Accepted sockets inherit it.
-            sys::socket::set_nodelay(&socket)?;
-        }
-        match listener.role {
-            ListenerRole::Proxy => sockets.proxy = Some(socket.into()),
-            ListenerRole::DnsUdp => sockets.dns_udp = Some(socket.into()),
-            ListenerRole::DnsTcp => sockets.dns_tcp = Some(socket.into()),
-            ListenerRole::Transparent => sockets.transparent.push(socket.into()),
-        }
-    }
-    Ok(sockets)
-}
-
-/// Ports at which programs that know of no proxy are served: the web's, and every single port that an allow
-/// rule of the persona names. A range is for programs that use the explicit proxy.
-fn transparent_ports(gateway: &Gateway, persona: &PersonaId) -> Vec<u16> {
-    let policy = gateway.policy.load();
-    let rules = policy.persona(persona).map(|persona| persona.allow_rules().collect::<Vec<_>>()).unwrap_or_default();
-    let named = rules.iter().flat_map(|rule| &rule.ports).filter_map(|port| port.parse().ok());
-    let mut ports: Vec<u16> = [80, 443].into_iter().chain(named).filter(|port| *port != PROXY_INSIDE.port()).collect();
-    ports.sort_unstable();
-    ports.dedup();
-    ports.truncate(MAX_TRANSPARENT);
-    ports
 }
 
 /// Waits for the command, passes signals on, and sees to it that nothing is left.
@@ -316,37 +228,6 @@ async fn outlive(launched: Arc<Launched>) -> anyhow::Result<u8> {
     match end {
         End::Exit(exit) => Ok(u8::try_from(exit.code() & 0xff).unwrap_or(u8::MAX)),
         End::Lost => bail!("the sandbox was killed from outside"),
-    }
-}
-
-/// What holds, in words for a person.
-struct Confinement {
-    report: Report,
-    applied: Vec<Applied>,
-    claim: Claim,
-    name: PresetName,
-}
-
-impl std::fmt::Display for Confinement {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for finding in &self.report.findings {
-            writeln!(f, "{:<24} {:<12} {}", finding.control.code(), finding.state.code(), finding.state.why())?;
-        }
-        for one in &self.applied {
-            let (code, why) = match &one.outcome {
-                cgroup::Outcome::Enforced => ("enforced", ""),
-                cgroup::Outcome::Partial(why) => ("partial", why.as_str()),
-                cgroup::Outcome::Unavailable(why) => ("unavailable", why.as_str()),
-            };
-            writeln!(f, "{:<24} {code:<12} {why}", one.control.code())?;
-        }
-        match &self.claim {
-            Claim::Preset(name) => writeln!(f, "preset                   {name}"),
-            Claim::Reduced { missing } => {
-                let missing: Vec<&str> = missing.iter().map(|control| control.code()).collect();
-                writeln!(f, "preset                   not {}: {} not enforced", self.name, missing.join(", "))
-            }
-        }
     }
 }
 

@@ -15,6 +15,7 @@ mod inherit;
 mod log;
 mod news;
 mod reload;
+mod runtimes;
 mod service;
 mod start;
 mod watch;

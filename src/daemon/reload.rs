@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::runtimes::read_manifest;
 use crate::config::{Faults, ServerConfig};
 use crate::control::ReloadReport;
 use crate::events::{EventBus, EventKind};
 use crate::policy::{self, PolicySettings, Snapshot};
 use crate::proxy::Gateway;
 use crate::proxy::tls::ReloadableAcceptor;
+use crate::supervisor::Supervisor;
 
 /// What a reload touches.
 #[derive(Debug, Clone)]
@@ -18,6 +20,7 @@ pub(super) struct Reloader {
     pub(super) gateway: Arc<Gateway>,
     pub(super) tls: Option<Arc<ReloadableAcceptor>>,
     pub(super) events: EventBus,
+    pub(super) supervisor: Option<Supervisor>,
 }
 
 /// Reads every persona file.
@@ -35,10 +38,20 @@ impl Reloader {
     ///
     /// # Errors
     /// Every fault; the policy in force stays as it was.
-    pub(super) fn reload(&self) -> Result<ReloadReport, Faults> {
+    pub(super) async fn reload(&self) -> Result<ReloadReport, Faults> {
         let old = self.gateway.policy.load_full();
-        let fresh = match read_policy(&self.config) {
-            Ok(fresh) => fresh.after(&old),
+        // Both are read before either is applied.
+        let manifest = self.supervisor.as_ref().map(|_| read_manifest(&self.config)).transpose();
+        let read = match (read_policy(&self.config), manifest) {
+            (Ok(policy), Ok(manifest)) => Ok((policy, manifest)),
+            (Err(mut faults), Err(more)) => {
+                faults.0.extend(more.0);
+                Err(faults)
+            }
+            (Err(faults), _) | (_, Err(faults)) => Err(faults),
+        };
+        let (fresh, manifest) = match read {
+            Ok((fresh, manifest)) => (fresh.after(&old), manifest),
             Err(faults) => {
                 for fault in &faults.0 {
                     tracing::error!(%fault, "the policy was not reloaded");
@@ -59,7 +72,14 @@ impl Reloader {
         if let Some(Err(fault)) = self.tls.as_ref().map(|tls| tls.reload()) {
             tracing::error!(%fault, "the TLS listener keeps its old certificate");
         }
-        tracing::info!(personas, generation, changed, ended, "the policy was reloaded");
+        let mut runtimes = 0;
+        if let (Some(supervisor), Some(manifest)) = (&self.supervisor, manifest) {
+            // A demonstration that no file declares is not taken away by a reload.
+            if manifest.runtimes().len() > 0 || self.config.runtimes.manifest.exists() {
+                runtimes = supervisor.apply(manifest).await.map_or(0, |changes| changes.len());
+            }
+        }
+        tracing::info!(personas, generation, changed, ended, runtimes, "the policy was reloaded");
         self.events.publish(
             EventKind::PolicyReloaded,
             None,

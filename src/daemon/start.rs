@@ -17,7 +17,7 @@ use super::demo::{self, Demo};
 use super::news::{Asker, News};
 use super::reload::{Reloader, read_policy};
 use super::watch::Watch;
-use super::{inherit, log, service};
+use super::{inherit, log, runtimes, service};
 use crate::config::{Environment, Loaded, ServerConfig};
 use crate::control::{Command, ControlState, serve_on};
 use crate::domain::{Clock, Host, SystemClock};
@@ -26,6 +26,7 @@ use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
 use crate::proxy::{self, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Pulses, Resolver};
+use crate::supervisor::Supervisor;
 use crate::sys;
 
 /// Lines from which the hosts that are known already are learned at the start.
@@ -141,6 +142,24 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         true => Some(proxy::start(&gateway, &config.proxy, tls.clone(), sockets.proxy)?),
         false => None,
     };
+    let supervisor = match &proxy {
+        Some(proxy) if config.runtimes.enable => {
+            let demo = demo.as_ref();
+            let (clock, gateway, events) = (&clock, &gateway, &events);
+            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo };
+            match runtimes::start(parts).await {
+                Ok(supervisor) => Some(supervisor),
+                // The demonstration of the gateway is worth having without that of the runtime.
+                Err(fault) if demo.is_some() => {
+                    tracing::warn!("there is no supervisor: {fault:#}");
+                    None
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+        // Without the gateway a runtime would have no way out, and nothing would be recorded.
+        _ => None,
+    };
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let state = ControlState {
         config: Arc::clone(&config),
@@ -149,6 +168,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         policy,
         gateway: proxy.as_ref().map(|proxy| Handle::new(Arc::clone(&gateway), proxy.addresses.clone())),
         metrics,
+        supervisor: supervisor.clone(),
         commands,
         clock: Arc::clone(&clock),
     };
@@ -159,16 +179,29 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     let news = tokio::spawn(news.run(asked, stop.clone()));
 
     let addresses = proxy.as_ref().map(|proxy| proxy.addresses.clone()).unwrap_or_default();
-    announce(&config, &addresses, control.tcp(), demo.as_ref(), &recovery);
+    announce(&config, &addresses, control.tcp(), demo.as_ref(), supervisor.as_ref(), &recovery);
     events.publish(EventKind::ServiceStart, None, json!({"version": env!("CARGO_PKG_VERSION")}));
     service::ready(&format!("{} personas", gateway.policy.load().personas().len()));
 
-    let reloader = Reloader { config: Arc::clone(&config), gateway: Arc::clone(&gateway), tls, events: events.clone() };
+    let reloader = Reloader {
+        config: Arc::clone(&config),
+        gateway: Arc::clone(&gateway),
+        tls,
+        events: events.clone(),
+        supervisor: supervisor.clone(),
+    };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
-    tend(&reloader, inbox, askers, signals, watch, pulses).await?;
+    let end = tend(&reloader, inbox, askers, signals, watch, pulses).await?;
 
     service::stopping();
     events.publish(EventKind::ServiceStop, None, json!({}));
+    // A demonstration leaves nothing behind, however it is stopped.
+    let whole = matches!(end, Ending::Whole) || demo.is_some();
+    if let (true, Some(supervisor)) = (whole, &supervisor) {
+        let report = supervisor.shut_down(None).await.context("ending the runtimes")?;
+        tracing::info!(stopped = report.stopped, left = report.left.len(), "the runtimes were ended");
+    }
+    drop((reloader, supervisor));
     if let Some(proxy) = proxy {
         tokio::task::spawn_blocking(move || proxy.stop()).await.context("stopping the proxy")?;
     }
@@ -237,6 +270,7 @@ fn announce(
     proxy: &[SocketAddr],
     control: SocketAddr,
     demo: Option<&Demo>,
+    supervisor: Option<&Supervisor>,
     recovery: &Recovery,
 ) {
     let repaired = recovery.to_string();
@@ -256,7 +290,8 @@ fn announce(
     );
     if let (Some(demo), Some(addr)) = (demo, proxy.first()) {
         // To standard output: this is what the command was run for.
-        println!("{}", demo.banner(*addr, &config.ledger.dir));
+        let shows = supervisor.is_some_and(|supervisor| !supervisor.runtimes().is_empty());
+        println!("{}", demo.banner(*addr, &config.ledger.dir, &config.control.unix_socket, shows));
     }
 }
 
@@ -277,6 +312,14 @@ impl Signals {
     }
 }
 
+/// What a stop means for the runtimes.
+enum Ending {
+    /// SIGTERM, as a service manager sends it: they go on, and the next daemon adopts them.
+    DaemonOnly,
+    /// SIGINT, as a person at a terminal sends it: they end too.
+    Whole,
+}
+
 /// Serves commands, signals, file changes and the clock until a signal says stop.
 async fn tend(
     reloader: &Reloader,
@@ -285,24 +328,24 @@ async fn tend(
     mut signals: Signals,
     mut watch: Watch,
     pulses: Option<Pulses>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Ending> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut heartbeat = service::heartbeat().map(tokio::time::interval);
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => break,
-            _ = signals.interrupt.recv() => break,
+            _ = signals.terminate.recv() => return Ok(Ending::DaemonOnly),
+            _ = signals.interrupt.recv() => return Ok(Ending::Whole),
             _ = signals.hangup.recv() => {
                 service::reloading();
                 // Faults are in the log; the old policy stays.
-                let _ = reloader.reload();
+                let _ = reloader.reload().await;
                 service::ready("reloaded");
             }
-            () = watch.changed() => { let _ = reloader.reload(); }
+            () = watch.changed() => { let _ = reloader.reload().await; }
             Some(command) = inbox.recv() => match command {
                 Command::Reload(answer) => {
                     // The asker may have gone.
-                    let _ = answer.send(reloader.reload());
+                    let _ = answer.send(reloader.reload().await);
                 }
                 // Full means that more listeners came at once than there may be: they are answered by silence.
                 Command::CatchUp(asker) => drop(news.try_send(asker)),
@@ -315,7 +358,6 @@ async fn tend(
             },
         }
     }
-    Ok(())
 }
 
 async fn beat(heartbeat: &mut Option<tokio::time::Interval>) {
@@ -339,6 +381,9 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     for warning in policy.warnings(SystemClock.now()) {
         eprintln!("warning: {warning}");
     }
-    println!("settings and {} personas are sound", policy.personas().len());
+    let manifest = runtimes::read_manifest(&loaded.config);
+    let manifest = manifest.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+    let (personas, runtimes) = (policy.personas().len(), manifest.runtimes().len());
+    println!("settings, {personas} personas and {runtimes} runtimes are sound");
     Ok(())
 }

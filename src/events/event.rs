@@ -73,6 +73,20 @@ kinds! {
         ServiceHealth => "service.health", Quiet;
         /// The daemon is about to stop.
         ServiceStop => "service.stop", Quiet;
+        /// A runtime's state changed.
+        RuntimeStateChanged => "runtime.state.changed", Quiet;
+        /// A runtime's health changed, or the host gave it less or more.
+        RuntimeHealth => "runtime.health", Quiet;
+        /// An operator asked for a runtime that had been given up.
+        RuntimeRestoreRequested => "runtime.restore.requested", Quiet;
+        /// The restored runtime is ready.
+        RuntimeRestoreCompleted => "runtime.restore.completed", Quiet;
+        /// A budget is spent to seven tenths.
+        AutomationBudgetWarning => "automation.budget.warning", Quiet;
+        /// A budget is spent to nine tenths.
+        AutomationBudgetEscalated => "automation.budget.escalated", Quiet;
+        /// A budget is spent.
+        AutomationBudgetExhausted => "automation.budget.exhausted", Quiet;
         /// An alert was raised.
         AlertRaised => "alert.raised", Quiet;
         /// An alert was cleared.

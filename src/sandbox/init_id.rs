@@ -26,6 +26,11 @@ impl InitId {
         Ok(Self { pid, start_ticks, boot_id: boot_id()? })
     }
 
+    /// Whether it was started since the host booted. What was not is gone, whatever has its number now.
+    pub fn is_of_this_boot(&self) -> bool {
+        boot_id().is_ok_and(|boot| boot == self.boot_id)
+    }
+
     /// A pidfd of exactly this process; `None` when it has ended, also when its number is another's now.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ mod resolve;
 use std::fmt;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::{Fault, Faults};
 
@@ -19,7 +19,7 @@ use super::cgroup::{Applied, Control, Outcome, SchedulingPolicy, Weight};
 pub use resolve::{Host, HostFault, resolve};
 
 /// The presets, from the smallest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PresetName {
     /// The default: a guest that the host hardly notices.
@@ -214,7 +214,7 @@ pub fn permit(name: PresetName, justification: Option<&str>) -> Result<(), Needs
 }
 
 /// What a runtime may call itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Claim {
     /// It runs within this preset.

@@ -29,21 +29,34 @@
 //! Refuses: to launch while a process of the runtime may live, to restart more often than the window allows, to
 //! let anything but `restore` end a quarantine, and to take silence for failure.
 
+mod crew;
 mod death;
+mod keeper;
+pub mod launch;
 pub mod life;
 mod manifest;
 mod names;
 pub mod order;
 mod publish;
+mod records;
+mod request;
 mod schedule;
+mod shared;
+mod view;
 mod window;
 
+pub use crew::{Premises, ShutdownReport, StartFault, Supervisor, start};
 pub use death::{Cause, Death, DeathRecord, ExitCause, MAX_LAST_LINES, MAX_LINE_BYTES, Used};
+pub use keeper::Executing;
 pub use manifest::{
     Budget, Change, Defaults, Dependency, Gpu, GpuChoice, Health, Limits, MAX_RUNTIMES, Manifest, Probe, Process,
     RuntimeSpec, diff, read,
 };
 pub use names::{Accelerator, Condition, ControlName, Preset, Profile, RestartRule};
 pub use publish::{Publish, PublishFault};
+pub use records::RecordFault;
+pub use request::{Action, RequestFault};
 pub use schedule::{Schedule, ScheduleFault};
+pub use shared::Permit;
+pub use view::{BudgetView, EgressView, Restarts, RuntimeView, UsageView, Waited};
 pub use window::{Backoff, RestartWindow};

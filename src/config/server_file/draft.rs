@@ -77,6 +77,7 @@ impl Draft {
     /// Puts every path in its place. Both folders are known by now.
     pub(in crate::config) fn finish(mut self) -> ServerConfig {
         let (state, config) = (self.config.state_dir.clone(), self.config.config_dir.clone());
+        self.config.runtimes.manifest = config.join(&self.config.runtimes.manifest);
         let below_state = |path: &mut PathBuf| *path = state.join(&*path);
         below_state(&mut self.config.ledger.dir);
         below_state(&mut self.config.control.unix_socket);

@@ -22,6 +22,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("dns", "Name resolution of the gateway itself."),
     ("ledger", "The egress ledger."),
     ("control", "The control API."),
+    ("runtimes", "The supervised runtimes, and what holds for those that do not say it themselves."),
     ("log", "The daemon's own log."),
     ("bundles", "Recipes and bundles: what is installed here and runs later."),
 ];
@@ -32,6 +33,8 @@ const SHORTEST: Duration = Duration::from_millis(100);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 /// More descriptors than a process can usually hold (`fs.nr_open`).
@@ -235,6 +238,52 @@ pub(in crate::config) static KEYS: &[Key] = &[
         Kind::TokenHash(|d| &mut d.config.control.admin_token_sha256),
         "SHA-256 of the admin token; without it only the Unix socket administers.",
     ),
+    key("runtimes.enable", Kind::Bool(|d| &mut d.config.runtimes.enable), "Whether the daemon launches runtimes."),
+    key(
+        "runtimes.manifest",
+        Kind::Path(|d| &mut d.config.runtimes.manifest),
+        "Where they are declared; it need not be there. Relative to `config_dir`.",
+    ),
+    key(
+        "runtimes.preset",
+        Kind::Text { field: |d| &mut d.config.runtimes.preset, form: "name of a preset such as `eco`", check: preset },
+        "Preset of a runtime that names none. One above `eco` needs a justification in the manifest all the same.",
+    ),
+    key(
+        "runtimes.restart_max",
+        Kind::Count { field: |d| &mut d.config.runtimes.restart_max, min: 0, max: 1_000 },
+        "Most restarts of a runtime within the window; the next failure quarantines it.",
+    ),
+    key(
+        "runtimes.restart_window",
+        Kind::Time { field: |d| &mut d.config.runtimes.restart_window, min: Duration::from_secs(1), max: MONTH },
+        "The window of the restart budget.",
+    ),
+    key(
+        "runtimes.health_interval",
+        Kind::Time { field: |d| &mut d.config.runtimes.health_interval, min: SHORTEST, max: HOUR },
+        "Between two health probes.",
+    ),
+    key(
+        "runtimes.max_runtime",
+        Kind::Time { field: |d| &mut d.config.runtimes.max_runtime, min: Duration::ZERO, max: YEAR },
+        "Longest wall time of a run that has no `wall_time` of its own; 0 is none.",
+    ),
+    key(
+        "runtimes.first_uid",
+        Kind::Count { field: |d| &mut d.config.runtimes.first_uid, min: 1_000, max: 4_000_000_000 },
+        "First host user id for runtimes that root launches. Nothing else may have the ids from here on.",
+    ),
+    key(
+        "runtimes.uids",
+        Kind::Count { field: |d| &mut d.config.runtimes.uids, min: 1, max: 65_536 },
+        "How many ids there are; each runtime gets one of its own.",
+    ),
+    key(
+        "runtimes.log_bytes",
+        Kind::DiskSize { field: |d| &mut d.config.runtimes.log_bytes, min: 64 << 10, max: 1 << 30 },
+        "Size of each of the two files of a runtime's log.",
+    ),
     key(
         "log.filter",
         Kind::Text {
@@ -282,6 +331,15 @@ fn origin(text: &str) -> Result<(), String> {
     } else {
         Err(format!("`{}` cannot name a log", super::raw::echo(text)))
     }
+}
+
+/// Presets by name; the supervisor knows what they mean.
+fn preset(text: &str) -> Result<(), String> {
+    const NAMES: [&str; 5] = ["eco", "balanced", "performance", "turbo", "gpu"];
+    if NAMES.contains(&text) {
+        return Ok(());
+    }
+    Err(format!("`{}` is no preset; there are {}", super::raw::echo(text), NAMES.join(", ")))
 }
 
 /// An empty filter would log nothing at all, errors too.

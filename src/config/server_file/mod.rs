@@ -60,6 +60,11 @@ pub(super) fn apply_text(draft: &mut Draft, key: &'static Key, text: &str, sourc
             Some(value) => Raw { offset: 0, value: Value::Bool(value) },
             None => Raw::text(text),
         },
+        // A variable has no other way to say a number.
+        Kind::Count { .. } => match text.parse() {
+            Ok(number) => Raw { offset: 0, value: Value::Number(number) },
+            Err(_) => Raw::text(text),
+        },
         _ => Raw::text(text),
     };
     draft.set.insert(key.path, source);

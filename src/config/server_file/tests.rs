@@ -113,6 +113,17 @@ fn every_field_is_set_from_the_file() {
         dir = "logs"
         [bundles]
         require_signed = false
+        [runtimes]
+        enable = false
+        manifest = "other.toml"
+        preset = "balanced"
+        restart_max = 5
+        restart_window = "60s"
+        health_interval = "1s"
+        max_runtime = "1h"
+        first_uid = 700000
+        uids = 8
+        log_bytes = "1MiB"
     "#;
     let (draft, faults) = read(text);
     assert_eq!(faults, Vec::<String>::new());
@@ -132,6 +143,7 @@ fn every_field_is_set_from_the_file() {
         ledger,
         control,
         log,
+        runtimes,
         state_dir,
         config_dir,
         require_signed_bundles,
@@ -162,6 +174,22 @@ fn every_field_is_set_from_the_file() {
             first_flight_bytes,
             pool_per_host,
             pool_idle_time
+        }
+    );
+    all_differ!(
+        runtimes,
+        before.runtimes,
+        RuntimesConfig {
+            enable,
+            manifest,
+            preset,
+            restart_max,
+            restart_window,
+            health_interval,
+            max_runtime,
+            first_uid,
+            uids,
+            log_bytes
         }
     );
     all_differ!(dns, before.dns, DnsConfig { servers, timeout, cache_entries, max_ttl, hosts, use_hosts_file });

@@ -193,6 +193,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         policy,
         gateway: Some(Handle::new(gateway, vec!["127.0.0.1:9080".parse().expect("literal")])),
         metrics,
+        supervisor: None,
         commands,
         clock,
     }

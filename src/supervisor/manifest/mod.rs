@@ -47,6 +47,8 @@ pub struct Defaults {
     pub restart_window: Duration,
     /// `ARW_RUNTIME_HEALTH_INTERVAL_MS`.
     pub health_interval: Duration,
+    /// `ARW_AUTONOMY_MAX_RUNTIME`: the wall time of one that has no budget of it.
+    pub wall_time: Option<Duration>,
     /// `ARW_PERF_PRESET`: that of a runtime that names none. One above eco needs its justification all the same.
     pub preset: Preset,
 }
@@ -113,6 +115,12 @@ pub struct Dependency {
     pub condition: Condition,
 }
 
+impl std::fmt::Display for Dependency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.on, self.condition)
+    }
+}
+
 /// What a runtime may use up; `None` is no budget of that kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
@@ -172,6 +180,7 @@ impl Default for Defaults {
             restart_window: Duration::from_secs(600),
             health_interval: Duration::from_secs(10),
             preset: Preset::Eco,
+            wall_time: None,
         }
     }
 }
@@ -199,6 +208,62 @@ impl RuntimeSpec {
             readiness: self.health.as_ref().map_or(Readiness::AtOnce, |health| Readiness::Within(health.grace)),
             failure_threshold: self.health.as_ref().map_or(1, |health| health.failure_threshold),
             stop_grace: self.process.stop_grace,
+        }
+    }
+
+    /// What of it needs a launch, hashed: a later daemon compares it with what it finds declared. The first word is the
+    /// version of the form, so that an upgrade that adds to it launches nothing anew.
+    pub(super) fn declared(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let process = &self.process;
+        let keys = (
+            (self.persona.as_str(), self.profile.code(), self.preset.code(), self.accelerator.code()),
+            (&process.command, &process.args, &process.env, &process.secrets, &process.workdir, process.user),
+            (
+                &self.consent,
+                self.publish.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                self.require.iter().map(|name| name.code()).collect::<Vec<_>>(),
+                self.watchdog,
+            ),
+            format!("{:?} {:?} {:?}", self.limits, self.gpu, process.workspaces),
+        );
+        // Lists, texts and numbers always have a JSON form.
+        let json = serde_json::to_vec(&keys).unwrap_or_default();
+        let hash: String = Sha256::digest(&json).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        format!("1 {hash}")
+    }
+
+    /// What stands in for a runtime that is not declared any more, until what is left of it has ended.
+    pub(super) fn stranger(id: RuntimeId) -> Self {
+        let defaults = Defaults::default();
+        // An id is a persona's name as well: both have one form.
+        let persona = PersonaId::parse(id.as_str()).expect("both kinds of id have one form");
+        let window = defaults.restart_window;
+        Self {
+            name: id.to_string(),
+            id,
+            persona,
+            profile: Profile::Standard,
+            preset: Preset::Eco,
+            justification: None,
+            accelerator: Accelerator::None,
+            auto_start: false,
+            schedule: None,
+            depends_on: Vec::new(),
+            tags: Vec::new(),
+            consent: Vec::new(),
+            publish: Vec::new(),
+            require: Vec::new(),
+            process: Process::nothing(),
+            health: None,
+            watchdog: None,
+            restart: RestartRule::No,
+            restart_max: 0,
+            restart_window: window,
+            backoff: Backoff { base: window, max: window },
+            budget: Budget::default(),
+            limits: Limits::default(),
+            gpu: None,
         }
     }
 

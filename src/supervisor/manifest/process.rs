@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use crate::config::ProcessForm;
 use crate::config::located::{Document, Found, Place};
+use crate::sandbox::plan::{Access, Owner};
+use crate::sandbox::profile::Workspace;
 
 use super::read_runtime::{length_of_time, plain_text};
 
@@ -13,6 +15,8 @@ use super::read_runtime::{length_of_time, plain_text};
 const MAX_TEXT: usize = 64 << 10;
 /// Most arguments, and most variables.
 const MAX_ITEMS: usize = 1_024;
+/// Most workspaces: each is a mount.
+const MAX_WORKSPACES: usize = 64;
 /// From the signal to the kill, where nothing else is said: what container engines give.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Longest grace: the kill switch waits for it.
@@ -50,6 +54,8 @@ pub struct Process {
     pub secrets: Vec<(String, PathBuf)>,
     /// Where it starts, inside.
     pub workdir: Option<PathBuf>,
+    /// Folders of the host that it works in.
+    pub workspaces: Vec<Workspace>,
     /// The host's user id for it; from the configured range where it is not said.
     pub user: Option<u32>,
     /// From the signal that asks it to end until everything is killed.
@@ -59,9 +65,23 @@ pub struct Process {
 impl Process {
     /// Whether both execute the same: the grace is not part of that.
     pub(super) fn same_command(&self, other: &Self) -> bool {
-        let Self { command, args, env, secrets, workdir, user, stop_grace: _ } = self;
-        (command, args, env, secrets, workdir, user)
-            == (&other.command, &other.args, &other.env, &other.secrets, &other.workdir, &other.user)
+        let Self { command, args, env, secrets, workdir, workspaces, user, stop_grace: _ } = self;
+        (command, args, env, secrets, workdir, workspaces, user)
+            == (&other.command, &other.args, &other.env, &other.secrets, &other.workdir, &other.workspaces, &other.user)
+    }
+
+    /// What is never executed.
+    pub(super) fn nothing() -> Self {
+        Self {
+            command: String::new(),
+            args: Vec::new(),
+            env: Vec::new(),
+            secrets: Vec::new(),
+            workdir: None,
+            workspaces: Vec::new(),
+            user: None,
+            stop_grace: STOP_GRACE,
+        }
     }
 }
 
@@ -93,6 +113,7 @@ pub(super) fn read(document: &Document, form: &ProcessForm) -> Option<Process> {
         env,
         secrets,
         workdir: form.workdir.as_ref().and_then(|found| absolute(document, found, "the working directory")),
+        workspaces: workspaces(document, &form.workspaces),
         user: form.user.as_ref().and_then(|found| user(document, found)),
         stop_grace: stop_grace
             .map_or(STOP_GRACE, |found| length_of_time(document, found, Duration::from_millis(100), MAX_STOP_GRACE)),
@@ -142,6 +163,39 @@ fn absolute(document: &Document, found: &Found<String>, what: &str) -> Option<Pa
         return None;
     }
     Some(path.to_owned())
+}
+
+/// `SOURCE[:TARGET][:ro|:rw]`, read-only where nothing is said.
+fn workspaces(document: &Document, forms: &[Found<String>]) -> Vec<Workspace> {
+    if let Some(found) = forms.get(MAX_WORKSPACES) {
+        document.fault(&found.place, format!("more than {MAX_WORKSPACES} workspaces"));
+    }
+    forms.iter().filter_map(|found| workspace(document, found)).collect()
+}
+
+fn workspace(document: &Document, found: &Found<String>) -> Option<Workspace> {
+    let text = plain_text(document, found, 8_192)?;
+    let (paths, access) = match text.rsplit_once(':') {
+        Some((paths, "rw")) => (paths, Access::ReadWrite),
+        Some((paths, "ro")) => (paths, Access::ReadOnly),
+        _ => (text.as_str(), Access::ReadOnly),
+    };
+    let (source, target) = paths.split_once(':').unwrap_or((paths, paths));
+    let plain = |path: &str| {
+        let path = Path::new(path);
+        let parts = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        (path.is_absolute() && parts && path != Path::new("/")).then(|| path.to_owned())
+    };
+    match (plain(source), plain(target)) {
+        (Some(source), Some(target)) if !target.to_string_lossy().contains(':') => {
+            Some(Workspace { source, target, access, owner: Owner::Command })
+        }
+        _ => {
+            let hint = "write `/srv/data`, `/srv/data:/data` or `/srv/data:/data:rw`";
+            document.fault_with_hint(&found.place, "a workspace is written from `/`, without `..`", hint);
+            None
+        }
+    }
 }
 
 fn user(document: &Document, found: &Found<u64>) -> Option<u32> {

@@ -81,7 +81,7 @@ pub(super) fn read(document: &Document, form: &RuntimeForm, defaults: &Defaults)
     let require = require(document, form);
     let health = form.health.as_ref().and_then(|form| health::read(document, form, defaults));
     let watchdog = form.watchdog.as_ref().and_then(|found| number(document, found, 1, MAX_WATCHDOG));
-    let (budget, limits) = (budget(document, &form.budget), limits(document, &form.limits));
+    let (budget, limits) = (budget(document, &form.budget, defaults), limits(document, &form.limits));
     let whole = id.clone().zip(persona).zip(process);
     let spec = |((id, persona), process): ((RuntimeId, PersonaId), Process)| RuntimeSpec {
         name: name.unwrap_or_else(|| id.to_string()),
@@ -239,14 +239,14 @@ fn restarts(document: &Document, form: &RuntimeForm, defaults: &Defaults) -> (us
     (usize::try_from(max).unwrap_or(1), window, Backoff { base, max: max_wait })
 }
 
-fn budget(document: &Document, form: &BudgetForm) -> Budget {
+fn budget(document: &Document, form: &BudgetForm, defaults: &Defaults) -> Budget {
     let time = |found: &Option<Found<Duration>>| {
         let found = found.as_ref()?;
         Some(length_of_time(document, found, Duration::from_secs(1), MAX_BUDGET_TIME))
     };
     let some = |found: &Option<Found<u64>>| number(document, found.as_ref()?, 1, u64::MAX);
     Budget {
-        wall_time: time(&form.wall_time),
+        wall_time: time(&form.wall_time).or(defaults.wall_time),
         cpu_time: time(&form.cpu_time),
         gpu_time: time(&form.gpu_time),
         egress: form.egress.as_ref().map(|found| found.value.0),

@@ -1,0 +1,114 @@
+//! The supervised runtimes: their manifest read, their supervisor started.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::demo::Demo;
+use crate::config::{Fault, Faults, MAX_MANIFEST, RuntimesFile, ServerConfig};
+use crate::domain::Clock;
+use crate::events::EventBus;
+use crate::governance::consent;
+use crate::proxy::{Gateway, Running};
+use crate::sandbox::cgroup::Roots;
+use crate::supervisor::{self, Defaults, Manifest, Permit, Premises, Preset, Supervisor};
+
+/// Reads the manifest. Without a file nothing is declared.
+///
+/// # Errors
+/// Every fault of the file; nothing of it is applied then.
+pub(super) fn read_manifest(config: &ServerConfig) -> Result<Manifest, Faults> {
+    let path = &config.runtimes.manifest;
+    let text = match read(path) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(Manifest::default()),
+        Err(fault) => return Err(Faults(vec![fault])),
+    };
+    understand(config, path, &text)
+}
+
+fn understand(config: &ServerConfig, path: &Path, text: &str) -> Result<Manifest, Faults> {
+    let file = RuntimesFile::parse(path, text).map_err(|document| Faults(document.into_faults()))?;
+    supervisor::read(file, &defaults(config))
+}
+
+fn read(path: &Path) -> Result<Option<String>, Fault> {
+    use std::io::Read as _;
+    let fault = |why: std::io::Error| Fault::new(path, None, "", why.to_string());
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(why) => return Err(fault(why)),
+    };
+    let mut text = String::new();
+    file.take(MAX_MANIFEST + 1).read_to_string(&mut text).map_err(fault)?;
+    if text.len() as u64 > MAX_MANIFEST {
+        return Err(Fault::new(path, None, "", format!("a manifest has at most {MAX_MANIFEST} bytes")));
+    }
+    Ok(Some(text))
+}
+
+fn defaults(config: &ServerConfig) -> Defaults {
+    let runtimes = &config.runtimes;
+    Defaults {
+        restart_max: u64::try_from(runtimes.restart_max).unwrap_or(u64::MAX),
+        restart_window: runtimes.restart_window,
+        health_interval: runtimes.health_interval,
+        // The settings were checked; a name that slipped through gets the smallest.
+        preset: Preset::from_code(&runtimes.preset).unwrap_or(Preset::Eco),
+        wall_time: Some(runtimes.max_runtime).filter(|time| *time > Duration::ZERO),
+    }
+}
+
+/// What the demonstration runs where nothing is declared: a program that knows of no proxy.
+fn demonstration(config: &ServerConfig, demo: &Demo) -> Result<Manifest, Faults> {
+    understand(config, Path::new("demonstration"), &demo.manifest())
+}
+
+/// What a supervisor needs of the daemon's parts.
+pub(super) struct Parts<'p> {
+    pub(super) config: &'p ServerConfig,
+    pub(super) clock: &'p Arc<dyn Clock>,
+    pub(super) gateway: &'p Arc<Gateway>,
+    pub(super) proxy: &'p Running,
+    pub(super) events: &'p EventBus,
+    pub(super) demo: Option<&'p Demo>,
+}
+
+/// Starts the supervisor. What is declared must be sound: a daemon that comes up without half of its runtimes would look
+/// well.
+///
+/// # Errors
+/// Every fault of the manifest, or why the state folder cannot be used.
+pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<Supervisor> {
+    let Parts { config, clock, gateway, proxy, events, demo } = parts;
+    let mut manifest =
+        read_manifest(config).map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+    if let Some(demo) = demo.filter(|_| manifest.runtimes().len() == 0) {
+        let shown = demonstration(config, demo);
+        manifest = shown.map_err(|faults| anyhow::anyhow!("the demonstration is faulty:\n{faults}"))?;
+    }
+    let premises = Premises {
+        clock: Arc::clone(clock),
+        gateway: Arc::clone(gateway),
+        doors: proxy.runtimes(),
+        events: events.clone(),
+        config: config.runtimes.clone(),
+        state_dir: &config.state_dir,
+        roots: Roots::default(),
+        permit: permit(config),
+        shut: gateway.latched().is_some(),
+    };
+    supervisor::start(premises, manifest).await.context("the supervisor")
+}
+
+/// A launch that reads data needs the consent for it, as it stands at that moment.
+fn permit(config: &ServerConfig) -> Permit {
+    let (config_dir, state_dir) = (config.config_dir.clone(), config.state_dir.clone());
+    Arc::new(move |spec| {
+        let permitted = consent::permit(&config_dir, &state_dir, spec);
+        permitted.map(drop).map_err(|refusal| format!("{}: {refusal}; {}", refusal.code(), refusal.hint()))
+    })
+}

@@ -1,0 +1,254 @@
+//! Doing what the life says.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::events::EventKind;
+
+use super::super::death::{Death, DeathRecord};
+use super::super::life::{Effect, Event, LaunchFault, Notice, Origin, Report, Signal, State, Why};
+use super::super::records::{RecordFault, Records};
+use super::launching::Wanted;
+use super::{Keeper, Running, Told, What};
+
+/// How long a cgroup may take to stand still, or to go on.
+const FREEZE: Duration = Duration::from_secs(2);
+/// How long a signal may take to reach the init.
+const SIGNAL: Duration = Duration::from_secs(2);
+
+impl Keeper {
+    pub(super) async fn perform_all(&mut self, effects: Vec<Effect>) {
+        self.unwritten = None;
+        for effect in effects {
+            self.perform(effect).await;
+        }
+    }
+
+    async fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Launch { run, why } => self.launch(run, why).await,
+            Effect::StartWatching { run } => {
+                let (spec, tell) = (Arc::clone(&self.spec), self.tell.clone());
+                if let Some(running) = self.of(run) {
+                    running.watch(&spec, &tell);
+                }
+            }
+            Effect::StopWatching { run } => {
+                if let Some(running) = self.of(run) {
+                    running.stop_watching();
+                }
+            }
+            Effect::ArmTimer { timer, after } => self.timer = Some((timer, Instant::now() + after)),
+            Effect::SendSignal { run, signal } => self.signal(run, signal).await,
+            Effect::KillAll { run } => self.kill(run),
+            Effect::Freeze { run } => self.freeze(run).await,
+            Effect::Thaw { run } => self.thaw(run).await,
+            Effect::WriteDeathRecord(death) => self.bury(death).await,
+            Effect::Persist(saved) => {
+                self.kept.life = saved;
+                self.persist().await;
+            }
+            Effect::Publish(notice) => self.publish(notice),
+        }
+    }
+
+    fn of(&mut self, run: u64) -> Option<&mut Running> {
+        self.running.as_deref_mut().filter(|running| running.run == run)
+    }
+
+    async fn launch(&mut self, run: u64, why: Why) {
+        if let Some(reason) = self.cannot_launch() {
+            self.slot.set_detail(Some(reason));
+            return self.follow.push_back(Event::Process { run, report: Report::LaunchFailed(LaunchFault::Failed) });
+        }
+        // Somebody wants it anew: a fresh stretch. Whatever comes by itself goes on in the old one.
+        match why {
+            Why::Asked(Origin::Operator | Origin::Schedule) | Why::Restore => self.spent = super::Spent::default(),
+            Why::Asked(Origin::Boot | Origin::Demand | Origin::Dependent) | Why::Restart => self.spent.next_run(),
+        }
+        self.save_spent().await;
+        let uid = match self.uid().await {
+            Ok(uid) => uid,
+            Err(reason) => {
+                self.slot.set_detail(Some(reason));
+                return self
+                    .follow
+                    .push_back(Event::Process { run, report: Report::LaunchFailed(LaunchFault::Failed) });
+            }
+        };
+        self.running = None;
+        self.remains = None;
+        let wanted = Wanted {
+            shared: Arc::clone(&self.shared),
+            spec: Arc::clone(&self.spec),
+            run,
+            began: self.now(),
+            uid,
+            records: self.records.clone(),
+            spent: self.spent,
+        };
+        let (spec, tell) = (Arc::clone(&self.spec), self.tell.clone());
+        tracing::info!(runtime = %spec.id, run, "a runtime is launched");
+        // Not bound to the keeper: a launch that is under way is brought to its end, and the record says how to find it.
+        tokio::spawn(async move {
+            let launched = wanted.launch().await.map(|(mut running, from)| {
+                running.from = from;
+                running
+            });
+            let _ = tell.send(Told { run, what: What::Launched(launched) }).await;
+        });
+    }
+
+    fn cannot_launch(&self) -> Option<String> {
+        if self.shared.is_shut() {
+            return Some("the kill switch was used".to_owned());
+        }
+        self.unwritten.as_ref().map(|why| format!("its state cannot be written, so it is not launched: {why}"))
+    }
+
+    /// Its user id on the host, chosen once and kept.
+    async fn uid(&mut self) -> Result<u32, String> {
+        if let Some(uid) = self.kept.uid {
+            return Ok(uid);
+        }
+        let uid = self.shared.take_uid().ok_or("every user id of `runtimes.uids` is taken")?;
+        self.kept.uid = Some(uid);
+        self.persist().await;
+        match &self.unwritten {
+            None => Ok(uid),
+            Some(why) => Err(format!("its state cannot be written, so it is not launched: {why}")),
+        }
+    }
+
+    async fn signal(&mut self, run: u64, signal: Signal) {
+        let number = match signal {
+            Signal::Terminate => nix::libc::SIGTERM,
+            Signal::Abort => nix::libc::SIGABRT,
+        };
+        let Some(running) = self.of(run) else { return };
+        // One that is gone already, or does not hear, is what the grace and the kill after it are for.
+        let _ = tokio::time::timeout(SIGNAL, running.channel.signal(number)).await;
+    }
+
+    fn kill(&mut self, run: u64) {
+        self.slot.finish();
+        let tell = self.tell.clone();
+        match self.of(run) {
+            Some(running) => running.kill(&tell),
+            // Nothing was launched, or the launch ended what it had begun.
+            None => self.follow.push_back(Event::Process { run, report: Report::KillDone }),
+        }
+    }
+
+    async fn freeze(&mut self, run: u64) {
+        let Some(running) = self.of(run) else { return };
+        let (group, tell) = (running.group.clone(), self.tell.clone());
+        let frozen = tokio::task::spawn_blocking(move || {
+            group.freeze(FREEZE).map_err(|fault| {
+                let _ = group.thaw(FREEZE);
+                fault.to_string()
+            })
+        });
+        let failed = match frozen.await {
+            Ok(Ok(())) => return self.note_frozen(true).await,
+            Ok(Err(why)) => why,
+            Err(_) => "the attempt panicked".to_owned(),
+        };
+        let what = What::NotFrozen(format!("it cannot be held still: {failed}"));
+        // Not awaited: the keeper itself empties the queue.
+        let _ = tell.try_send(Told { run, what });
+    }
+
+    async fn thaw(&mut self, run: u64) {
+        let Some(group) = self.of(run).map(|running| running.group.clone()) else { return };
+        let thawed = tokio::task::spawn_blocking(move || group.thaw(FREEZE)).await;
+        if let Ok(Err(fault)) = thawed {
+            tracing::error!(runtime = %self.spec.id, run, %fault, "a runtime does not go on");
+            self.slot.set_detail(Some(format!("it does not go on: {fault}")));
+        }
+        self.note_frozen(false).await;
+    }
+
+    async fn note_frozen(&mut self, frozen: bool) {
+        let noted = self.on_disk(move |records| match records.run()? {
+            Some(run) => records.begin(&super::super::records::RunFile { frozen, ..run }),
+            None => Ok(()),
+        });
+        if let Err(fault) = noted.await {
+            tracing::warn!(runtime = %self.spec.id, %fault, "a later daemon will not know whether it is frozen");
+        }
+    }
+
+    async fn bury(&mut self, death: Death) {
+        let remains = self.remains.take().unwrap_or_default();
+        let record = DeathRecord::new(self.spec.id.clone(), death, &remains.last_lines, remains.denials, remains.used);
+        tracing::info!(runtime = %self.spec.id, run = death.run, cause = death.cause.code(), "a run has ended");
+        self.slot.bury(record.clone());
+        if let Err(fault) = self.on_disk(move |records| records.bury(&record)).await {
+            tracing::error!(runtime = %self.spec.id, %fault, "a death record could not be written");
+        }
+    }
+
+    /// What outlives the daemon; a failure keeps it from launching.
+    pub(super) async fn persist(&mut self) {
+        let kept = self.kept.clone();
+        if let Err(fault) = self.on_disk(move |records| records.keep(&kept)).await {
+            tracing::error!(runtime = %self.spec.id, %fault, "the state of a runtime could not be written");
+            self.unwritten = Some(fault.to_string());
+        }
+    }
+
+    pub(super) async fn save_spent(&mut self) {
+        let spent = self.spent;
+        if let Err(fault) = self.on_disk(move |records| records.spend(&spent)).await {
+            tracing::error!(runtime = %self.spec.id, %fault, "what a runtime has spent could not be written");
+            self.unwritten = Some(fault.to_string());
+        }
+    }
+
+    async fn on_disk(
+        &self,
+        work: impl FnOnce(&Records) -> Result<(), RecordFault> + Send + 'static,
+    ) -> Result<(), RecordFault> {
+        let records = self.records.clone();
+        let path = records.exit_record();
+        let panicked =
+            |_| RecordFault { path, why: std::io::Error::other("the thread that writes to the disk panicked") };
+        tokio::task::spawn_blocking(move || work(&records)).await.unwrap_or_else(|fault| Err(panicked(fault)))
+    }
+
+    fn publish(&mut self, notice: Notice) {
+        let id = &self.spec.id;
+        let tell = |kind, mut data: serde_json::Value| {
+            data["runtime"] = json!(id);
+            data["persona"] = json!(self.spec.persona);
+            self.shared.events.publish(kind, Some(id.as_str()), data);
+        };
+        match notice {
+            Notice::StateChanged { from, to } => {
+                tracing::info!(runtime = %id, %from, %to, "the state of a runtime changed");
+                tell(EventKind::RuntimeStateChanged, json!({"from": from, "to": to, "run": self.life.run()}));
+                if from == State::Quarantined {
+                    tell(EventKind::AlertCleared, json!({"code": "runtime_quarantined"}));
+                }
+            }
+            Notice::Health(reason) => {
+                self.slot.set_health(reason);
+                tell(EventKind::RuntimeHealth, json!({"reason": reason, "run": self.life.run()}));
+            }
+            Notice::Quarantined => {
+                tracing::error!(runtime = %id, "a runtime is quarantined: `arw-cli runtime restore` starts it again");
+                tell(EventKind::AlertRaised, json!({"code": "runtime_quarantined", "severity": "critical"}));
+            }
+            Notice::BudgetPaidBack => tracing::info!(runtime = %id, "the restart budget is paid back"),
+            Notice::RestoreRequested => tell(EventKind::RuntimeRestoreRequested, json!({})),
+            Notice::RestoreCompleted => tell(EventKind::RuntimeRestoreCompleted, json!({})),
+            Notice::Refused { request, state } => {
+                tracing::debug!(runtime = %id, %request, %state, "a request was refused");
+            }
+        }
+    }
+}

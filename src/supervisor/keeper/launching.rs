@@ -1,0 +1,396 @@
+//! From a declaration to a running sandbox.
+
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::domain::{Run, Timestamp};
+use crate::proxy::EgressLimits;
+use crate::sandbox::cgroup::{self, CgroupFault, CpuQuota, Limits};
+use crate::sandbox::log::{self, LogReader, Place};
+use crate::sandbox::notify::Notifications;
+use crate::sandbox::plan::{Plan, Resource, Scheduling, WhenAlone};
+use crate::sandbox::preset::{self, Preset, PresetName};
+use crate::sandbox::profile::{Workload, Workspace};
+use crate::sandbox::{
+    Control, Entry, LaunchError, Launched, Log, Profile, ProfileName, Step, Streams, Text, User, listen_for_adoption,
+};
+
+use super::super::launch::group::{self, leaf_name};
+use super::super::launch::{self, Confinement, Group};
+use super::super::life::LaunchFault;
+use super::super::manifest::{Budget, Probe, RuntimeSpec};
+use super::super::records::{Records, RunFile};
+use super::super::shared::Shared;
+use super::running::Parts;
+use super::{Running, Spent, Trouble};
+
+/// Longest secret.
+const MAX_SECRET: u64 = 64 << 10;
+/// How long what an earlier launch left in its cgroup has to go.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a launch goes by.
+pub(super) struct Wanted {
+    pub(super) shared: Arc<Shared>,
+    pub(super) spec: Arc<RuntimeSpec>,
+    pub(super) run: u64,
+    pub(super) began: Timestamp,
+    pub(super) uid: u32,
+    pub(super) records: Records,
+    pub(super) spent: Spent,
+}
+
+impl Trouble {
+    fn refused(reason: impl Into<String>) -> Self {
+        Self { fault: LaunchFault::Refused, reason: reason.into() }
+    }
+
+    fn failed(reason: impl Into<String>) -> Self {
+        Self { fault: LaunchFault::Failed, reason: reason.into() }
+    }
+}
+
+/// What a blocking thread brings back.
+struct Started {
+    launched: Launched,
+    group: Group,
+    confinement: Confinement,
+    egress: preset::Egress,
+    from: Place,
+}
+
+impl Wanted {
+    /// Launches, and hands the sockets to the gateway. The command may have run for a moment before: its connections
+    /// wait in the listeners' queues.
+    pub(super) async fn launch(self) -> Result<(Box<Running>, Place), Trouble> {
+        let wanted = Arc::new(self);
+        let blocking = Arc::clone(&wanted);
+        let started = tokio::task::spawn_blocking(move || blocking.start());
+        let started = started.await.map_err(|_| Trouble::failed("the launch panicked"))??;
+        let Started { launched, group, confinement, egress, from } = started;
+        let undo = group.clone();
+        match wanted.attend(launched, group, confinement, egress) {
+            Ok(running) => Ok((Box::new(running), from)),
+            Err(trouble) => {
+                // Dropping the channel does not end it: it waits for a later owner.
+                let _ = tokio::task::spawn_blocking(move || undo.end(PATIENCE)).await;
+                let _ = wanted.records.end();
+                Err(trouble)
+            }
+        }
+    }
+
+    fn attend(
+        &self,
+        launched: Launched,
+        group: Group,
+        confinement: Confinement,
+        egress: preset::Egress,
+    ) -> Result<Running, Trouble> {
+        let attended = launched.attend().map_err(|fault| Trouble::failed(format!("holding it: {fault}")))?;
+        let lost = |what: &str, fault: std::io::Error| {
+            let _ = attended.channel.kill();
+            Trouble::failed(format!("{what}: {fault}"))
+        };
+        let run = Run { runtime: self.spec.id.clone(), number: self.run };
+        let limits = egress_limits(&egress, &self.spec);
+        let sockets = launch::sockets(&self.spec.persona, Some(run), limits, self.spent.traffic(), attended.listeners)
+            .map_err(|fault| lost("its sockets", fault))?;
+        let guard = self.shared.doors.attend(sockets).map_err(|fault| lost("its way to the gateway", fault))?;
+        let notify = attended.notify.map(Notifications::new).transpose();
+        let notify = notify.map_err(|fault| lost("its notify socket", fault))?;
+        let parts = Parts {
+            run: self.run,
+            began: self.began,
+            channel: attended.channel,
+            group,
+            guard,
+            confinement,
+            notify,
+            records: self.records.clone(),
+            clock: Arc::clone(&self.shared.clock),
+            events: self.shared.events.clone(),
+        };
+        Ok(Running::new(parts, &self.spec, self.spent))
+    }
+
+    /// Blocks for the milliseconds that a launch takes.
+    fn start(&self) -> Result<Started, Trouble> {
+        (self.shared.permit)(&self.spec).map_err(Trouble::refused)?;
+        let name = PresetName::parse(self.spec.preset.code()).map_err(|fault| Trouble::refused(fault.to_string()))?;
+        let preset = Preset::load(name).map_err(|faults| Trouble::refused(faults.to_string()))?;
+        let limits = narrowed(preset::resolve(&preset, &self.shared.host), &self.spec);
+        let mut plan = self.plan(&limits)?;
+        let group = self.group()?;
+        let outcome = self.start_in(&mut plan, &group, &limits);
+        match outcome {
+            Ok((launched, applied, from)) => {
+                let claim = preset::claim(&applied, &preset);
+                let report = launched.report.clone();
+                let confinement = Confinement { report, applied, claim, preset: name };
+                if let Err(fault) = self.records.begin(&self.run_file(&plan, &group, &confinement, Some(&launched))) {
+                    let _ = launched.kill(PATIENCE);
+                    let _ = group.end(PATIENCE);
+                    return Err(Trouble::failed(fault.to_string()));
+                }
+                self.shared.launchers.prepare(plan.user);
+                Ok(Started { launched, group, confinement, egress: preset.egress, from })
+            }
+            Err(trouble) => {
+                // Nothing lives: the launch ended what it had begun.
+                let _ = group.end(PATIENCE);
+                let _ = self.records.end();
+                Err(trouble)
+            }
+        }
+    }
+
+    fn start_in(
+        &self,
+        plan: &mut Plan,
+        group: &Group,
+        limits: &Limits,
+    ) -> Result<(Launched, Vec<cgroup::Applied>, Place), Trouble> {
+        let failed = |what: &str, fault: &dyn std::fmt::Display| Trouble::failed(format!("{what}: {fault}"));
+        let of_group = group.apply(limits);
+        group.stand_in(limits, plan);
+        let unknown = Confinement {
+            report: crate::sandbox::Report::default(),
+            applied: Vec::new(),
+            claim: preset::Claim::Reduced { missing: Vec::new() },
+            preset: PresetName::Eco,
+        };
+        self.records
+            .begin(&self.run_file(plan, group, &unknown, None))
+            .map_err(|fault| failed("its record", &fault))?;
+        let logs = self.records.logs();
+        let files = log::open(&logs).map_err(|fault| failed("its log", &fault))?;
+        let from = LogReader::new(logs).end().map_err(|fault| failed("its log", &fault))?;
+        let exit = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW)
+            .open(self.records.exit_record())
+            .map_err(|fault| failed("its exit record", &fault))?;
+        let adoption =
+            listen_for_adoption(&self.records.adoption_socket()).map_err(|fault| failed("its socket", &fault))?;
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null");
+        let null = null.map_err(|fault| failed("/dev/null", &fault))?;
+        let doors = group.doors().map_err(|(path, fault)| failed(&path.display().to_string(), &fault))?;
+        let mut streams = Streams::new(null.as_fd(), null.as_fd(), null.as_fd());
+        streams.exit_record = Some(exit.as_fd());
+        streams.adoption = Some(adoption.as_fd());
+        streams.log = Some(Log { files: [files[0].as_fd(), files[1].as_fd()], bound: self.shared.config.log_bytes });
+        if !doors.is_empty() {
+            streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
+        }
+        let launcher = self.shared.launchers.get().map_err(|fault| failed("the launcher", &fault))?;
+        let launched = match launcher.launch(plan, &streams) {
+            // It died meanwhile; another one is asked, once.
+            Err(_) if !launcher.is_alive() => {
+                let launcher = self.shared.launchers.get().map_err(|fault| failed("the launcher", &fault))?;
+                launcher.launch(plan, &streams)
+            }
+            outcome => outcome,
+        };
+        let launched = launched.map_err(|fault| trouble(&fault))?;
+        let applied = cgroup::merge(of_group, launched.scheduled.clone());
+        Ok((launched, applied, from))
+    }
+
+    fn run_file(&self, plan: &Plan, group: &Group, confinement: &Confinement, launched: Option<&Launched>) -> RunFile {
+        RunFile {
+            run: self.run,
+            began: self.began,
+            declared: self.spec.declared(),
+            leaf: group.leaf().map(|leaf| leaf.place().clone()),
+            listeners: plan.network.listeners.clone(),
+            confinement: confinement.clone(),
+            frozen: false,
+            init: launched.map(|launched| launched.id.clone()),
+        }
+    }
+
+    /// The groups of this run. What an earlier launch left under the name is ended first.
+    fn group(&self) -> Result<Group, Trouble> {
+        let name = leaf_name(&self.shared.instance, self.spec.id.as_str());
+        if let Ok(groups) = &self.shared.cgroups {
+            let left = groups.leaves().ok().and_then(|mut leaves| leaves.remove(&name));
+            if let Some(place) = left {
+                let ended = groups.adopt(place).and_then(|leaf| {
+                    leaf.kill(PATIENCE)?;
+                    leaf.remove(PATIENCE)
+                });
+                match ended {
+                    Ok(()) | Err(CgroupFault::Unavailable(_)) => {}
+                    Err(fault) => return Err(Trouble::failed(format!("what an earlier run left: {fault}"))),
+                }
+            }
+        }
+        Ok(Group::make(&self.shared.cgroups, &name))
+    }
+
+    fn plan(&self, limits: &Limits) -> Result<Plan, Trouble> {
+        let spec = &self.spec;
+        let user = User::for_caller(spec.process.user.unwrap_or(self.uid));
+        let argv = std::iter::once(&spec.process.command).chain(&spec.process.args);
+        let mut workload = Workload::new(argv.map(|word| Text::from(word.as_str())).collect(), user);
+        workload.env = self.environment()?;
+        workload.workdir.clone_from(&spec.process.workdir);
+        for folder in &spec.process.workspaces {
+            let source = folder.source.canonicalize();
+            let source =
+                source.map_err(|fault| Trouble::refused(format!("workspace {}: {fault}", folder.source.display())))?;
+            workload.workspaces.push(Workspace { source, ..folder.clone() });
+        }
+        let inner: Vec<u16> = spec.inner_ports();
+        workload.transparent_ports =
+            launch::transparent_ports(&self.shared.gateway.policy.load(), &spec.persona, &inner);
+        workload.published_ports = inner;
+        workload.host_name = host_name(spec.id.as_str());
+        workload.when_alone = WhenAlone::Wait;
+        workload.scheduling = Scheduling::of(limits);
+        workload.notify = spec.watchdog.is_some() || spec.notifies();
+        workload.require = spec.require.iter().filter_map(|name| Control::from_code(name.code())).collect();
+        let profile = ProfileName::ALL.into_iter().find(|name| name.as_str() == spec.profile.code());
+        let profile = profile.ok_or_else(|| Trouble::refused("there is no such profile"))?;
+        let plan = Profile::embedded(profile).plan(&workload);
+        let mut plan = plan.map_err(|fault| Trouble::refused(fault.to_string()))?;
+        if let Some(files) = spec.limits.open_files {
+            group::lower(&mut plan, Resource::OpenFiles, u64::from(files));
+        }
+        Ok(plan)
+    }
+
+    fn environment(&self) -> Result<Vec<(Text, Text)>, Trouble> {
+        let spec = &self.spec;
+        let mut all: Vec<(Text, Text)> = vec![
+            (Text::from("ARW_RUNTIME_ID"), Text::from(spec.id.as_str())),
+            (Text::from("ARW_RUNTIME_RUN"), Text::from(self.run.to_string().as_str())),
+            (Text::from("ARW_PERSONA_ID"), Text::from(spec.persona.as_str())),
+        ];
+        all.extend(
+            spec.process.env.iter().map(|(name, value)| (Text::from(name.as_str()), Text::from(value.as_str()))),
+        );
+        for (name, file) in &spec.process.secrets {
+            all.push((Text::from(name.as_str()), secret(file)?));
+        }
+        if let Some(longest) = spec.watchdog {
+            all.push((Text::from("WATCHDOG_USEC"), Text::from(longest.as_micros().to_string().as_str())));
+        }
+        Ok(all)
+    }
+}
+
+/// What the file holds, without the line end that editors leave. Its name may be told, its contents never.
+fn secret(path: &Path) -> Result<Text, Trouble> {
+    let refused = |why: &dyn std::fmt::Display| Trouble::refused(format!("the secret in {}: {why}", path.display()));
+    let file = std::fs::File::open(path).map_err(|fault| refused(&fault))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_SECRET + 1).read_to_end(&mut bytes).map_err(|fault| refused(&fault))?;
+    if bytes.len() as u64 > MAX_SECRET {
+        return Err(refused(&format!("more than {MAX_SECRET} bytes")));
+    }
+    if bytes.contains(&0) {
+        return Err(refused(&"it has a NUL inside"));
+    }
+    let end = bytes.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    Ok(Text::from_parts(&[&bytes[..end]]))
+}
+
+/// What can be had another time, and what cannot as it is declared.
+fn trouble(fault: &LaunchError) -> Trouble {
+    let missing = |errno: i32| matches!(errno, nix::libc::ENOENT | nix::libc::EACCES | nix::libc::ENOTDIR);
+    match fault {
+        LaunchError::Step(step) => match step.step {
+            Step::Require => Trouble::refused(fault.to_string()),
+            Step::Exec | Step::BindSource | Step::Workdir if missing(step.errno) => Trouble::refused(fault.to_string()),
+            _ => Trouble::failed(fault.to_string()),
+        },
+        _ => Trouble::failed(fault.to_string()),
+    }
+}
+
+/// The preset's limits, narrowed by the declaration. Nothing widens a preset.
+fn narrowed(mut limits: Limits, spec: &RuntimeSpec) -> Limits {
+    fn least<T: Ord + Copy>(preset: &mut Option<T>, own: Option<T>) {
+        *preset = match (*preset, own) {
+            (Some(preset), Some(own)) => Some(preset.min(own)),
+            (preset, own) => preset.or(own),
+        };
+    }
+    let own = &spec.limits;
+    least(&mut limits.cpu_quota, own.cpu_percent.map(|percent| CpuQuota::nearest(u64::from(percent) * 10)));
+    least(&mut limits.memory_max, own.memory);
+    if let (Some(high), Some(max)) = (&mut limits.memory_high, limits.memory_max) {
+        *high = (*high).min(max);
+    }
+    least(&mut limits.swap_max, own.swap);
+    least(&mut limits.pids_max, own.processes.map(u64::from));
+    limits
+}
+
+/// What the gateway holds of the preset and the budgets.
+pub(super) fn egress_limits(egress: &preset::Egress, spec: &RuntimeSpec) -> EgressLimits {
+    let Budget { egress: bytes, requests, .. } = spec.budget;
+    let preset = launch::egress_limits(egress);
+    let own = spec.limits.connections.and_then(|own| usize::try_from(own).ok()).unwrap_or(usize::MAX);
+    EgressLimits { connections: preset.connections.map(|most| most.min(own)), rate: preset.rate, bytes, requests }
+}
+
+/// The id as a name of a host (RFC 1123): letters, digits and `-`.
+fn host_name(id: &str) -> String {
+    let name: String = id.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+    name.trim_matches('-').chars().take(63).collect()
+}
+
+/// What the spec says that several places ask.
+impl RuntimeSpec {
+    /// Ports inside on which it listens for others or for probes.
+    fn inner_ports(&self) -> Vec<u16> {
+        let probed = self.health.as_ref().and_then(|health| match &health.probe {
+            Probe::Http { address, .. } | Probe::Tcp { address } => Some(address.port()),
+            Probe::Exec { .. } | Probe::Log { .. } | Probe::Notify => None,
+        });
+        let mut ports: Vec<u16> = self.publish.iter().map(|publish| publish.inner).chain(probed).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    fn notifies(&self) -> bool {
+        matches!(self.health.as_ref().map(|health| &health.probe), Some(Probe::Notify))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_becomes_the_name_of_a_host() {
+        assert_eq!(host_name("model.v2_x-"), "model-v2-x");
+        assert_eq!(host_name(&"a".repeat(64)).len(), 63);
+    }
+
+    #[test]
+    fn a_secret_is_read_without_its_line_end_and_never_repeated() {
+        let home = tempfile::tempdir().expect("folder");
+        let file = home.path().join("key");
+        std::fs::write(&file, "hunter2\r\n").expect("written");
+        assert_eq!(secret(&file).expect("read").as_bytes(), b"hunter2");
+        std::fs::write(&file, "hunt\0er2").expect("written");
+        let trouble = secret(&file).expect_err("a NUL");
+        assert!(!trouble.reason.contains("hunt") && trouble.fault == LaunchFault::Refused, "{}", trouble.reason);
+        std::fs::write(&file, vec![b'x'; 70_000]).expect("written");
+        assert!(secret(&file).is_err());
+        assert!(secret(&home.path().join("absent")).is_err());
+    }
+}

@@ -1,0 +1,258 @@
+//! What others may see and use of a runtime while its keeper owns it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::domain::Timestamp;
+use crate::proxy::RuntimeGuard;
+use crate::sandbox::cgroup::Leaf;
+use crate::sandbox::{Channel, Exec};
+
+use super::super::death::DeathRecord;
+use super::super::launch::Confinement;
+use super::super::life::{HealthReason, Life, Policy, State, Timer, TimerKind};
+use super::super::manifest::RuntimeSpec;
+use super::super::records::Records;
+use super::super::request::RequestFault;
+use super::super::view::{EgressView, Restarts, RuntimeView, UsageView};
+use super::Running;
+use super::account::Account;
+
+/// One runtime, as others see it. Nothing in here waits.
+#[derive(Debug)]
+pub(in super::super) struct Slot {
+    shown: Mutex<Shown>,
+    state: watch::Sender<State>,
+    pub(in super::super) records: Records,
+}
+
+#[derive(Debug)]
+struct Shown {
+    view: RuntimeView,
+    confinement: Option<Confinement>,
+    live: Option<Live>,
+}
+
+/// Handles of the run that lives.
+#[derive(Debug, Clone)]
+struct Live {
+    channel: Channel,
+    leaf: Option<Arc<Leaf>>,
+    guard: Arc<RuntimeGuard>,
+    account: Arc<Account>,
+}
+
+/// A command that runs beside the runtime's own. Dropping it ends the command.
+#[derive(Debug)]
+pub struct Executing {
+    inner: crate::sandbox::Executing,
+}
+
+impl Executing {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// The runtime is gone.
+    pub async fn ended(&self) -> std::io::Result<crate::sandbox::Exit> {
+        self.inner.ended().await
+    }
+}
+
+impl Slot {
+    pub(super) fn new(
+        spec: &RuntimeSpec,
+        life: &Life,
+        last: Option<DeathRecord>,
+        records: &Records,
+        now: Timestamp,
+    ) -> Self {
+        let view = RuntimeView {
+            id: spec.id.clone(),
+            name: String::new(),
+            persona: spec.persona.clone(),
+            profile: spec.profile,
+            preset: spec.preset,
+            claim: None,
+            accelerator: spec.accelerator,
+            tags: Vec::new(),
+            auto_start: false,
+            state: life.state(),
+            since: now,
+            health: HealthReason::Well,
+            detail: None,
+            run: None,
+            pid: None,
+            started_at: None,
+            restarts: Restarts { used: 0, max: spec.restart_max, window_secs: spec.restart_window.as_secs() },
+            next_start: None,
+            waits_for: Vec::new(),
+            publish: Vec::new(),
+            last_death: last,
+            egress: None,
+            budget: Vec::new(),
+            usage: None,
+            throttled_by_host: None,
+        };
+        let shown = Shown { view, confinement: None, live: None };
+        let slot = Self { shown: Mutex::new(shown), state: watch::Sender::new(life.state()), records: records.clone() };
+        slot.declare(spec);
+        slot
+    }
+
+    fn shown(&self) -> MutexGuard<'_, Shown> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Without what takes reading files.
+    pub(in super::super) fn view(&self) -> RuntimeView {
+        let shown = self.shown();
+        let mut view = shown.view.clone();
+        if let Some(live) = &shown.live {
+            view.egress = Some(EgressView::of(&live.guard));
+            view.budget = live.account.view();
+        }
+        view
+    }
+
+    /// With what it uses of the host. Reads files.
+    pub(in super::super) fn measured(&self) -> RuntimeView {
+        let mut view = self.view();
+        let leaf = self.shown().live.as_ref().and_then(|live| live.leaf.clone());
+        view.usage = leaf.map(|leaf| UsageView::of(&leaf));
+        view
+    }
+
+    pub(in super::super) fn confinement(&self) -> Option<Confinement> {
+        self.shown().confinement.clone()
+    }
+
+    /// The leaf of the run that lives.
+    pub(in super::super) fn leaf(&self) -> Option<Arc<Leaf>> {
+        self.shown().live.as_ref().and_then(|live| live.leaf.clone())
+    }
+
+    /// The channel to the run that lives.
+    pub(super) fn channel(&self) -> Option<Channel> {
+        self.shown().live.as_ref().map(|live| live.channel.clone())
+    }
+
+    /// Follows the state.
+    pub(super) fn states(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
+    }
+
+    pub(in super::super) async fn exec(
+        &self,
+        exec: Exec,
+        streams: [std::os::fd::OwnedFd; 3],
+    ) -> Result<Executing, RequestFault> {
+        let channel = self.channel().ok_or_else(|| RequestFault::Unavailable("it does not run".to_owned()))?;
+        let started = channel.exec(exec, streams).await;
+        started
+            .map(|inner| Executing { inner })
+            .map_err(|fault| RequestFault::Unavailable(format!("the command was not executed: {fault}")))
+    }
+
+    pub(super) fn declare(&self, spec: &RuntimeSpec) {
+        let view = &mut self.shown().view;
+        view.name.clone_from(&spec.name);
+        view.persona = spec.persona.clone();
+        view.profile = spec.profile;
+        view.preset = spec.preset;
+        view.accelerator = spec.accelerator;
+        view.tags.clone_from(&spec.tags);
+        view.auto_start = spec.auto_start;
+        view.publish = spec.publish.iter().map(ToString::to_string).collect();
+    }
+
+    /// A run lives.
+    pub(super) fn begin(&self, running: &Running, spec: &RuntimeSpec) {
+        let mut shown = self.shown();
+        shown.view.claim = Some(running.confinement.claim.clone());
+        shown.view.profile = spec.profile;
+        shown.view.pid = Some(running.channel.pid());
+        shown.view.started_at = Some(running.began);
+        shown.view.detail = None;
+        shown.confinement = Some(running.confinement.clone());
+        shown.live = Some(Live {
+            channel: running.channel.clone(),
+            leaf: running.group.leaf().cloned(),
+            guard: Arc::clone(&running.guard),
+            account: Arc::clone(&running.account),
+        });
+    }
+
+    /// It has let go of its network and is being killed; what is asked of it from now on is answered by nobody.
+    pub(super) fn finish(&self) {
+        let mut shown = self.shown();
+        if let Some(live) = shown.live.take() {
+            shown.view.budget = live.account.view();
+        }
+        shown.view.pid = None;
+        shown.view.egress = None;
+        shown.view.throttled_by_host = None;
+    }
+
+    pub(super) fn bury(&self, record: DeathRecord) {
+        let mut shown = self.shown();
+        shown.view.started_at = None;
+        shown.view.last_death = Some(record);
+    }
+
+    pub(super) fn set_health(&self, reason: HealthReason) {
+        self.shown().view.health = reason;
+    }
+
+    pub(super) fn set_detail(&self, detail: Option<String>) {
+        self.shown().view.detail = detail;
+    }
+
+    pub(in super::super) fn set_throttled(&self, why: Option<String>) {
+        self.shown().view.throttled_by_host = why;
+    }
+
+    pub(in super::super) fn set_waits(&self, waits_for: Vec<String>) {
+        self.shown().view.waits_for = waits_for;
+    }
+
+    pub(in super::super) fn set_next(&self, next: Option<Timestamp>) {
+        self.shown().view.next_start = next;
+    }
+
+    /// After a turn of the machine.
+    pub(super) fn update(&self, life: &Life, policy: &Policy, timer: Option<(Timer, Instant)>, now: Timestamp) {
+        let state = life.state();
+        {
+            let view = &mut self.shown().view;
+            if view.state != state {
+                view.since = now;
+                view.state = state;
+            }
+            view.run = life.run();
+            let used = life.saved().restarts.count(now, policy.window);
+            view.restarts = Restarts { used, max: policy.max_restarts, window_secs: policy.window.as_secs() };
+            let backoff = timer.filter(|(timer, _)| timer.kind == TimerKind::Backoff);
+            if let Some((_, at)) = backoff {
+                view.next_start = Some(now.plus(at.saturating_duration_since(Instant::now())));
+            } else if state != State::Stopped {
+                view.next_start = None;
+            }
+        }
+        self.state.send_if_modified(|shown| std::mem::replace(shown, state) != state);
+    }
+}
+
+impl EgressView {
+    fn of(guard: &RuntimeGuard) -> Self {
+        let used = guard.egress();
+        Self {
+            bytes_up: used.bytes_up,
+            bytes_down: used.bytes_down,
+            requests: used.requests,
+            denials: used.denials,
+            open: used.open,
+        }
+    }
+}

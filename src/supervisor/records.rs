@@ -1,0 +1,322 @@
+//! What is on disk of a runtime, so that a daemon that comes back knows it.
+//!
+//! ```text
+//! <state>/runtimes/            0700
+//!   instance                   names this state folder's cgroups, so that two daemons do not end each other's
+//!   <id>/
+//!     saved.json               restart window, quarantine, run number, user id; on disk before the launch it speaks of
+//!     run.json                 the run that may live: how it is found again
+//!     spent.json               what its budgets have paid
+//!     deaths.jsonl             how runs ended, newest last
+//!     log.0  log.1             output, written by the run's own init
+//!     exit                     how the command ended, written by its init
+//!     own.sock                 where a later daemon takes it over
+//! ```
+//!
+//! A file is replaced whole: written beside, synced, renamed, and the folder synced. Reading it gives the old or the new
+//! text, never a mixture.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::domain::{RuntimeId, Timestamp};
+use crate::sandbox::cgroup::LeafPlace;
+use crate::sandbox::{InitId, Listener};
+
+use super::death::DeathRecord;
+use super::launch::Confinement;
+use super::life::Saved;
+
+/// Longest file that is read back whole: 1,000 moments of a restart window are 30 KiB.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Size at which the older half of the death records is dropped: hundreds of records with fifty lines each.
+const MAX_DEATHS: u64 = 8 << 20;
+
+/// Why something on disk cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct RecordFault {
+    /// The file.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    pub why: io::Error,
+}
+
+/// The folder of one runtime.
+#[derive(Debug, Clone)]
+pub(super) struct Records {
+    folder: PathBuf,
+}
+
+/// What outlives the daemon of a runtime.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    /// Of its life.
+    pub(super) life: Saved,
+    /// Its user id on the host, where root launches it.
+    pub(super) uid: Option<u32>,
+    /// An operator stopped it: only an operator starts it again.
+    #[serde(default)]
+    pub(super) held: bool,
+}
+
+/// The run that may live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RunFile {
+    /// Its number.
+    pub(super) run: u64,
+    /// When it was launched.
+    pub(super) began: Timestamp,
+    /// What of its declaration needs a launch, hashed.
+    pub(super) declared: String,
+    /// Its cgroups.
+    pub(super) leaf: Option<LeafPlace>,
+    /// The sockets made inside, in the order of the plan.
+    pub(super) listeners: Vec<Listener>,
+    /// What was measured at the launch.
+    pub(super) confinement: Confinement,
+    /// It is held still.
+    pub(super) frozen: bool,
+    /// The init; `None` while the launch was under way.
+    pub(super) init: Option<InitId>,
+}
+
+impl Records {
+    /// The folder of `id` below `runtimes`, made where it is not.
+    pub(super) fn open(runtimes: &Path, id: &RuntimeId) -> Result<Self, RecordFault> {
+        let folder = runtimes.join(id.as_str());
+        private_folder(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// Ids of which there is a folder.
+    pub(super) fn ids(runtimes: &Path) -> Vec<RuntimeId> {
+        let Ok(entries) = fs::read_dir(runtimes) else { return Vec::new() };
+        let names = entries.flatten().filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name());
+        names.filter_map(|name| RuntimeId::parse(name.to_str()?).ok()).collect()
+    }
+
+    pub(super) fn kept(&self) -> Result<Kept, RecordFault> {
+        Ok(self.read("saved.json")?.unwrap_or_default())
+    }
+
+    pub(super) fn keep(&self, kept: &Kept) -> Result<(), RecordFault> {
+        self.write("saved.json", kept)
+    }
+
+    pub(super) fn run(&self) -> Result<Option<RunFile>, RecordFault> {
+        self.read("run.json")
+    }
+
+    pub(super) fn begin(&self, run: &RunFile) -> Result<(), RecordFault> {
+        self.write("run.json", run)
+    }
+
+    /// Nothing of the run lives any more.
+    pub(super) fn end(&self) -> Result<(), RecordFault> {
+        for name in ["run.json", "exit", "own.sock"] {
+            let path = self.folder.join(name);
+            match fs::remove_file(&path) {
+                Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(RecordFault { path, why }),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn spent<T: DeserializeOwned + Default>(&self) -> Result<T, RecordFault> {
+        Ok(self.read("spent.json")?.unwrap_or_default())
+    }
+
+    pub(super) fn spend<T: Serialize>(&self, spent: &T) -> Result<(), RecordFault> {
+        self.write("spent.json", spent)
+    }
+
+    /// Adds a death record.
+    pub(super) fn bury(&self, record: &DeathRecord) -> Result<(), RecordFault> {
+        let path = self.folder.join("deaths.jsonl");
+        self.bound_deaths(&path).and_then(|()| add_line(&path, record)).map_err(|why| RecordFault { path, why })
+    }
+
+    /// The newest `limit` death records, newest last. A line that a full disk cut short is passed over.
+    pub(super) fn deaths(&self, limit: usize) -> io::Result<Vec<DeathRecord>> {
+        let text = match read_bounded(&self.folder.join("deaths.jsonl"), MAX_DEATHS + MAX_FILE) {
+            Ok(text) => text,
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(fault) => return Err(fault),
+        };
+        let mut records: Vec<DeathRecord> =
+            text.lines().rev().filter_map(|line| serde_json::from_str(line).ok()).take(limit).collect();
+        records.reverse();
+        Ok(records)
+    }
+
+    fn bound_deaths(&self, path: &Path) -> io::Result<()> {
+        let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        if length < MAX_DEATHS {
+            return Ok(());
+        }
+        let text = read_bounded(path, MAX_DEATHS + MAX_FILE)?;
+        let middle = text.floor_char_boundary(text.len() / 2);
+        let newer = text[middle..].find('\n').map_or("", |end| &text[middle + end + 1..]);
+        replace(path, newer.as_bytes())
+    }
+
+    /// Both files of the log.
+    pub(super) fn logs(&self) -> [PathBuf; 2] {
+        [self.folder.join("log.0"), self.folder.join("log.1")]
+    }
+
+    pub(super) fn exit_record(&self) -> PathBuf {
+        self.folder.join("exit")
+    }
+
+    pub(super) fn adoption_socket(&self) -> PathBuf {
+        self.folder.join("own.sock")
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RecordFault> {
+        let path = self.folder.join(name);
+        let text = match read_bounded(&path, MAX_FILE) {
+            Ok(text) => text,
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(why) => return Err(RecordFault { path, why }),
+        };
+        serde_json::from_str(&text).map(Some).map_err(|fault| RecordFault { path, why: fault.into() })
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), RecordFault> {
+        let path = self.folder.join(name);
+        let json = serde_json::to_vec(value).map_err(io::Error::from);
+        json.and_then(|json| replace(&path, &json)).map_err(|why| RecordFault { path, why })
+    }
+}
+
+/// The name of this state folder's cgroups: eight random hexadecimal digits, made once.
+pub(super) fn instance(runtimes: &Path) -> Result<String, RecordFault> {
+    private_folder(runtimes)?;
+    let path = runtimes.join("instance");
+    let is_one = |text: &str| text.len() == 8 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match read_bounded(&path, 64) {
+        Ok(text) if is_one(&text) => return Ok(text),
+        Ok(_) => return Err(RecordFault { path, why: io::Error::new(io::ErrorKind::InvalidData, "not an instance") }),
+        Err(fault) if fault.kind() == io::ErrorKind::NotFound => {}
+        Err(why) => return Err(RecordFault { path, why }),
+    }
+    let mut random = [0_u8; 4];
+    let filled = getrandom::fill(&mut random).map_err(|fault| io::Error::other(fault.to_string()));
+    let name = format!("{:08x}", u32::from_be_bytes(random));
+    filled.and_then(|()| replace(&path, name.as_bytes())).map_err(|why| RecordFault { path, why })?;
+    Ok(name)
+}
+
+fn private_folder(folder: &Path) -> Result<(), RecordFault> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(folder).map_err(|why| RecordFault { path: folder.to_owned(), why })
+}
+
+fn read_bounded(path: &Path, most: u64) -> io::Result<String> {
+    let mut text = String::new();
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
+    file.take(most + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > most {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {most} bytes")));
+    }
+    Ok(text)
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    // Without this the name may come back as the old file after a power cut.
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn add_line<T: Serialize>(path: &Path, value: &T) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    // A line that was cut short by a full disk stays a line of its own.
+    if !ends_a_line(&file)? {
+        line.insert(0, b'\n');
+    }
+    file.write_all(&line)?;
+    file.sync_data()
+}
+
+fn ends_a_line(file: &File) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    let length = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
+    }
+    Ok(last == [b'\n'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::death::{Cause, Death, Used};
+    use super::*;
+
+    fn record(run: u64) -> DeathRecord {
+        let at = Timestamp::from_unix_micros;
+        let death = Death { run, cause: Cause::Exit { code: 3 }, began: at(0), ended: at(1) };
+        let id = RuntimeId::parse("demo").expect("id");
+        DeathRecord::new(id, death, &["x".repeat(900)], 0, Used::default())
+    }
+
+    #[test]
+    fn what_is_kept_reads_back_and_a_torn_record_costs_only_itself() {
+        let home = tempfile::tempdir().expect("folder");
+        let records = Records::open(home.path(), &RuntimeId::parse("demo").expect("id")).expect("records");
+        assert_eq!(records.kept().expect("kept"), Kept::default());
+        let kept = Kept { uid: Some(7), held: true, ..Kept::default() };
+        records.keep(&kept).expect("written");
+        assert_eq!(records.kept().expect("kept"), kept);
+        records.bury(&record(1)).expect("buried");
+        let path = home.path().join("demo/deaths.jsonl");
+        let whole = fs::metadata(&path).expect("there").len();
+        OpenOptions::new().write(true).open(&path).expect("open").set_len(whole - 9).expect("cut");
+        records.bury(&record(2)).expect("buried");
+        let runs: Vec<u64> = records.deaths(10).expect("read").iter().map(|record| record.death.run).collect();
+        assert_eq!(runs, [2]);
+    }
+
+    #[test]
+    fn death_records_are_bounded_and_the_newest_are_kept() {
+        let home = tempfile::tempdir().expect("folder");
+        let records = Records::open(home.path(), &RuntimeId::parse("demo").expect("id")).expect("records");
+        let path = home.path().join("demo/deaths.jsonl");
+        let mut text = Vec::new();
+        for run in 0..9_000 {
+            serde_json::to_writer(&mut text, &record(run)).expect("text");
+            text.push(b'\n');
+        }
+        assert!(text.len() as u64 > MAX_DEATHS);
+        fs::write(&path, text).expect("written");
+        records.bury(&record(9_000)).expect("buried");
+        assert!(fs::metadata(&path).expect("there").len() < MAX_DEATHS);
+        assert_eq!(records.deaths(1).expect("read")[0].death.run, 9_000);
+    }
+
+    #[test]
+    fn a_file_that_is_no_record_is_a_fault_and_not_a_fresh_start() {
+        let home = tempfile::tempdir().expect("folder");
+        let records = Records::open(home.path(), &RuntimeId::parse("demo").expect("id")).expect("records");
+        fs::write(home.path().join("demo/saved.json"), "{\"life\":").expect("written");
+        assert!(records.kept().is_err());
+        assert_eq!(instance(home.path()).expect("made"), instance(home.path()).expect("read"));
+    }
+}

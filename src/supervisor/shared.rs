@@ -1,0 +1,148 @@
+//! What all keepers share: handles of the floors below, made once by the daemon.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::config::RuntimesConfig;
+use crate::domain::{Clock, RuntimeId};
+use crate::events::EventBus;
+use crate::proxy::{Gateway, RuntimeDoors};
+use crate::sandbox::cgroup::Cgroups;
+use crate::sandbox::preset::Host;
+use crate::sandbox::{LaunchError, Launcher, User};
+
+use super::manifest::RuntimeSpec;
+use super::order::Progress;
+
+/// Says whether a runtime may be launched at all, or why not: consent, signatures. Asked before each launch.
+pub type Permit = Arc<dyn Fn(&RuntimeSpec) -> Result<(), String> + Send + Sync>;
+
+/// What every keeper needs.
+pub(super) struct Shared {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) doors: RuntimeDoors,
+    pub(super) events: EventBus,
+    pub(super) launchers: Launchers,
+    pub(super) cgroups: Result<Cgroups, String>,
+    pub(super) host: Host,
+    pub(super) config: RuntimesConfig,
+    /// `<state>/runtimes`.
+    pub(super) folder: PathBuf,
+    pub(super) instance: String,
+    pub(super) permit: Permit,
+    /// The kill switch was used.
+    pub(super) shut: AtomicBool,
+    pub(super) uids: Mutex<BTreeSet<u32>>,
+    progress: Mutex<BTreeMap<RuntimeId, Progress>>,
+    pub(super) changed: Notify,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("folder", &self.folder).field("instance", &self.instance).finish_non_exhaustive()
+    }
+}
+
+/// What a [`Shared`] is made of.
+pub(super) struct Parts {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) doors: RuntimeDoors,
+    pub(super) events: EventBus,
+    pub(super) cgroups: Result<Cgroups, String>,
+    pub(super) host: Host,
+    pub(super) config: RuntimesConfig,
+    pub(super) folder: PathBuf,
+    pub(super) instance: String,
+    pub(super) permit: Permit,
+}
+
+impl Shared {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit } = parts;
+        Self {
+            clock,
+            gateway,
+            doors,
+            events,
+            launchers: Launchers::default(),
+            cgroups,
+            host,
+            config,
+            folder,
+            instance,
+            permit,
+            shut: AtomicBool::new(false),
+            uids: Mutex::default(),
+            progress: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Acquire)
+    }
+
+    /// A runtime came further, or fell back.
+    pub(super) fn progressed(&self, id: &RuntimeId, progress: Progress) {
+        let before = self.progress.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), progress);
+        if before != Some(progress) {
+            self.changed.notify_one();
+        }
+    }
+
+    pub(super) fn progress(&self, id: &RuntimeId) -> Progress {
+        let all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(id).copied().unwrap_or(Progress::Idle)
+    }
+
+    pub(super) fn forget(&self, id: &RuntimeId) {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The lowest user id of the range that no runtime of this state folder has; `None` when all are taken.
+    pub(super) fn take_uid(&self) -> Option<u32> {
+        let first = u32::try_from(self.config.first_uid).ok()?;
+        let count = u32::try_from(self.config.uids).ok()?;
+        let mut taken = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = (first..first.checked_add(count)?).find(|uid| !taken.contains(uid))?;
+        taken.insert(free);
+        Some(free)
+    }
+
+    /// `uid` belongs to a runtime from before.
+    pub(super) fn hold_uid(&self, uid: u32) {
+        self.uids.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
+    }
+}
+
+/// The one launcher, made when it is needed and anew when it died. What it launched goes on without it.
+#[derive(Debug, Default)]
+pub(super) struct Launchers(Mutex<Option<Arc<Launcher>>>);
+
+impl Launchers {
+    /// A launcher that lives. Blocks while one is started.
+    pub(super) fn get(&self) -> Result<Arc<Launcher>, LaunchError> {
+        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(launcher) = current.as_ref().filter(|launcher| launcher.is_alive()) {
+            return Ok(Arc::clone(launcher));
+        }
+        let fresh = Arc::new(Launcher::start()?);
+        *current = Some(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    /// Has namespaces made for a launch that may come.
+    pub(super) fn prepare(&self, user: User) {
+        if let Ok(launcher) = self.get() {
+            // A failure shows itself at the launch.
+            let _ = launcher.prepare(user);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What others see of a runtime.
+
+use serde::Serialize;
+
+use crate::domain::{PersonaId, RuntimeId, Timestamp};
+use crate::sandbox::cgroup::{Leaf, Psi};
+use crate::sandbox::preset::Claim;
+
+use super::death::DeathRecord;
+use super::life::{HealthReason, State};
+use super::names::{Accelerator, Preset, Profile};
+
+/// One runtime at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct RuntimeView {
+    /// Its id.
+    pub id: RuntimeId,
+    /// What people call it.
+    pub name: String,
+    /// Who its traffic leaves as.
+    pub persona: PersonaId,
+    /// Its confinement.
+    pub profile: Profile,
+    /// The limits that were asked for.
+    pub preset: Preset,
+    /// What may be claimed of them; `None` before the first launch.
+    pub claim: Option<Claim>,
+    /// What it computes on.
+    pub accelerator: Accelerator,
+    /// For finding it.
+    pub tags: Vec<String>,
+    /// Whether it starts with the daemon.
+    pub auto_start: bool,
+    /// Its state.
+    pub state: State,
+    /// When it entered that state.
+    pub since: Timestamp,
+    /// How it is.
+    pub health: HealthReason,
+    /// One sentence for a person: why a launch was refused, or what the runtime says of itself.
+    pub detail: Option<String>,
+    /// The run of which a process may live.
+    pub run: Option<u64>,
+    /// The process id of its init, as the host sees it.
+    pub pid: Option<i32>,
+    /// When that run was launched.
+    pub started_at: Option<Timestamp>,
+    /// How much of its restart budget is used.
+    pub restarts: Restarts,
+    /// When it starts next by itself.
+    pub next_start: Option<Timestamp>,
+    /// What it waits for before it starts, as in the manifest.
+    pub waits_for: Vec<String>,
+    /// Ports that the host can reach.
+    pub publish: Vec<String>,
+    /// How the last run ended.
+    pub last_death: Option<DeathRecord>,
+    /// What left and came in this run.
+    pub egress: Option<EgressView>,
+    /// What it has used up of what it may.
+    pub budget: Vec<BudgetView>,
+    /// What it uses of the host; only where it was asked for.
+    pub usage: Option<UsageView>,
+    /// Why it has less CPU than its preset gives, while that is so.
+    pub throttled_by_host: Option<String>,
+}
+
+/// The restart budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Restarts {
+    /// Restarts that count now.
+    pub used: usize,
+    /// Most of them within the window.
+    pub max: usize,
+    /// The window, in seconds.
+    pub window_secs: u64,
+}
+
+/// What went through the gateway in one run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct EgressView {
+    /// Bytes that left.
+    pub bytes_up: u64,
+    /// Bytes that came.
+    pub bytes_down: u64,
+    /// Requests to leave that were granted.
+    pub requests: u64,
+    /// Requests to leave that were denied.
+    pub denials: u64,
+    /// Tunnels and exchanges open now.
+    pub open: usize,
+}
+
+/// One budget.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct BudgetView {
+    /// `wall_time`, `cpu_time`, `gpu_time`, `egress`, `requests` or `tokens`.
+    pub kind: &'static str,
+    /// What was used, in microseconds, bytes or numbers; `None` where it is not metered.
+    pub used: Option<u64>,
+    /// What there is.
+    pub limit: u64,
+    /// Used of limit; `None` where it is not metered, never 0 then.
+    pub ratio: Option<f64>,
+}
+
+impl BudgetView {
+    pub(super) fn new(kind: &'static str, used: Option<u64>, limit: u64) -> Self {
+        // Budgets are far below 2^53.
+        let ratio = used.map(|used| if limit == 0 { 1.0 } else { used as f64 / limit as f64 });
+        Self { kind, used, limit, ratio }
+    }
+}
+
+/// What a runtime uses of the host. A number that the host does not give is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct UsageView {
+    /// CPU time since the launch.
+    pub cpu_seconds: Option<f64>,
+    /// How long its quota stopped it.
+    pub throttled_seconds: Option<f64>,
+    /// Memory now.
+    pub memory_bytes: Option<u64>,
+    /// The most memory so far.
+    pub memory_peak_bytes: Option<u64>,
+    /// Processes and threads now.
+    pub pids: Option<u64>,
+    /// Processes that the kernel ended for the memory.
+    pub oom_kills: Option<u64>,
+    /// Forks that its limit refused.
+    pub pids_max_hits: Option<u64>,
+    /// How much of the last ten seconds some task of it waited.
+    pub waited: Waited,
+}
+
+/// Shares of the last ten seconds, 0 to 1, in which some task waited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Waited {
+    /// For a CPU.
+    pub cpu: Option<f64>,
+    /// For memory.
+    pub memory: Option<f64>,
+    /// For block devices.
+    pub io: Option<f64>,
+}
+
+impl UsageView {
+    pub(super) fn of(leaf: &Leaf) -> Self {
+        let (usage, events, psi) = (leaf.usage(), leaf.events(), leaf.psi());
+        let share = |psi: Option<Psi>| psi.map(|psi| psi.some.avg10.ratio());
+        Self {
+            cpu_seconds: usage.cpu_seconds,
+            throttled_seconds: usage.throttled.map(|time| time.as_secs_f64()),
+            memory_bytes: usage.memory_bytes,
+            memory_peak_bytes: usage.memory_peak_bytes,
+            pids: usage.pids,
+            oom_kills: events.oom_kills,
+            pids_max_hits: events.pids_max_hits,
+            waited: Waited { cpu: share(psi.cpu), memory: share(psi.memory), io: share(psi.io) },
+        }
+    }
+}
