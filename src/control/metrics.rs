@@ -12,6 +12,7 @@ use super::problem::Problem;
 use super::state::{App, MAX_STREAMS};
 use crate::events::BusStats;
 use crate::ledger::LedgerStatus;
+use crate::supervisor::{RuntimeView, UsageView};
 
 /// Content type of the OpenMetrics text format.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -22,6 +23,9 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
     let mut text = String::with_capacity(16 << 10);
     app.state.metrics.encode(&mut text);
     let mut families = Families(text);
+    if let Some(supervisor) = app.state.supervisor.clone() {
+        families.runtimes(&blocking(move || supervisor.measured()).await?);
+    }
     families.ledger(&ledger);
     let policy = app.state.policy.load();
     families.gauge("arw_policy_generation", "Reloads of the policy.", policy.generation());
@@ -53,6 +57,61 @@ impl Families {
         let unit = unit.map(|unit| format!("# UNIT {name} {unit}\n")).unwrap_or_default();
         // Writing to a String cannot fail.
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{unit}{samples}");
+    }
+
+    /// A family with samples by label; one without a sample is left out.
+    fn labelled(&mut self, name: &str, kind: &str, help: &str, samples: impl IntoIterator<Item = (String, f64)>) {
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        let mut text = String::new();
+        for (labels, value) in samples {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{name}{suffix}{{{labels}}} {value}");
+        }
+        if !text.is_empty() {
+            self.family(name, kind, help, &text);
+        }
+    }
+
+    /// Labels are ids and codes of closed sets: neither needs an escape, and a manifest bounds their number.
+    fn runtimes(&mut self, views: &[RuntimeView]) {
+        let label = |view: &RuntimeView| format!("runtime=\"{}\"", view.id);
+        let of = |value: fn(&RuntimeView) -> Option<f64>| {
+            views.iter().filter_map(move |view| Some((label(view), value(view)?))).collect::<Vec<_>>()
+        };
+        let usage = |value: fn(&UsageView) -> Option<f64>| {
+            views.iter().filter_map(move |view| Some((label(view), value(view.usage.as_ref()?)?))).collect::<Vec<_>>()
+        };
+        let restarts = of(|view| Some(view.restarts.total as f64));
+        self.labelled("arw_runtime_supervisor_restarts", "counter", "Restarts since the start.", restarts);
+        let reasons = views.iter().map(|view| (format!("{},reason=\"{}\"", label(view), view.health.code()), 1.0));
+        self.labelled("arw_runtime_supervisor_health", "gauge", "1 for how the runtime is.", reasons);
+        let states = views.iter().map(|view| (format!("{},state=\"{}\"", label(view), view.state.code()), 1.0));
+        self.labelled("arw_runtime_supervisor_state", "gauge", "1 for the state of the runtime.", states);
+        let left = of(|view| Some(view.restarts.max.saturating_sub(view.restarts.used) as f64));
+        self.labelled("arw_runtime_supervisor_restarts_left", "gauge", "What is left of the restart budget.", left);
+        let cpu = usage(|usage| usage.cpu_seconds);
+        self.labelled("arw_runtime_cpu_seconds", "counter", "CPU time of the present run.", cpu);
+        let throttled = usage(|usage| usage.throttled_seconds);
+        self.labelled("arw_runtime_throttled_seconds", "counter", "How long its quota stopped it.", throttled);
+        let memory = usage(|usage| Some(usage.memory_bytes? as f64));
+        self.labelled("arw_runtime_memory_bytes", "gauge", "Memory now.", memory);
+        let pids = usage(|usage| Some(usage.pids? as f64));
+        self.labelled("arw_runtime_pids", "gauge", "Processes and threads now.", pids);
+        let ooms = usage(|usage| Some(usage.oom_kills? as f64));
+        self.labelled("arw_runtime_oom_kills", "counter", "Processes that the kernel ended for the memory.", ooms);
+        let mut waited = Vec::new();
+        for view in views {
+            let Some(usage) = &view.usage else { continue };
+            let shares = [("cpu", usage.waited.cpu), ("memory", usage.waited.memory), ("io", usage.waited.io)];
+            let known = shares.into_iter().filter_map(|(resource, share)| Some((resource, share?)));
+            waited.extend(known.map(|(resource, share)| (format!("{},resource=\"{resource}\"", label(view)), share)));
+        }
+        self.labelled("arw_runtime_psi_ratio", "gauge", "Share of 10 s in which some task of it waited.", waited);
+        let budgets = views.iter().flat_map(|view| {
+            let metered = view.budget.iter().filter_map(|budget| Some((budget.kind, budget.ratio?)));
+            metered.map(|(kind, ratio)| (format!("automation=\"{}\",kind=\"{kind}\"", view.id), ratio))
+        });
+        self.labelled("arw_automation_budget_ratio", "gauge", "Spent of each metered budget.", budgets);
     }
 
     fn ledger(&mut self, status: &LedgerStatus) {

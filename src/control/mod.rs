@@ -31,6 +31,7 @@ mod problem;
 mod public;
 mod router;
 mod routes;
+mod runtimes;
 mod serve;
 mod settings;
 mod stall;

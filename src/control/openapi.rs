@@ -50,7 +50,7 @@ pub(crate) fn document() -> Value {
                 "bearer": { "type": "http", "scheme": "bearer" },
                 "header": { "type": "apiKey", "in": "header", "name": "X-ARW-Admin" },
             },
-            "schemas": schemas(),
+            "schemas": all_schemas(),
         },
     })
 }
@@ -76,6 +76,14 @@ fn operation(route: &Route) -> Value {
         });
     }
     operation
+}
+
+fn all_schemas() -> Value {
+    let mut all = schemas();
+    if let Some(all) = all.as_object_mut() {
+        all.extend(super::runtimes::schemas());
+    }
+    all
 }
 
 /// `GET /ledger/proof/{seq}` becomes `get_ledger_proof_seq`.

@@ -58,6 +58,16 @@ problems! {
     NoSuchEntry => "no_such_entry" 404 "The ledger has no such entry",
     /// No such persona.
     NoSuchPersona => "no_such_persona" 404 "There is no such persona",
+    /// No such runtime.
+    UnknownRuntime => "unknown_runtime" 404 "There is no such runtime",
+    /// What was asked for cannot be had in the runtime's state.
+    NotInThisState => "not_in_this_state" 409 "The runtime is in another state",
+    /// The kill switch was used.
+    ShutdownLatched => "shutdown_latched" 409 "The kill switch was used",
+    /// What the runtime depends on cannot start.
+    DependencyFailed => "dependency_failed" 409 "What it depends on cannot start",
+    /// This host, or this runtime, does not have it.
+    Unavailable => "unavailable" 409 "It cannot be had here",
     /// The route exists, the method does not.
     MethodNotAllowed => "method_not_allowed" 405 "The route does not have this method",
     /// The body is longer than the bound.

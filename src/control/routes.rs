@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::problem::ProblemCode;
 use super::state::App;
-use super::{egress, ledger, metrics, policy, preview, public, settings, stream};
+use super::{egress, ledger, metrics, policy, preview, public, runtimes, settings, stream};
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +83,10 @@ pub(crate) const DEFAULT_LINES: u64 = 100;
 pub(crate) const MAX_TUNNELS: u64 = 10_000;
 /// Events replayed from the memory of the bus. 1000.
 pub(crate) const MAX_REPLAY: u64 = 1_000;
+/// Death records in one answer. 1000: more than are kept.
+pub(crate) const MAX_DEATHS: u64 = 1_000;
+/// Log lines in one answer. 5000: a few hundred KiB as a rule.
+pub(crate) const MAX_LOG_LINES: u64 = 5_000;
 /// Largest number that JSON readers keep exact (2^53 - 1, RFC 8259 section 6).
 const MAX_SEQ: u64 = (1 << 53) - 1;
 
@@ -92,6 +96,15 @@ const fn query(name: &'static str, form: Form, about: &'static str) -> Param {
 
 const SEQ: Param =
     Param { name: "seq", place: Place::Path, form: Form::Integer(0, MAX_SEQ), about: "Sequence number of the line." };
+
+const RUNTIME: Param = Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the runtime." };
+
+const ACTION: Param = Param {
+    name: "action",
+    place: Place::Path,
+    form: Form::OneOf(&["start", "stop", "restart", "restore", "freeze", "thaw"]),
+    about: "What is wanted.",
+};
 
 const LAST_EVENT_ID: Param = Param {
     name: "Last-Event-ID",
@@ -104,6 +117,7 @@ const LAST_EVENT_ID: Param = Param {
 pub(crate) fn table() -> Vec<Route> {
     let mut table = public_routes();
     table.extend(state_routes());
+    table.extend(runtime_routes());
     table.extend(action_routes());
     table
 }
@@ -228,6 +242,103 @@ fn state_routes() -> Vec<Route> {
             &[ProblemCode::BadRequest, ProblemCode::NoSuchEntry, ProblemCode::LedgerUnavailable],
             || get(ledger::proof),
         ),
+    ]
+}
+
+fn runtime_routes() -> Vec<Route> {
+    let about = |path, about, params, answer, problems, handler| Route {
+        method: Method::GET,
+        path,
+        access: Access::Admin,
+        about,
+        params,
+        body: None,
+        answer,
+        problems,
+        handler,
+    };
+    const KNOWN: &[ProblemCode] = &[ProblemCode::UnknownRuntime, ProblemCode::Unavailable];
+    vec![
+        about(
+            "/state/runtime_supervisor",
+            "Every runtime, with what it uses of the host.",
+            &[],
+            Answer::Json("Runtimes"),
+            &[ProblemCode::Unavailable],
+            || get(runtimes::all),
+        ),
+        about(
+            "/state/runtime_matrix",
+            "Every runtime in a few words: status, health, restart budget.",
+            &[],
+            Answer::Json("RuntimeMatrix"),
+            &[ProblemCode::Unavailable],
+            || get(runtimes::matrix),
+        ),
+        about(
+            "/orchestrator/runtimes/{id}",
+            "One runtime.",
+            const { &[RUNTIME] },
+            Answer::Json("Runtime"),
+            KNOWN,
+            || get(runtimes::one),
+        ),
+        about(
+            "/orchestrator/runtimes/{id}/report",
+            "Its confinement and limits, as measured at the last launch.",
+            const { &[RUNTIME] },
+            Answer::Json("Confinement"),
+            KNOWN,
+            || get(runtimes::report),
+        ),
+        about(
+            "/orchestrator/runtimes/{id}/deaths",
+            "How its runs ended, newest last.",
+            const { &[RUNTIME, query("limit", Form::Integer(1, MAX_DEATHS), "At most so many; 20 without it.")] },
+            Answer::Json("Deaths"),
+            const { &[ProblemCode::UnknownRuntime, ProblemCode::Unavailable, ProblemCode::BadQuery] },
+            || get(runtimes::deaths),
+        ),
+        about(
+            "/orchestrator/runtimes/{id}/logs",
+            "Its output. Followed, it comes as server-sent events of type `line`.",
+            const {
+                &[
+                    RUNTIME,
+                    query("tail", Form::Integer(0, MAX_LOG_LINES), "The last so many lines; 100 without it."),
+                    query("follow", Form::Integer(0, 1), "1: go on as lines come."),
+                ]
+            },
+            Answer::Json("RuntimeLog"),
+            const {
+                &[
+                    ProblemCode::UnknownRuntime,
+                    ProblemCode::Unavailable,
+                    ProblemCode::BadQuery,
+                    ProblemCode::TooManyStreams,
+                ]
+            },
+            || get(runtimes::logs),
+        ),
+        Route {
+            method: Method::POST,
+            path: "/orchestrator/runtimes/{id}/{action}",
+            access: Access::Admin,
+            about: "Asks a runtime for something; answered when it was taken up, not when it is done.",
+            params: const { &[RUNTIME, ACTION] },
+            body: None,
+            answer: Answer::Json("Runtime"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::UnknownRuntime,
+                ProblemCode::NotInThisState,
+                ProblemCode::ShutdownLatched,
+                ProblemCode::DependencyFailed,
+                ProblemCode::Unavailable,
+                ProblemCode::NotReady,
+            ],
+            handler: || post(runtimes::act),
+        },
     ]
 }
 

@@ -17,7 +17,7 @@
 //! text, never a mixture.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -148,13 +148,14 @@ impl Records {
 
     /// The newest `limit` death records, newest last. A line that a full disk cut short is passed over.
     pub(super) fn deaths(&self, limit: usize) -> io::Result<Vec<DeathRecord>> {
-        let text = match read_bounded(&self.folder.join("deaths.jsonl"), MAX_DEATHS + MAX_FILE) {
-            Ok(text) => text,
+        let tail = match read_tail(&self.folder.join("deaths.jsonl"), MAX_DEATHS) {
+            Ok(tail) => tail,
             Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(fault) => return Err(fault),
         };
+        let lines = tail.rsplit(|byte| *byte == b'\n');
         let mut records: Vec<DeathRecord> =
-            text.lines().rev().filter_map(|line| serde_json::from_str(line).ok()).take(limit).collect();
+            lines.filter_map(|line| serde_json::from_slice(line).ok()).take(limit).collect();
         records.reverse();
         Ok(records)
     }
@@ -164,10 +165,9 @@ impl Records {
         if length < MAX_DEATHS {
             return Ok(());
         }
-        let text = read_bounded(path, MAX_DEATHS + MAX_FILE)?;
-        let middle = text.floor_char_boundary(text.len() / 2);
-        let newer = text[middle..].find('\n').map_or("", |end| &text[middle + end + 1..]);
-        replace(path, newer.as_bytes())
+        let newer = read_tail(path, MAX_DEATHS / 2)?;
+        let first = newer.iter().position(|byte| *byte == b'\n').map_or(newer.len(), |end| end + 1);
+        replace(path, &newer[first..])
     }
 
     /// Both files of the log.
@@ -231,6 +231,16 @@ fn read_bounded(path: &Path, most: u64) -> io::Result<String> {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {most} bytes")));
     }
     Ok(text)
+}
+
+/// The last `most` bytes, perhaps from the middle of a line.
+fn read_tail(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NOFOLLOW).open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(most)))?;
+    let mut bytes = Vec::new();
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -300,7 +310,7 @@ mod tests {
         let records = Records::open(home.path(), &RuntimeId::parse("demo").expect("id")).expect("records");
         let path = home.path().join("demo/deaths.jsonl");
         let mut text = Vec::new();
-        for run in 0..9_000 {
+        for run in 0..8_300 {
             serde_json::to_writer(&mut text, &record(run)).expect("text");
             text.push(b'\n');
         }

@@ -74,6 +74,8 @@ pub struct Restarts {
     pub max: usize,
     /// The window, in seconds.
     pub window_secs: u64,
+    /// Restarts since this daemon came up, whatever became of the budget.
+    pub total: u64,
 }
 
 /// What went through the gateway in one run.

@@ -385,9 +385,98 @@ pub enum PolicyCommand {
 /// `runtime …`.
 #[derive(Debug, Subcommand)]
 pub enum RuntimeCommand {
+    /// Every runtime: state, health, limits, use
+    List,
+    /// The same, drawn anew every two seconds
+    Top,
+    /// One runtime in full
+    Status {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+    },
+    /// Start it, and what it depends on
+    Start {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+        /// Until it is ready; exit 1 if it will not be
+        #[arg(long)]
+        wait: bool,
+    },
+    /// End it; it stays so until somebody starts it
+    Stop {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+        /// Until nothing of it lives
+        #[arg(long)]
+        wait: bool,
+    },
+    /// End it and start it again
+    Restart {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+        /// Until it is ready again; exit 1 if it will not be
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Give its restart budget back, and start it if it was quarantined
+    Restore {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+        /// Until it is ready; exit 1 if it will not be
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Hold its processes still
+    Freeze {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+    },
+    /// Let them go on
+    Thaw {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+    },
+    /// What it wrote
+    Logs(LogArgs),
+    /// What holds of its confinement and limits, as measured at its last launch
+    Report {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+    },
+    /// How its runs ended, with their last words
+    Deaths {
+        /// Its id
+        #[arg(value_parser = runtime)]
+        id: RuntimeId,
+        /// At most so many, the newest
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        limit: u16,
+    },
     /// What runtimes are made of: signed, in revisions
     #[command(subcommand)]
     Bundles(BundlesCommand),
+}
+
+/// `runtime logs`.
+#[derive(Debug, Clone, Args)]
+pub struct LogArgs {
+    /// Its id
+    #[arg(value_parser = runtime)]
+    pub id: RuntimeId,
+    /// Stay, and show lines as they come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Start with the last so many lines
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=5_000))]
+    pub tail: u32,
 }
 
 /// `events`.
@@ -406,6 +495,10 @@ pub struct EventsArgs {
 
 fn persona(text: &str) -> Result<PersonaId, IdFault> {
     PersonaId::parse(text)
+}
+
+fn runtime(text: &str) -> Result<RuntimeId, IdFault> {
+    RuntimeId::parse(text)
 }
 
 fn bundle(text: &str) -> Result<BundleId, IdFault> {

@@ -196,6 +196,7 @@ impl Setup {
             std::fs::write(config.join("personas").join(format!("{id}.toml")), text).unwrap();
         }
         for (path, text) in &self.files {
+            std::fs::create_dir_all(config.join(path).parent().unwrap()).unwrap();
             write_private(&config.join(path), text);
         }
         std::fs::write(config.join("arw-server.toml"), toml::to_string(&self.settings).unwrap()).unwrap();

@@ -69,6 +69,9 @@ impl Keeper {
             Why::Asked(Origin::Operator | Origin::Schedule) | Why::Restore => self.spent = super::Spent::default(),
             Why::Asked(Origin::Boot | Origin::Demand | Origin::Dependent) | Why::Restart => self.spent.next_run(),
         }
+        if why == Why::Restart {
+            self.slot.count_restart();
+        }
         self.save_spent().await;
         let uid = match self.uid().await {
             Ok(uid) => uid,

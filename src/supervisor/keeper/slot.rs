@@ -85,7 +85,7 @@ impl Slot {
             run: None,
             pid: None,
             started_at: None,
-            restarts: Restarts { used: 0, max: spec.restart_max, window_secs: spec.restart_window.as_secs() },
+            restarts: Restarts { used: 0, max: spec.restart_max, window_secs: spec.restart_window.as_secs(), total: 0 },
             next_start: None,
             waits_for: Vec::new(),
             publish: Vec::new(),
@@ -201,6 +201,11 @@ impl Slot {
         shown.view.last_death = Some(record);
     }
 
+    /// It is started again.
+    pub(super) fn count_restart(&self) {
+        self.shown().view.restarts.total += 1;
+    }
+
     pub(super) fn set_health(&self, reason: HealthReason) {
         self.shown().view.health = reason;
     }
@@ -232,7 +237,8 @@ impl Slot {
             }
             view.run = life.run();
             let used = life.saved().restarts.count(now, policy.window);
-            view.restarts = Restarts { used, max: policy.max_restarts, window_secs: policy.window.as_secs() };
+            let (max, window_secs, total) = (policy.max_restarts, policy.window.as_secs(), view.restarts.total);
+            view.restarts = Restarts { used, max, window_secs, total };
             let backoff = timer.filter(|(timer, _)| timer.kind == TimerKind::Backoff);
             if let Some((_, at)) = backoff {
                 view.next_start = Some(now.plus(at.saturating_duration_since(Instant::now())));

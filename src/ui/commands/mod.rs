@@ -12,10 +12,11 @@ mod persona;
 mod plan;
 mod policy;
 mod recipes;
+mod runtime;
 mod signing;
 mod status;
 
-use super::args::{Cli, Command, RuntimeCommand};
+use super::args::{Cli, Command};
 use super::{Failure, Outcome, Screen};
 use crate::config::Environment;
 use context::Context;
@@ -35,7 +36,7 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Policy(command) => policy::run(&command, &context, screen),
         Command::Consent(command) => consent::run(&command, &context, screen),
         Command::Recipes(command) => recipes::run(command, &context, screen).await,
-        Command::Runtime(RuntimeCommand::Bundles(command)) => bundles::run(command, &context, screen),
+        Command::Runtime(command) => runtime::run(command, &context, screen).await,
         // The program itself runs these: they stand on the floor of the daemon.
         Command::Run(_) | Command::Sandbox(_) => Err(Failure::new("this command needs the program itself")),
         Command::Reload => policy::reload(&context, screen).await,

@@ -1,0 +1,92 @@
+//! A daemon that dies leaves its runtimes running, and the next one takes them over.
+
+use crate::network::free_port;
+use crate::stage::{Host, bash, perl, server};
+
+#[test]
+fn a_killed_daemon_costs_no_runtime_its_life() {
+    if !crate::can_launch() {
+        return;
+    }
+    let port = free_port();
+    let more = format!(
+        "auto_start = true\npublish = [\"127.0.0.1:{port}:8000\"]\n[runtimes.health]\ntcp = \"127.0.0.1:8000\"\ninterval = \"100ms\""
+    );
+    let ticking = "(while :; do echo tick; sleep 0.1; done) & while :; do exec 3<>/dev/tcp/allowed.test/{PORT} && { printf 'GET /hello HTTP/1.0\\r\\nHost: allowed.test\\r\\nConnection: close\\r\\n\\r\\n' >&3; head -n 1 <&3; exec 3>&-; }; sleep 0.1; done";
+    let manifest =
+        format!("{}{}", perl("web", &server(8000, "same"), &more), bash("ticker", ticking, "auto_start = true"));
+    let mut host = Host::start(&manifest);
+    let web = host.wait_state("web", "ready");
+    let ticker = host.wait_state("ticker", "ready");
+    host.wait_log("ticker", "200 OK");
+    host.daemon.kill9();
+    // Nobody looks, and it goes on.
+    let before = host.log("ticker").matches("tick").count();
+    crate::support::wait_for("ticks without a daemon", || {
+        (host.log("ticker").matches("tick").count() > before + 3).then_some(())
+    });
+    let answered = host.log("ticker").matches("200 OK").count();
+    host.daemon.restart();
+    for (id, old) in [("web", &web), ("ticker", &ticker)] {
+        let view = host.wait_state(id, "ready");
+        assert_eq!((&view["pid"], &view["run"]), (&old["pid"], &old["run"]), "{view:#}");
+        assert!(!view["claim"].is_null());
+    }
+    crate::support::wait_for("egress after the adoption", || {
+        (host.log("ticker").matches("200 OK").count() > answered).then_some(())
+    });
+    // The adopted one is looked after like any other.
+    host.must("ticker", "stop");
+    assert_eq!(host.wait_state("ticker", "stopped")["last_death"]["cause"], "operator");
+}
+
+#[test]
+fn an_end_that_nobody_saw_is_written_down_and_followed() {
+    if !crate::can_launch() {
+        return;
+    }
+    let script = "if [ \"$ARW_RUNTIME_RUN\" = 1 ]; then echo last words; sleep 1; exit 9; fi; sleep 1000";
+    let more = "auto_start = true\n[runtimes.restart]\nbackoff = \"100ms\"";
+    let mut host = Host::start(&bash("mortal", script, more));
+    let view = host.wait_state("mortal", "ready");
+    host.daemon.kill9();
+    let proc = format!("/proc/{}", view["pid"]);
+    crate::support::wait_for("its end", || (!std::path::Path::new(&proc).exists()).then_some(()));
+    host.daemon.restart();
+    let view = host.wait("mortal", "launched anew", |view| view["run"] == 2 && view["state"] == "ready");
+    let death = &view["last_death"];
+    assert_eq!((&death["cause"], &death["code"]), (&"exit".into(), &9.into()), "{death}");
+    assert_eq!(death["last_lines"][0], "last words");
+    assert_eq!(view["restarts"]["used"], 1);
+}
+
+#[test]
+fn one_that_is_no_longer_declared_ends_when_the_daemon_comes_back() {
+    if !crate::can_launch() {
+        return;
+    }
+    let mut host = Host::start(&bash("gone", "sleep 1000; : no-longer-declared-mark", "auto_start = true"));
+    host.wait_state("gone", "ready");
+    host.daemon.kill9();
+    std::fs::write(host.daemon.config_dir().join("runtime/runtimes.toml"), "").unwrap();
+    host.daemon.restart();
+    assert!(!crate::stage::lives("no-longer-declared-mark"));
+    assert_eq!(host.ask("GET", "/orchestrator/runtimes/gone").0, 404);
+}
+
+#[test]
+fn a_service_managers_stop_leaves_runtimes_alone_and_a_terminals_does_not() {
+    if !crate::can_launch() {
+        return;
+    }
+    let mut host = Host::start(&bash("kept", "sleep 1000; : kept-over-sigterm-mark", "auto_start = true"));
+    let pid = host.wait_state("kept", "ready")["pid"].clone();
+    host.daemon.sigterm();
+    host.daemon.wait_for_exit();
+    assert!(crate::stage::lives("kept-over-sigterm-mark"));
+    host.daemon.restart();
+    assert_eq!(host.wait_state("kept", "ready")["pid"], pid);
+    host.daemon.signal(nix::sys::signal::Signal::SIGINT);
+    host.daemon.wait_for_exit();
+    assert!(!crate::stage::lives("kept-over-sigterm-mark"));
+}
