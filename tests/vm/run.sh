@@ -39,10 +39,15 @@ cache=$(cd "$cache" && pwd)
 
 boot() {
     local suite=$1 disk=$cache/$1-$key work qemu console result last="" shown=0 deadline
+    # Another run may be making the same disk.
+    exec 9> "$cache/lock"
+    flock 9
     if [ ! -e "$disk/disk.ext4" ]; then
         echo "# making a disk of $suite (minutes, once)"
-        tests/vm/image.sh "$suite" "$disk"
+        rm -rf "$cache/$suite"-*
+        tests/vm/image.sh "$suite" "$disk" > "$cache/$suite.log" 2>&1 || { cat "$cache/$suite.log"; return 1; }
     fi
+    exec 9>&-
     work=$(mktemp -d "$cache/run.XXXXXX")
     console=$work/console result=$work/result
     mkdir "$work/share"

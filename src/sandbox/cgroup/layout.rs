@@ -137,6 +137,11 @@ struct Mount {
 /// The group into which the daemon moves itself; `DelegateSubgroup=` of our unit names it too.
 pub(super) const SUPERVISOR: &str = "arw-supervisor";
 
+/// Our unit, and the one beside it whose group is for leaves alone. Where both are, the daemon's own group hands nothing
+/// down: systemd puts no new process into one that does, so a daemon could not be started again beside living runtimes
+/// (before 254, which has `DelegateSubgroup=`).
+const UNITS: [&str; 2] = ["arw-server.service", "arw-runtimes.service"];
+
 impl Layout {
     pub(super) fn kind(&self) -> Kind {
         match (&self.unified, self.v1.is_empty()) {
@@ -242,6 +247,12 @@ fn place(mount: &Mount, own: &str, below: Option<&Path>, v2: bool) -> Result<(Pa
         .ok_or_else(|| format!("the group of this process, `{own}`, lies outside of what is mounted here"))?;
     // Started by a unit with `DelegateSubgroup=`, or settled before: what is ours begins one above.
     let inner = if v2 && inner.ends_with(SUPERVISOR) { inner.parent().unwrap_or(inner) } else { inner };
+    if v2 && inner.ends_with(UNITS[0]) {
+        let beside = mount.point.join(inner.with_file_name(UNITS[1]));
+        if beside.is_dir() {
+            return Ok((beside, false));
+        }
+    }
     let dir = if inner.as_os_str().is_empty() { mount.point.clone() } else { mount.point.join(inner) };
     Ok((dir, inner.as_os_str().is_empty()))
 }
@@ -307,6 +318,27 @@ mod tests {
         assert_eq!(unified.dir, Path::new("/sys/fs/cgroup/system.slice/arw.service"));
         let unified = parse(mounts, "0::/system.slice/not-arw-supervisor\n").unified.expect("v2");
         assert_eq!(unified.dir, Path::new("/sys/fs/cgroup/system.slice/not-arw-supervisor"));
+    }
+
+    #[test]
+    fn the_daemon_s_unit_uses_the_unit_beside_it_and_nobody_else_does() {
+        let mounted = tempfile::tempdir().expect("dir");
+        let slice = mounted.path().join("system.slice");
+        std::fs::create_dir_all(slice.join("arw-runtimes.service")).expect("made");
+        let roots = Roots { root: mounted.path().to_owned(), ..Roots::default() };
+        let mounts = format!("30 23 0:26 / {} rw - cgroup2 cgroup2 rw\n", mounted.path().display());
+        let dir = |own: &str| {
+            let layout = Layout::parse(&roots, mounts.as_bytes(), own.as_bytes()).expect("layout");
+            layout.unified.expect("v2").dir
+        };
+        for own in ["0::/system.slice/arw-server.service\n", "0::/system.slice/arw-server.service/arw-supervisor\n"] {
+            assert_eq!(dir(own), slice.join("arw-runtimes.service"), "{own}");
+        }
+        // A foreground run must not stand among the daemon's runtimes, nor a daemon of another slice.
+        for own in ["system.slice/run-1.scope", "system.slice/not-arw-server.service", "user.slice/arw-server.service"]
+        {
+            assert_eq!(dir(&format!("0::/{own}\n")), mounted.path().join(own));
+        }
     }
 
     #[test]

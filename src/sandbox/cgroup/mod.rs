@@ -8,6 +8,9 @@
 //!     └─ rt-other
 //! ```
 //!
+//! Where systemd runs the daemon, `<group of the daemon>` is that of the unit `arw-runtimes.service` beside it, and the
+//! daemon stays where it is.
+//!
 //! The same picture stands in the v2 tree and in each v1 hierarchy that the host has. On a hybrid host
 //! a leaf has a group in both: controllers where the host put them, `cgroup.kill` and `cgroup.freeze` in
 //! the v2 tree.

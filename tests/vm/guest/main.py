@@ -13,6 +13,7 @@ import p30_egress  # noqa: E402,F401
 import p40_sandbox  # noqa: E402,F401
 import p45_restart  # noqa: E402,F401
 import p50_rootless  # noqa: E402,F401
+import p60_runtimes  # noqa: E402,F401
 import p90_purge  # noqa: E402,F401
 
 print(f"# systemd {harness.systemd_version()}, Linux {'.'.join(map(str, harness.kernel()))}", flush=True)

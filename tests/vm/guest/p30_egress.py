@@ -48,7 +48,8 @@ def _():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", ORIGIN), Origin)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     hashed = hashlib.sha256(TOKEN.encode()).hexdigest()
-    pathlib.Path("/etc/arw/personas/trial.toml").write_text(
+    persona = pathlib.Path("/etc/arw/personas/trial.toml")
+    persona.write_text(
         f'id = "trial"\ntokens = [{{ name = "trial", sha256 = "{hashed}" }}]\n'
         f'[[allow]]\nid = "origin"\nhosts = ["origin.test"]\ncidrs = ["127.0.0.1/32"]\nports = [{ORIGIN}]\nschemes = ["http"]\n'
     )
@@ -67,3 +68,6 @@ def _():
     until("both are in the ledger", recorded)
     sh("arw-cli", "ledger", "verify")
     server.shutdown()
+    # Without it the demonstration is there again for what follows.
+    persona.unlink()
+    sh("systemctl", "restart", UNIT)
