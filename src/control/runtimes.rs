@@ -28,6 +28,10 @@ use crate::supervisor::{Action, Confinement, RequestFault, RuntimeState, Runtime
 const DEFAULT_DEATHS: u64 = 20;
 /// Log lines without `tail`. 100: a screen or three.
 const DEFAULT_TAIL: u64 = 100;
+/// Bytes of text in one answer: a log of control characters grows when they are shown.
+const MAX_LOG_BYTES: usize = 4 << 20;
+/// Bytes of a line besides its text.
+const LINE_OVERHEAD: usize = 96;
 /// How often a followed log is looked at; only while somebody follows.
 const LOOK: Duration = Duration::from_millis(200);
 /// Time without a line after which a comment is sent, as for events.
@@ -195,8 +199,7 @@ pub(super) async fn logs(
     let reader = Arc::new(LogReader::new(supervisor.log_files(&id).ok_or_else(unknown)?));
     let last = read(&reader, move |reader| reader.last(tail)).await?;
     if !follow {
-        let lines: Vec<Shown> = last.lines.iter().map(Shown::of).collect();
-        return Ok(Json(json!({ "lines": lines })).into_response());
+        return Ok(Json(json!({ "lines": newest(&last.lines) })).into_response());
     }
     let permit = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
         Problem::new(ProblemCode::TooManyStreams, format!("{MAX_STREAMS} streams are open, the most there may be"))
@@ -208,6 +211,22 @@ pub(super) async fn logs(
         Some((Ok::<Bytes, std::convert::Infallible>(frame), follow))
     }));
     Ok(([(header::CONTENT_TYPE, "text/event-stream")], body).into_response())
+}
+
+/// The newest lines that fit the bound of an answer, oldest first.
+fn newest(lines: &[Line]) -> Vec<Shown> {
+    let mut room = MAX_LOG_BYTES;
+    let mut shown: Vec<Shown> = lines
+        .iter()
+        .rev()
+        .map(Shown::of)
+        .take_while(|line| {
+            room = room.saturating_sub(line.text.len() + LINE_OVERHEAD);
+            room > 0
+        })
+        .collect();
+    shown.reverse();
+    shown
 }
 
 async fn read(
@@ -277,4 +296,47 @@ fn frames(batch: &Batch) -> Bytes {
         text.push_str("\n\n");
     }
     Bytes::from(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::log::Stream;
+    use crate::supervisor::Dependency;
+
+    #[test]
+    fn an_answer_is_bounded_and_keeps_the_newest_lines() {
+        let line = |micros: i64| Line {
+            at: Timestamp::from_unix_micros(micros),
+            stream: Stream::Out,
+            text: vec![0x1b; 16 << 10],
+            continues: false,
+        };
+        let lines: Vec<Line> = (0..2_000).map(line).collect();
+        let shown = newest(&lines);
+        let bytes: usize = shown.iter().map(|line| line.text.len()).sum();
+        assert!(bytes <= MAX_LOG_BYTES && !shown.is_empty());
+        assert_eq!(shown.last().map(|line| line.at), lines.last().map(|line| line.at));
+        assert!(!shown.iter().any(|line| line.text.contains('\x1b')));
+    }
+
+    #[test]
+    fn every_refusal_has_its_own_code() {
+        let on = Dependency { on: RuntimeId::parse("db").expect("id"), condition: crate::supervisor::Condition::Ready };
+        for (fault, status, code) in [
+            (RequestFault::Unknown, 404, "unknown_runtime"),
+            (
+                RequestFault::Refused { action: Action::Start, state: RuntimeState::Quarantined },
+                409,
+                "not_in_this_state",
+            ),
+            (RequestFault::Shut, 409, "shutdown_latched"),
+            (RequestFault::Blocked { by: vec![on] }, 409, "dependency_failed"),
+            (RequestFault::Unavailable("no".to_owned()), 409, "unavailable"),
+            (RequestFault::Gone, 503, "not_ready"),
+        ] {
+            let problem = refused(&fault);
+            assert_eq!((problem.code.status(), problem.code.code()), (status, code));
+        }
+    }
 }

@@ -31,7 +31,7 @@ use crate::sandbox::cgroup::{self, Limits, Roots};
 use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{End, Entry, Launched, Profile, ProfileName, State, Streams, Text, User};
+use crate::sandbox::{End, Entry, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
 use crate::supervisor::launch::{self, Confinement, Group, group};
 use crate::ui::args::RunArgs;
 
@@ -49,14 +49,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// Whatever keeps it from being launched; nothing is left running then.
 pub fn run_command(arguments: &RunArgs, overrides: Overrides, environment: &Environment) -> anyhow::Result<u8> {
+    // First of all, and ahead of what it is for: it makes namespaces while settings are read and the ledger is opened.
+    let launcher = Launcher::start().context("the launcher")?;
+    let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
+    // A failure shows itself at the launch.
+    let _ = launcher.prepare(user);
     let loaded = crate::config::load(&overrides, environment)
         .map_err(|faults| anyhow::anyhow!("the settings are faulty:\n{faults}"))?;
     preset::permit(arguments.preset, arguments.justification.as_deref())?;
     let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    executor.block_on(govern(arguments, loaded.config))
+    executor.block_on(govern(arguments, loaded.config, &launcher, user))
 }
 
-async fn govern(arguments: &RunArgs, mut config: ServerConfig) -> anyhow::Result<u8> {
+async fn govern(arguments: &RunArgs, mut config: ServerConfig, launcher: &Launcher, user: User) -> anyhow::Result<u8> {
     let stop = CancellationToken::new();
     let run = own_folder(&mut config)?;
     let demo = demonstration(arguments, &mut config, &stop, &run).await?;
@@ -65,9 +70,9 @@ async fn govern(arguments: &RunArgs, mut config: ServerConfig) -> anyhow::Result
     let preset = Preset::load(arguments.preset)?;
     let launched = {
         let ports = launch::transparent_ports(&gateway.policy.load(), &arguments.persona, &[]);
-        let plan = plan(arguments, demo.as_ref(), ports)?;
+        let plan = plan(arguments, user, demo.as_ref(), ports)?;
         let limits = preset::resolve(&preset, &Host::read()?);
-        launch_it(plan, leaf, limits, arguments.preset)?
+        launch_it(launcher, plan, leaf, limits, arguments.preset)?
     };
     let Sandbox { mut launched, leaf, report } = launched;
     if arguments.report {
@@ -148,8 +153,7 @@ fn gateway(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Arc<Gat
     }))
 }
 
-fn plan(arguments: &RunArgs, demo: Option<&Demo>, transparent_ports: Vec<u16>) -> anyhow::Result<Plan> {
-    let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
+fn plan(arguments: &RunArgs, user: User, demo: Option<&Demo>, transparent_ports: Vec<u16>) -> anyhow::Result<Plan> {
     let argv = arguments.command.iter().cloned().map(Text::from).collect();
     let mut workload = Workload::new(argv, user);
     for variable in &arguments.env {
@@ -187,7 +191,13 @@ struct Sandbox {
     report: Confinement,
 }
 
-fn launch_it(mut plan: Plan, leaf: OwnGroup, limits: Limits, name: PresetName) -> anyhow::Result<Sandbox> {
+fn launch_it(
+    launcher: &Launcher,
+    mut plan: Plan,
+    leaf: OwnGroup,
+    limits: Limits,
+    name: PresetName,
+) -> anyhow::Result<Sandbox> {
     let of_group = leaf.0.apply(&limits);
     leaf.0.stand_in(&limits, &mut plan);
     plan.scheduling = Scheduling::of(&limits);
@@ -198,7 +208,7 @@ fn launch_it(mut plan: Plan, leaf: OwnGroup, limits: Limits, name: PresetName) -
     if !doors.is_empty() {
         streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
     }
-    let launched = crate::sandbox::launch(&plan, &streams).context("the sandbox")?;
+    let launched = launcher.launch(&plan, &streams).context("the sandbox")?;
     let applied = cgroup::merge(of_group, launched.scheduled.clone());
     let claim = preset::claim(&applied, &Preset::load(name)?);
     let report = Confinement { report: launched.report.clone(), applied, claim, preset: name };

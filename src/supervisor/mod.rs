@@ -31,6 +31,7 @@
 
 mod crew;
 mod death;
+mod gpus;
 mod keeper;
 pub mod launch;
 pub mod life;

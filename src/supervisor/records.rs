@@ -85,6 +85,9 @@ pub(super) struct RunFile {
     pub(super) confinement: Confinement,
     /// It is held still.
     pub(super) frozen: bool,
+    /// Its GPUs.
+    #[serde(default)]
+    pub(super) gpus: Vec<String>,
     /// The init; `None` while the launch was under way.
     pub(super) init: Option<InitId>,
 }
@@ -116,8 +119,11 @@ impl Records {
         self.read("run.json")
     }
 
+    /// Not synced: what it speaks of does not survive a power cut either, and a killed daemon loses nothing of it.
     pub(super) fn begin(&self, run: &RunFile) -> Result<(), RecordFault> {
-        self.write("run.json", run)
+        let path = self.folder.join("run.json");
+        let json = serde_json::to_vec(run).map_err(io::Error::from);
+        json.and_then(|json| swap(&path, &json)).map_err(|why| RecordFault { path, why })
     }
 
     /// Nothing of the run lives any more.
@@ -243,6 +249,15 @@ fn read_tail(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// In one step for whoever reads it.
+fn swap(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    file.write_all(bytes)?;
+    fs::rename(&fresh, path)
+}
+
+/// In one step, and for good.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;

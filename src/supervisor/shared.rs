@@ -16,6 +16,7 @@ use crate::sandbox::cgroup::Cgroups;
 use crate::sandbox::preset::Host;
 use crate::sandbox::{LaunchError, Launcher, User};
 
+use super::gpus::Accelerators;
 use super::manifest::RuntimeSpec;
 use super::order::Progress;
 
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) folder: PathBuf,
     pub(super) instance: String,
     pub(super) permit: Permit,
+    pub(super) gpus: Arc<Accelerators>,
     /// The kill switch was used.
     pub(super) shut: AtomicBool,
     pub(super) uids: Mutex<BTreeSet<u32>>,
@@ -66,6 +68,7 @@ pub(super) struct Parts {
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit } = parts;
+        let gpus = Arc::new(Accelerators::new(Arc::clone(&clock)));
         Self {
             clock,
             gateway,
@@ -78,6 +81,7 @@ impl Shared {
             folder,
             instance,
             permit,
+            gpus,
             shut: AtomicBool::new(false),
             uids: Mutex::default(),
             progress: Mutex::default(),

@@ -65,6 +65,13 @@ impl Keeper {
         if file.frozen {
             on_a_thread(&group, Group::freeze).await;
         }
+        if !file.gpus.is_empty() {
+            let (shared, id, uuids) = (Arc::clone(&self.shared), self.spec.id.clone(), file.gpus.clone());
+            let booked = tokio::task::spawn_blocking(move || shared.gpus.adopt(&id, &uuids)).await;
+            if let Ok(Err(why)) = booked {
+                tracing::error!(runtime = %self.spec.id, %why, "its GPUs cannot be booked again");
+            }
+        }
         let doors = self.shared.doors.clone();
         self.hold(file, adopted, group, &doors).map(Box::new)
     }
@@ -93,8 +100,7 @@ impl Keeper {
             confinement: file.confinement.clone(),
             notify,
             records: self.records.clone(),
-            clock: Arc::clone(&self.shared.clock),
-            events: self.shared.events.clone(),
+            shared: Arc::clone(&self.shared),
         };
         Ok(Running::new(parts, &self.spec, self.spent))
     }

@@ -205,6 +205,10 @@ impl Keeper {
     }
 
     pub(super) async fn save_spent(&mut self) {
+        // Without a budget nobody asks, and a launch need not wait for the disk.
+        if self.spec.budget == super::super::Budget::default() {
+            return;
+        }
         let spent = self.spent;
         if let Err(fault) = self.on_disk(move |records| records.spend(&spent)).await {
             tracing::error!(runtime = %self.spec.id, %fault, "what a runtime has spent could not be written");

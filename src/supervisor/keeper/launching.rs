@@ -20,6 +20,7 @@ use crate::sandbox::{
     Control, Entry, LaunchError, Launched, Log, Profile, ProfileName, Step, Streams, Text, User, listen_for_adoption,
 };
 
+use super::super::gpus::Granted;
 use super::super::launch::group::{self, leaf_name};
 use super::super::launch::{self, Confinement, Group};
 use super::super::life::LaunchFault;
@@ -113,8 +114,7 @@ impl Wanted {
             confinement,
             notify,
             records: self.records.clone(),
-            clock: Arc::clone(&self.shared.clock),
-            events: self.shared.events.clone(),
+            shared: Arc::clone(&self.shared),
         };
         Ok(Running::new(parts, &self.spec, self.spent))
     }
@@ -125,15 +125,35 @@ impl Wanted {
         let name = PresetName::parse(self.spec.preset.code()).map_err(|fault| Trouble::refused(fault.to_string()))?;
         let preset = Preset::load(name).map_err(|faults| Trouble::refused(faults.to_string()))?;
         let limits = narrowed(preset::resolve(&preset, &self.shared.host), &self.spec);
-        let mut plan = self.plan(&limits)?;
+        let granted = match &self.spec.gpu {
+            Some(gpu) => self.shared.gpus.assign(&self.spec.id, gpu).map_err(Trouble::refused)?,
+            None => Granted::nothing(),
+        };
+        let started = self.start_with(&preset, name, &limits, &granted);
+        if started.is_err() && self.spec.gpu.is_some() {
+            self.shared.gpus.give_back(&self.spec.id);
+        }
+        started
+    }
+
+    fn start_with(
+        &self,
+        preset: &Preset,
+        name: PresetName,
+        limits: &Limits,
+        granted: &Granted,
+    ) -> Result<Started, Trouble> {
+        let mut plan = self.plan(limits, granted)?;
         let group = self.group()?;
-        let outcome = self.start_in(&mut plan, &group, &limits);
+        let outcome = self.start_in(&mut plan, &group, limits, granted);
         match outcome {
             Ok((launched, applied, from)) => {
-                let claim = preset::claim(&applied, &preset);
+                let claim = preset::claim(&applied, preset);
                 let report = launched.report.clone();
                 let confinement = Confinement { report, applied, claim, preset: name };
-                if let Err(fault) = self.records.begin(&self.run_file(&plan, &group, &confinement, Some(&launched))) {
+                if let Err(fault) =
+                    self.records.begin(&self.run_file(&plan, &group, &confinement, granted, Some(&launched)))
+                {
                     let _ = launched.kill(PATIENCE);
                     let _ = group.end(PATIENCE);
                     return Err(Trouble::failed(fault.to_string()));
@@ -155,6 +175,7 @@ impl Wanted {
         plan: &mut Plan,
         group: &Group,
         limits: &Limits,
+        granted: &Granted,
     ) -> Result<(Launched, Vec<cgroup::Applied>, Place), Trouble> {
         let failed = |what: &str, fault: &dyn std::fmt::Display| Trouble::failed(format!("{what}: {fault}"));
         let of_group = group.apply(limits);
@@ -166,7 +187,7 @@ impl Wanted {
             preset: PresetName::Eco,
         };
         self.records
-            .begin(&self.run_file(plan, group, &unknown, None))
+            .begin(&self.run_file(plan, group, &unknown, granted, None))
             .map_err(|fault| failed("its record", &fault))?;
         let logs = self.records.logs();
         let files = log::open(&logs).map_err(|fault| failed("its log", &fault))?;
@@ -205,7 +226,14 @@ impl Wanted {
         Ok((launched, applied, from))
     }
 
-    fn run_file(&self, plan: &Plan, group: &Group, confinement: &Confinement, launched: Option<&Launched>) -> RunFile {
+    fn run_file(
+        &self,
+        plan: &Plan,
+        group: &Group,
+        confinement: &Confinement,
+        granted: &Granted,
+        launched: Option<&Launched>,
+    ) -> RunFile {
         RunFile {
             run: self.run,
             began: self.began,
@@ -214,6 +242,7 @@ impl Wanted {
             listeners: plan.network.listeners.clone(),
             confinement: confinement.clone(),
             frozen: false,
+            gpus: granted.uuids.clone(),
             init: launched.map(|launched| launched.id.clone()),
         }
     }
@@ -237,12 +266,13 @@ impl Wanted {
         Ok(Group::make(&self.shared.cgroups, &name))
     }
 
-    fn plan(&self, limits: &Limits) -> Result<Plan, Trouble> {
+    fn plan(&self, limits: &Limits, granted: &Granted) -> Result<Plan, Trouble> {
         let spec = &self.spec;
         let user = User::for_caller(spec.process.user.unwrap_or(self.uid));
         let argv = std::iter::once(&spec.process.command).chain(&spec.process.args);
         let mut workload = Workload::new(argv.map(|word| Text::from(word.as_str())).collect(), user);
-        workload.env = self.environment()?;
+        workload.env = self.environment(granted)?;
+        workload.devices.clone_from(&granted.devices);
         workload.workdir.clone_from(&spec.process.workdir);
         for folder in &spec.process.workspaces {
             let source = folder.source.canonicalize();
@@ -269,16 +299,16 @@ impl Wanted {
         Ok(plan)
     }
 
-    fn environment(&self) -> Result<Vec<(Text, Text)>, Trouble> {
+    fn environment(&self, granted: &Granted) -> Result<Vec<(Text, Text)>, Trouble> {
         let spec = &self.spec;
         let mut all: Vec<(Text, Text)> = vec![
             (Text::from("ARW_RUNTIME_ID"), Text::from(spec.id.as_str())),
             (Text::from("ARW_RUNTIME_RUN"), Text::from(self.run.to_string().as_str())),
             (Text::from("ARW_PERSONA_ID"), Text::from(spec.persona.as_str())),
         ];
-        all.extend(
-            spec.process.env.iter().map(|(name, value)| (Text::from(name.as_str()), Text::from(value.as_str()))),
-        );
+        let own = |(name, value): &(String, String)| (Text::from(name.as_str()), Text::from(value.as_str()));
+        all.extend(granted.environment.iter().map(own));
+        all.extend(spec.process.env.iter().map(own));
         for (name, file) in &spec.process.secrets {
             all.push((Text::from(name.as_str()), secret(file)?));
         }

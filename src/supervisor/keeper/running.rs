@@ -8,8 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::domain::{Clock, Timestamp};
-use crate::events::EventBus;
+use crate::domain::{Clock, RuntimeId, Timestamp};
 use crate::proxy::RuntimeGuard;
 use crate::sandbox::log::{LogReader, Place};
 use crate::sandbox::notify::{Notice, Notifications};
@@ -20,6 +19,7 @@ use super::super::launch::{Confinement, Group};
 use super::super::life::{LaunchFault, Report};
 use super::super::manifest::{Probe, RuntimeSpec};
 use super::super::records::Records;
+use super::super::shared::Shared;
 use super::account::{self, Account, Spent};
 use super::{Told, What, probe};
 
@@ -67,8 +67,9 @@ pub(in super::super) struct Running {
     pub(super) account: Arc<Account>,
     pub(super) notify: Option<Notifications>,
     pub(super) records: Records,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) events: EventBus,
+    shared: Arc<Shared>,
+    id: RuntimeId,
+    has_gpus: bool,
     /// Where its log begins.
     pub(super) from: Place,
     beat: Arc<Beat>,
@@ -111,16 +112,16 @@ pub(super) struct Parts {
     pub(super) confinement: Confinement,
     pub(super) notify: Option<Notifications>,
     pub(super) records: Records,
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) events: EventBus,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Running {
     pub(super) fn new(parts: Parts, spec: &RuntimeSpec, spent: Spent) -> Self {
-        let Parts { run, began, channel, group, guard, confinement, notify, records, clock, events } = parts;
+        let Parts { run, began, channel, group, guard, confinement, notify, records, shared } = parts;
         let guard = Arc::new(guard);
         let leaf = group.leaf().cloned();
-        let account = Arc::new(Account::new(spec.budget, spent, began, Arc::clone(&clock), leaf, Arc::clone(&guard)));
+        let account =
+            Arc::new(Account::new(spec.budget, spent, began, Arc::clone(&shared.clock), leaf, Arc::clone(&guard)));
         Self {
             run,
             began,
@@ -131,8 +132,9 @@ impl Running {
             account,
             notify,
             records,
-            clock,
-            events,
+            shared,
+            id: spec.id.clone(),
+            has_gpus: spec.gpu.is_some(),
             from: Place::START,
             beat: Arc::new(Beat::new()),
             tasks: Vec::new(),
@@ -164,7 +166,7 @@ impl Running {
                 spec.id.clone(),
                 self.run,
                 self.records.clone(),
-                self.events.clone(),
+                self.shared.events.clone(),
                 tell.clone(),
             );
             self.budgets = Some(AbortOnDropHandle::new(tokio::spawn(watch)));
@@ -203,14 +205,19 @@ impl Running {
             guard: Arc::clone(&self.guard),
             account: Arc::clone(&self.account),
             records: self.records.clone(),
-            clock: Arc::clone(&self.clock),
+            clock: Arc::clone(&self.shared.clock),
         };
+        let (gpus, id) = (self.has_gpus.then(|| Arc::clone(&self.shared.gpus)), self.id.clone());
         let tell = tell.clone();
         self.spawn(async move {
             let run = killing.run;
             if let Some(remains) = killing.through().await {
                 // Full or closed: the keeper asks again, or is gone.
                 let _ = tell.send(Told { run, what: What::Gone(Box::new(remains)) }).await;
+                if let Some(gpus) = gpus {
+                    // The driver takes its time; the next launch waits for it, and this run is over.
+                    tokio::task::spawn_blocking(move || gpus.give_back(&id));
+                }
             }
         });
     }

@@ -291,8 +291,9 @@ async fn settled(id: &RuntimeId, action: &str, before: &Value, context: &Context
         let view: Value = context.client.fetch(&path(id)).await?;
         let moving = matches!(text(&view, "state"), "starting" | "stopping" | "backoff")
             || !view["waits_for"].as_array().is_none_or(Vec::is_empty);
-        // A start that was taken up and not begun yet looks like before; a restart has another run.
-        let begun = action == "stop" || view["run"] != before["run"] || view["state"] != "stopped";
+        // What was taken up and not begun yet looks like before; the moment of its state tells them apart.
+        let begun = view["since"] != before["since"] || matches!(text(&view, "state"), "ready" | "degraded");
+        let begun = if action == "stop" { view["state"] == "stopped" } else { begun };
         let renewed = action != "restart" || view["run"] != before["run"];
         if (!moving && begun && renewed) || Instant::now() >= deadline {
             return Ok(view);
