@@ -52,3 +52,18 @@ test-vm *SUITES:
 # For root on Debian the package; for others the programs and the user unit below ~/.local.
 install:
     systemd/package/install
+
+# The gateway, its ledger and the shipped files, without a sandbox: half a minute.
+smoke-safe:
+    cargo build --locked --bins
+    /usr/bin/env python3 tests/smoke/smoke.py safe
+
+# Supervised runtimes: a stub stage, and with RUNTIME_SMOKE_ALLOW_CPU=1 real launches, limits, a watchdog, a quarantine, an adoption.
+runtime-smoke:
+    cargo build --locked --bins
+    /usr/bin/env python3 tests/smoke/smoke.py runtime
+
+# The same for a GPU: with RUNTIME_SMOKE_ALLOW_GPU=1.
+runtime-smoke-gpu:
+    cargo build --locked --bins
+    /usr/bin/env python3 tests/smoke/smoke.py gpu

@@ -40,7 +40,7 @@ pub(super) struct Variable {
 /// The part of the product that a variable belongs to is not in this build.
 const LATER: Effect = Effect::Nothing("the part it belongs to is not built yet");
 /// Read by recipes of `justfile`, not by the daemon.
-const SMOKE: Effect = Effect::Nothing("it belongs to the runtime smoke test, which is not built yet");
+const SMOKE: Effect = Effect::Nothing("the smoke tests of the justfile read it, the daemon does not");
 
 /// Every variable.
 #[rustfmt::skip]
@@ -194,7 +194,7 @@ impl Environment {
             let name = name.to_string_lossy();
             let known = VARIABLES.iter().find(|known| known.name == name);
             if let Some(Variable { effect: Effect::Nothing(why), name, .. }) = known {
-                warnings.push(format!("`{name}` has no effect yet: {why}"));
+                warnings.push(format!("`{name}` has no effect here: {why}"));
             } else if known.is_none() && name.starts_with("ARW_") {
                 unknown += 1;
                 if unknown <= MAX_UNKNOWN_SHOWN {
@@ -276,7 +276,7 @@ mod tests {
         assert!(warnings.is_empty());
         Environment::of([("ARW_POLICY_FILE", "x")]).survey(&mut warnings);
         assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].contains("has no effect yet"), "{warnings:?}");
+        assert!(warnings[0].contains("has no effect here"), "{warnings:?}");
     }
 
     #[test]

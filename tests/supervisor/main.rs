@@ -8,6 +8,7 @@ mod support;
 
 mod adoption;
 mod budgets;
+mod crowd;
 mod ends;
 mod health;
 mod network;

@@ -1,0 +1,102 @@
+//! Two hundred runtimes, and how long a launch takes beside bubblewrap: measurements, for an idle machine.
+//!
+//! `cargo test --release --test supervisor -- --ignored --nocapture --test-threads=1 measured`
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::Signal;
+
+use crate::stage::{Host, bash};
+use crate::support::wait_for;
+
+/// As the supervisor is built for.
+const CROWD: usize = 200;
+/// Enough for a median that is stable to a tenth.
+const ROUNDS: usize = 41;
+
+/// CPU time of the daemon so far, in clock ticks of 10 ms (proc_pid_stat(5), fields 14 and 15).
+fn ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2] * 1_000.0
+}
+
+#[test]
+#[ignore = "a measurement, for an idle machine"]
+fn measured_crowd_idles_and_ends() {
+    let manifest: String =
+        (0..CROWD).map(|n| bash(&format!("idle-{n}"), "sleep 100000; : crowd-mark", "auto_start = true")).collect();
+    let begun = Instant::now();
+    let mut host = Host::start(&manifest);
+    let ready = || {
+        let (_, all) = host.ask("GET", "/state/runtime_supervisor");
+        all["runtimes"].as_array().unwrap().iter().filter(|view| view["state"] == "ready").count()
+    };
+    wait_for("all to be ready", || (ready() == CROWD).then_some(()));
+    println!("{CROWD} runtimes were ready after {:?}", begun.elapsed());
+    let before = ticks(host.daemon.pid());
+    let window = Duration::from_secs(20);
+    std::thread::sleep(window);
+    let used = ticks(host.daemon.pid()) - before;
+    let share = used as f64 / window.as_secs_f64();
+    println!("supervised and idle they cost {share:.2} % of a core");
+    let begun = Instant::now();
+    host.daemon.signal(Signal::SIGINT);
+    wait_for("the last process to end", || (!crate::stage::lives("crowd-mark")).then_some(()));
+    println!("the last process ended {:?} after the signal", begun.elapsed());
+    host.daemon.wait_for_exit();
+}
+
+#[test]
+#[ignore = "a measurement, for an idle machine"]
+fn measured_launch_beside_bubblewrap() {
+    let word = "date +%s.%N";
+    let host = Host::start(&bash("clock", &format!("exec {word}"), "[runtimes.restart]\npolicy = \"no\""));
+    let home = tempfile::tempdir().unwrap();
+    let (mut api, mut run, mut bwrap) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let begun = now();
+        host.must("clock", "start");
+        host.wait("clock", "ended", |view| {
+            view["state"] == "stopped" && view["last_death"]["run"].as_u64() == Some(round as u64 + 1)
+        });
+        let said = host.death("clock")["last_lines"][0].as_str().unwrap().parse::<f64>().unwrap();
+        api.push(said - begun);
+        run.push(print_time(
+            Command::new(env!("CARGO_BIN_EXE_arw-cli"))
+                .args(["run", "--persona", "demo", "--preset", "eco", "--", "bash", "-c"])
+                .arg(format!("exec {word}"))
+                .env("HOME", home.path())
+                .env("ARW_STATE_DIR", home.path().join("state")),
+        ));
+        bwrap.push(print_time(
+            Command::new("bwrap")
+                .args(["--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib"])
+                .args(["--symlink", "usr/lib64", "/lib64", "--symlink", "usr/bin", "/bin", "--proc", "/proc"])
+                .args(["--dev", "/dev", "--tmpfs", "/tmp", "--", "bash", "-c"])
+                .arg(format!("exec {word}")),
+        ));
+    }
+    let (api, run, bwrap) = (median(api), median(run), median(bwrap));
+    println!("median, exec or API call to the child's own clock, bash and date included:");
+    println!("bwrap --unshare-all   {bwrap:6.2} ms");
+    println!("API call              {api:6.2} ms  {:.2} x", api / bwrap);
+    println!("arw-cli run           {run:6.2} ms  {:.2} x", run / bwrap);
+}
+
+/// From before the exec to what the child says of the time.
+fn print_time(command: &mut Command) -> f64 {
+    let begun = now();
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().parse::<f64>().expect("a time") - begun
+}
