@@ -63,7 +63,7 @@ def _():
 @prop("the daemon runs in a group of its own below the unit's")
 def _():
     if systemd_version() < 254:
-        raise Skip("DelegateSubgroup is of systemd 254; the daemon moves itself when it launches its first runtime")
+        raise Skip("DelegateSubgroup is of systemd 254; runtimes live in the group of arw-runtimes.service either way")
     groups = pathlib.Path(f"/proc/{main_pid()}/cgroup").read_text()
     assert groups.strip().endswith("/system.slice/arw-server.service/arw-supervisor"), groups
     handed = set(pathlib.Path("/sys/fs/cgroup/system.slice/arw-server.service/cgroup.controllers").read_text().split())
