@@ -215,7 +215,8 @@ def _():
     sh("systemctl", "start", "arw-server.socket", "arw-control.socket")
     assert not active()
     assert not refused(("127.0.0.1", 9080))
-    assert active()
+    # The proxy answers a moment before the whole daemon is ready.
+    until("it is ready", active)
     sh("arw-cli", "status")
     assert pathlib.Path("/var/lib/arw/control.sock").stat().st_mode & 0o777 == 0o600
     assert pathlib.Path("/run/arw/proxy.sock").stat().st_mode & 0o777 == 0o660
