@@ -41,6 +41,13 @@ def _():
     assert '"code":"not_allowlisted"' in sh("sh", "-c", denied).stdout
 
 
+@prop("the demonstration's runtime knows of no proxy and goes through the gateway all the same")
+def _():
+    until("its lines in the ledger", lambda: all(
+        word in sh("arw-cli", "--json", "ledger", "query", "--persona", "demo", "--runtime", "demo-runtime").stdout
+        for word in ("origin.demo.test", "not_allowlisted")))
+
+
 @prop("a persona reaches what a rule names and nothing else, and both are in the ledger")
 def _():
     with open("/etc/hosts", "a") as hosts:
