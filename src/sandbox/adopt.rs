@@ -105,6 +105,28 @@ pub async fn adopt(info: &AdoptionInfo) -> Result<Adopted, AdoptError> {
     }
 }
 
+/// Ends a sandbox of which nothing but its adoption socket is known: its owner died before it wrote down what it had
+/// launched. `true` when somebody answered there and is gone now.
+///
+/// # Errors
+/// It is there and does not end.
+pub async fn end_unknown(socket: &Path) -> io::Result<bool> {
+    let socket = match message::connect_to(socket) {
+        Ok(socket) => watch(socket, BOTH)?,
+        // Nobody listens there, or nothing is there.
+        Err(fault) if matches!(fault.raw_os_error(), Some(libc::ECONNREFUSED | libc::ENOENT)) => return Ok(false),
+        Err(fault) => return Err(fault),
+    };
+    let ended = timeout(ANSWER_PATIENCE, async {
+        let kill = Order::Signal { number: libc::SIGKILL };
+        socket.async_io(Interest::WRITABLE, |socket| tell(socket, &kill, &[])).await?;
+        // With the command its init ends, and with that everything inside; the socket closes last.
+        while let Ok(Some(_)) = socket.async_io(Interest::READABLE, hear::<Event>).await {}
+        Ok(true)
+    });
+    ended.await?
+}
+
 /// A record that cannot be read says nothing.
 fn gone(info: &AdoptionInfo) -> AdoptError {
     AdoptError::Gone(read_exit(&info.exit_record).unwrap_or(None))

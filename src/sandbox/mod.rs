@@ -54,7 +54,7 @@ pub mod stage;
 mod text;
 mod wire;
 
-pub use adopt::{AdoptError, Adopted, AdoptionInfo, adopt, listen_for_adoption, read_exit};
+pub use adopt::{AdoptError, Adopted, AdoptionInfo, adopt, end_unknown, listen_for_adoption, read_exit};
 pub use channel::{Attended, Channel};
 pub use control::{Control, Finding, Report, State};
 pub use exec::{Exec, ExecError, Executing, MAX_EXECUTIONS};

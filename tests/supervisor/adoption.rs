@@ -90,3 +90,22 @@ fn a_service_managers_stop_leaves_runtimes_alone_and_a_terminals_does_not() {
     host.daemon.wait_for_exit();
     assert!(!crate::stage::lives("kept-over-sigterm-mark"));
 }
+
+#[test]
+fn a_launch_that_was_never_written_down_is_ended() {
+    if !crate::can_launch() {
+        return;
+    }
+    let mut host = Host::start(&bash("half", "sleep 1000; : half-launched-mark", "auto_start = true"));
+    host.wait_state("half", "ready");
+    host.daemon.kill9();
+    // As if the daemon had died between the launch and the record of it, on a host without control groups.
+    let file = host.daemon.state_dir().join("runtimes/half/run.json");
+    let mut run: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    run["init"] = serde_json::Value::Null;
+    run["leaf"] = serde_json::Value::Null;
+    std::fs::write(&file, run.to_string()).unwrap();
+    std::fs::write(host.daemon.config_dir().join("runtime/runtimes.toml"), "").unwrap();
+    host.daemon.restart();
+    crate::support::wait_for("its end", || (!crate::stage::lives("half-launched-mark")).then_some(()));
+}

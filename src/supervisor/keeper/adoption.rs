@@ -9,7 +9,7 @@ use crate::sandbox::cgroup::CgroupFault;
 use crate::sandbox::log::{LogReader, Place};
 use crate::sandbox::notify::Notifications;
 use crate::sandbox::preset::Preset;
-use crate::sandbox::{AdoptError, Adopted, AdoptionInfo, End, Exit, adopt, read_exit};
+use crate::sandbox::{AdoptError, Adopted, AdoptionInfo, End, Exit, adopt, end_unknown, read_exit};
 
 use super::super::launch::{self, Group};
 use super::super::life::{Event, Found, Life, Report};
@@ -129,6 +129,11 @@ impl Keeper {
     async fn mourn(&mut self, file: &RunFile, exit: Option<Exit>) {
         let exit = exit.or_else(|| read_exit(&self.records.exit_record()).ok().flatten());
         let rebooted = file.init.as_ref().is_some_and(|id| !id.is_of_this_boot());
+        if file.init.is_none()
+            && let Err(fault) = end_unknown(&self.records.adoption_socket()).await
+        {
+            tracing::error!(runtime = %self.spec.id, %fault, "what an unfinished launch left does not end");
+        }
         let oom = self.sweep(Some(file)).await;
         if rebooted || file.init.is_none() {
             // The host went down, or the launch was never finished: no failure of its own.
