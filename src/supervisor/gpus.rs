@@ -3,7 +3,7 @@
 //! Every call goes into the driver and may block for seconds; callers come from threads that may. The lock keeps two
 //! launches from being given one GPU, and is held for one question to the driver at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,13 +27,18 @@ pub(super) struct Accelerators {
     house: Mutex<House>,
 }
 
+/// Who holds: a runtime and its run, so that the end of one run takes nothing from the next.
+type Holder = (RuntimeId, u64);
+
 #[derive(Debug, Default)]
 struct House {
     /// Opened when the first runtime asks: a host without a GPU is the common case.
     gpus: Option<Arc<Gpus>>,
-    holdings: Holdings<RuntimeId>,
+    holdings: Holdings<Holder>,
     /// What was in use on the GPUs of each before it was launched.
-    before: BTreeMap<RuntimeId, Vec<Reading>>,
+    before: BTreeMap<Holder, Vec<Reading>>,
+    /// Runs that were adopted and whose GPUs could not be booked: while there is one, nobody is given a GPU.
+    unbooked: BTreeSet<Holder>,
 }
 
 /// What a launch gets of a GPU.
@@ -67,30 +72,36 @@ impl Accelerators {
     ///
     /// # Errors
     /// In words: there is no GPU, none is free, its memory is not given back, or the driver's nodes are missing.
-    pub(super) fn assign(&self, id: &RuntimeId, wanted: &Gpu) -> Result<Granted, String> {
+    pub(super) fn assign(&self, id: &RuntimeId, run: u64, wanted: &Gpu) -> Result<Granted, String> {
         let free = wanted.memory.unwrap_or(0);
         let request = match &wanted.choice {
             GpuChoice::Count(count) => Request::new(Some(*count), &[], free),
             GpuChoice::Uuids(uuids) => Request::new(None, uuids, free),
         };
         let request = request.map_err(|fault| fault.to_string())?;
-        if !self.give_back(id) {
+        let earlier =
+            self.with(|house, _| house.before.keys().filter(|(held, _)| held == id).cloned().collect::<Vec<_>>());
+        if !earlier.iter().all(|(_, run)| self.give_back(id, *run)) {
             return Err("gpu unavailable: the memory of its last run was not given back".to_owned());
         }
+        let holder = (id.clone(), run);
         self.with(|house, gpus| {
+            if let Some((other, run)) = house.unbooked.first() {
+                return Err(format!("gpu unavailable: what run {run} of `{other}` has is not known"));
+            }
             let inventory = gpus.inventory().map_err(|fault| format!("gpu unavailable: {fault}"))?;
-            let assigned = house.holdings.assign(&inventory.adapters, &request, id);
+            let assigned = house.holdings.assign(&inventory.adapters, &request, &holder);
             let assigned = assigned.map_err(|fault| format!("gpu unavailable: {fault}"))?;
             let uuids: Vec<GpuUuid> = assigned.gpus().iter().map(|gpu| gpu.uuid.clone()).collect();
             match devices(&assigned) {
                 Ok(devices) => {
-                    house.before.insert(id.clone(), uuids.iter().filter_map(|uuid| gpus.read(uuid).ok()).collect());
+                    house.before.insert(holder.clone(), uuids.iter().filter_map(|uuid| gpus.read(uuid).ok()).collect());
                     let environment = environment(&assigned).map(|(name, value)| (name.to_owned(), value)).to_vec();
                     let uuids = uuids.iter().map(|uuid| uuid.as_str().to_owned()).collect();
                     Ok(Granted { environment, devices, uuids })
                 }
                 Err(why) => {
-                    house.holdings.release(id);
+                    house.holdings.release(&holder);
                     Err(why)
                 }
             }
@@ -101,26 +112,36 @@ impl Accelerators {
     ///
     /// # Errors
     /// One of them is not here any more, or another runtime has it.
-    pub(super) fn adopt(&self, id: &RuntimeId, uuids: &[String]) -> Result<(), String> {
+    pub(super) fn adopt(&self, id: &RuntimeId, run: u64, uuids: &[String]) -> Result<(), String> {
+        let holder = (id.clone(), run);
         let uuids = uuids.iter().map(|uuid| GpuUuid::parse(uuid)).collect::<Result<Vec<_>, _>>();
-        let uuids = uuids.map_err(|fault| fault.to_string())?;
         self.with(|house, gpus| {
-            let inventory = gpus.inventory().map_err(|fault| format!("gpu unavailable: {fault}"))?;
-            let booked = house.holdings.adopt(&inventory.adapters, &uuids, id);
-            booked.map(drop).map_err(|fault| format!("gpu unavailable: {fault}"))
+            let booked = uuids.map_err(|fault| fault.to_string()).and_then(|uuids| {
+                let inventory = gpus.inventory().map_err(|fault| format!("gpu unavailable: {fault}"))?;
+                let booked = house.holdings.adopt(&inventory.adapters, &uuids, &holder);
+                booked.map(drop).map_err(|fault| format!("gpu unavailable: {fault}"))
+            });
+            if booked.is_err() {
+                house.unbooked.insert(holder.clone());
+            }
+            // What was in use before it is not known any more: an empty list is measured against nothing.
+            house.before.entry(holder).or_default();
+            booked
         })
     }
 
     /// Waits until the memory of `id` is given back, as long as that may take, and lets others have its GPUs. `false`:
     /// it was not, and they stay held.
-    pub(super) fn give_back(&self, id: &RuntimeId) -> bool {
+    pub(super) fn give_back(&self, id: &RuntimeId, run: u64) -> bool {
+        let holder = (id.clone(), run);
         let ended = self.clock.now();
         loop {
-            match self.look(id, ended) {
+            match self.look(&holder, ended) {
                 Release::Released => {
                     self.with(|house, _| {
-                        house.holdings.release(id);
-                        house.before.remove(id);
+                        house.holdings.release(&holder);
+                        house.before.remove(&holder);
+                        house.unbooked.remove(&holder);
                     });
                     return true;
                 }
@@ -137,14 +158,14 @@ impl Accelerators {
         }
     }
 
-    fn look(&self, id: &RuntimeId, ended: Timestamp) -> Release {
+    fn look(&self, holder: &Holder, ended: Timestamp) -> Release {
         let at = self.clock.now();
         self.with(|house, gpus| {
-            let held: Vec<GpuUuid> = house.holdings.of(id).cloned().collect();
+            let held: Vec<GpuUuid> = house.holdings.of(holder).cloned().collect();
             if held.is_empty() {
                 return Release::Released;
             }
-            let before = house.before.get(id).cloned().unwrap_or_default();
+            let before = house.before.get(holder).cloned().unwrap_or_default();
             let now: Vec<Reading> = held.iter().filter_map(|uuid| gpus.read(uuid).ok()).collect();
             released(&Baseline::new(&before, ended), &[], &now, at)
         })
@@ -179,12 +200,20 @@ mod tests {
         let accelerators = Accelerators::new(Arc::new(SystemClock));
         let id = RuntimeId::parse("trainer").expect("id");
         let wanted = Gpu { choice: GpuChoice::Count(1), memory: None };
-        if let Err(why) = accelerators.assign(&id, &wanted) {
+        if let Err(why) = accelerators.assign(&id, 1, &wanted) {
             assert!(why.starts_with("gpu unavailable: "), "{why}");
         }
         // Nothing is held, or it is given back at once: nothing ran on it.
-        assert!(accelerators.give_back(&id));
+        assert!(accelerators.give_back(&id, 1));
         let absurd = Gpu { choice: GpuChoice::Uuids(vec!["not a uuid".to_owned()]), memory: None };
-        assert!(accelerators.assign(&id, &absurd).is_err());
+        assert!(accelerators.assign(&id, 2, &absurd).is_err());
+        // What an adopted run has is not known: nobody else is given a GPU until that run has ended.
+        assert!(accelerators.adopt(&id, 7, &["GPU-00000000-0000-0000-0000-000000000000".to_owned()]).is_err());
+        let other = RuntimeId::parse("other").expect("id");
+        let why = accelerators.assign(&other, 1, &wanted).expect_err("not known");
+        assert!(why.contains("run 7 of `trainer`"), "{why}");
+        assert!(accelerators.give_back(&id, 7));
+        let after = accelerators.assign(&other, 2, &wanted).err().unwrap_or_default();
+        assert!(!after.contains("trainer"), "{after}");
     }
 }

@@ -67,7 +67,8 @@ impl Keeper {
         }
         if !file.gpus.is_empty() {
             let (shared, id, uuids) = (Arc::clone(&self.shared), self.spec.id.clone(), file.gpus.clone());
-            let booked = tokio::task::spawn_blocking(move || shared.gpus.adopt(&id, &uuids)).await;
+            let run = file.run;
+            let booked = tokio::task::spawn_blocking(move || shared.gpus.adopt(&id, run, &uuids)).await;
             if let Ok(Err(why)) = booked {
                 tracing::error!(runtime = %self.spec.id, %why, "its GPUs cannot be booked again");
             }

@@ -126,12 +126,12 @@ impl Wanted {
         let preset = Preset::load(name).map_err(|faults| Trouble::refused(faults.to_string()))?;
         let limits = narrowed(preset::resolve(&preset, &self.shared.host), &self.spec);
         let granted = match &self.spec.gpu {
-            Some(gpu) => self.shared.gpus.assign(&self.spec.id, gpu).map_err(Trouble::refused)?,
+            Some(gpu) => self.shared.gpus.assign(&self.spec.id, self.run, gpu).map_err(Trouble::refused)?,
             None => Granted::nothing(),
         };
         let started = self.start_with(&preset, name, &limits, &granted);
         if started.is_err() && self.spec.gpu.is_some() {
-            self.shared.gpus.give_back(&self.spec.id);
+            self.shared.gpus.give_back(&self.spec.id, self.run);
         }
         started
     }

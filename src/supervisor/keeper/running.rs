@@ -216,7 +216,7 @@ impl Running {
                 let _ = tell.send(Told { run, what: What::Gone(Box::new(remains)) }).await;
                 if let Some(gpus) = gpus {
                     // The driver takes its time; the next launch waits for it, and this run is over.
-                    tokio::task::spawn_blocking(move || gpus.give_back(&id));
+                    tokio::task::spawn_blocking(move || gpus.give_back(&id, run));
                 }
             }
         });
