@@ -43,7 +43,7 @@ pub struct Streams<'a> {
     /// An opened file that gets one line of JSON, an [`Exit`], when the command ends.
     pub exit_record: Option<BorrowedFd<'a>>,
     /// A listening `SOCK_SEQPACKET` socket, at which a later owner of the runtime can take the control channel and
-    /// the listeners over ([`Handle::adopt`]). Whoever can connect to it owns the runtime.
+    /// the listeners over ([`adopt`](super::adopt())). Whoever can connect to it owns the runtime.
     pub adoption: Option<BorrowedFd<'a>>,
     /// Files for what the command writes to its standard output and error.
     pub log: Option<Log<'a>>,
