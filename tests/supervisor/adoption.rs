@@ -109,3 +109,30 @@ fn a_launch_that_was_never_written_down_is_ended() {
     host.daemon.restart();
     crate::support::wait_for("its end", || (!crate::stage::lives("half-launched-mark")).then_some(()));
 }
+
+#[test]
+fn one_that_was_adopted_frozen_is_looked_after_once_it_goes_on() {
+    if !crate::can_launch() {
+        return;
+    }
+    let script = "trap 'exit 5' TERM; echo up; while :; do sleep 0.1; done";
+    let more = "auto_start = true\n[runtimes.restart]\npolicy = \"no\"";
+    let mut host = Host::start(&bash("still", script, more));
+    host.wait_log("still", "up");
+    let (status, body) = host.act("still", "freeze");
+    if status == 409 {
+        println!("SKIP: nothing here can freeze: {body}");
+        return;
+    }
+    let pid = host.wait_state("still", "frozen")["pid"].clone();
+    host.daemon.kill9();
+    host.daemon.restart();
+    assert_eq!(host.wait_state("still", "frozen")["pid"], pid);
+    host.must("still", "thaw");
+    host.wait_state("still", "ready");
+    // Not by the daemon: only its watch over the end can tell. The init passes the signal on.
+    let init = nix::unistd::Pid::from_raw(i32::try_from(pid.as_i64().unwrap()).unwrap());
+    nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let death = host.wait_end("still")["last_death"].clone();
+    assert_eq!((&death["cause"], &death["code"]), (&"exit".into(), &5.into()), "{death}");
+}

@@ -48,3 +48,18 @@ fn requests_are_counted_over_restarts_of_the_daemon() {
     let opened = host.daemon.ledger_lines().iter().filter(|line| line["kind"] == "open").count();
     assert!(opened <= 3, "{opened} requests left");
 }
+
+#[test]
+fn a_budget_that_is_raised_by_a_reload_holds_at_once() {
+    if !crate::can_launch() {
+        return;
+    }
+    let script = "while :; do if exec 3<>/dev/tcp/allowed.test/{PORT}; then printf 'GET /hello HTTP/1.0\\r\\nHost: allowed.test\\r\\nConnection: close\\r\\n\\r\\n' >&3; head -n 1 <&3; exec 3>&-; fi; sleep 0.5; done";
+    let manifest =
+        |requests: u32| bash("caller", script, &format!("auto_start = true\n[runtimes.budget]\nrequests = {requests}"));
+    let host = Host::start(&manifest(4));
+    let view = host.wait("caller", "seen", |view| view["egress"]["requests"].as_u64() >= Some(1));
+    host.declare(&manifest(1_000).replace("{PORT}", &host.port().to_string()));
+    let later = host.wait("caller", "past the old budget", |view| view["egress"]["requests"].as_u64() > Some(5));
+    assert_eq!((&later["run"], &later["egress"]["denials"]), (&view["run"], &0.into()), "{later:#}");
+}

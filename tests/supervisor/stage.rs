@@ -18,7 +18,7 @@ pub(crate) const PERSONA: &str = "agent";
 pub(crate) struct Host {
     pub(crate) daemon: Daemon,
     /// Answers at `allowed.test` for as long as the host is there.
-    _origin: Origin,
+    origin: Origin,
 }
 
 /// A runtime of which the command is a bash script.
@@ -72,7 +72,12 @@ impl Host {
             .persona(PERSONA, &rules)
             .set("runtimes.first_uid", first_uid())
             .file("runtime/runtimes.toml", manifest.replace("{PORT}", &origin.port().to_string()));
-        Self { daemon: Daemon::start(more(setup)), _origin: origin }
+        Self { daemon: Daemon::start(more(setup)), origin }
+    }
+
+    /// Where the origin listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.origin.port()
     }
 
     /// Puts another manifest in force.

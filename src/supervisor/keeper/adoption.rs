@@ -110,9 +110,8 @@ impl Keeper {
         let found = if file.frozen { Found::Frozen } else { Found::Running };
         // Lines from before may say that it is ready: it has readiness to prove anew.
         running.from = Place::START;
-        if found == Found::Running {
-            running.attend(&self.spec, &self.tell);
-        }
+        // A frozen one too: once it goes on, its end must be heard of.
+        running.attend(&self.spec, &self.tell);
         self.slot.begin(&running, &self.spec);
         self.running = Some(running);
         let (life, effects) = Life::adopt(self.kept.life.clone(), file.run, file.began, found, &self.policy);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::domain::{Clock, RuntimeId, Timestamp};
-use crate::proxy::RuntimeGuard;
+use crate::proxy::{EgressLimits, RuntimeGuard};
 use crate::sandbox::log::{LogReader, Place};
 use crate::sandbox::notify::{Notice, Notifications};
 use crate::sandbox::{Channel, End, Exit};
@@ -159,6 +159,9 @@ impl Running {
     /// Watches the budgets as they are declared now.
     pub(super) fn account(&mut self, spec: &RuntimeSpec, tell: &mpsc::Sender<Told>) {
         self.account.set_budget(spec.budget);
+        let limits = self.guard.limits();
+        // The gateway counts these by itself, and would go on by the old ones.
+        self.guard.set_limits(EgressLimits { bytes: spec.budget.egress, requests: spec.budget.requests, ..limits });
         self.budgets = None;
         if spec.budget != super::super::Budget::default() {
             let watch = account::watch(
