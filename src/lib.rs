@@ -8,10 +8,10 @@
 //! |---|---|---|
 //! | 6 | [`daemon`] and the binaries | wiring, signals, reload, systemd notify |
 //! | 5 | [`control`], [`ui`] | what operators touch |
-//! | 4 | [`governance`] | the handbook: consent, recipes, bundles |
+//! | 4 | [`governance`] | the handbook: leases, kill switch, audit, consent, recipes, bundles |
 //! | 3 | [`supervisor`] | runtimes' lives, decided |
 //! | 2 | [`proxy`], [`sandbox`], [`gpu`] | the two halves that do the work, and the GPUs of the host |
-//! | 1 | [`policy`], [`ledger`], [`events`] | decide, record, remember |
+//! | 1 | [`policy`], [`ledger`], [`events`], [`store`] | decide, record, remember |
 //! | 0 | [`domain`], [`sys`], [`config`] | words and types, the only unsafe code, raw files |
 
 pub mod config;
@@ -25,6 +25,7 @@ pub mod ledger;
 pub mod policy;
 pub mod proxy;
 pub mod sandbox;
+pub mod store;
 pub mod supervisor;
 pub mod sys;
 pub mod ui;

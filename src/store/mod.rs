@@ -1,0 +1,36 @@
+//! What the daemon must still know after any kind of end: leases, audit entries on their way, the latch.
+//!
+//! ```text
+//! handles ── bounded queue ──> one thread ──> state.db (SQLite, WAL, synchronous = FULL)
+//!    └─────── acknowledged when the commit is on the disk ◀──────┘
+//!
+//! kill switch ──> latch (one page, allocated before it is needed: works on a full disk)
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `open`, `schema` | the file, its mode, its lock, its migrations |
+//! | `owner` | the thread that has the only connection |
+//! | `leases`, `outbox` | one repository per concern |
+//! | `latch` | the persisted kill switch, beside the database |
+//!
+//! No SQL stands outside of this module. It refuses: a file that a newer version wrote, that another process has open,
+//! that is damaged or is not ours; and to acknowledge what is not on the disk.
+
+mod fault;
+mod latch;
+mod leases;
+mod open;
+mod outbox;
+mod owner;
+mod schema;
+
+#[cfg(test)]
+mod tests;
+
+pub use fault::StoreFault;
+pub use latch::{LatchFile, LatchRecord, LatchStamp, LatchState, MAX_REASON};
+pub use leases::{LeaseRow, Leases};
+pub use open::FILE;
+pub use outbox::{Entry, Outbox};
+pub use owner::Store;

@@ -1,0 +1,54 @@
+//! The tables, as steps from one version to the next. A step never changes once released.
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+/// Says whose file it is (`PRAGMA application_id`): "ARWS".
+pub(super) const APPLICATION: i64 = 0x4152_5753;
+
+/// Each step leads from the version that is its index to the next.
+const STEPS: &[&str] = &["
+    CREATE TABLE leases (
+        id TEXT PRIMARY KEY NOT NULL,
+        capability TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        issuer TEXT NOT NULL,
+        justification TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        expires_at INTEGER NOT NULL,
+        max_uses INTEGER,
+        max_bytes INTEGER,
+        ended_at INTEGER,
+        ended_why TEXT,
+        CHECK ((ended_at IS NULL) = (ended_why IS NULL))
+    ) STRICT;
+    CREATE INDEX leases_in_force ON leases (id) WHERE ended_at IS NULL;
+    CREATE INDEX leases_ended ON leases (ended_at) WHERE ended_at IS NOT NULL;
+    CREATE TABLE outbox (
+        place INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        body TEXT NOT NULL
+    ) STRICT;
+"];
+
+/// The version that this program writes.
+pub(super) const KNOWN: i64 = STEPS.len() as i64;
+
+/// The version of the file; zero for a new one.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+/// Leads the file from `found` to [`KNOWN`], all steps or none.
+pub(super) fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
+    let from = usize::try_from(found).unwrap_or(usize::MAX).min(STEPS.len());
+    if from == STEPS.len() {
+        return Ok(());
+    }
+    let transaction = Transaction::new(connection, TransactionBehavior::Immediate)?;
+    for step in &STEPS[from..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", KNOWN)?;
+    transaction.commit()
+}

@@ -1,0 +1,155 @@
+//! What is acknowledged is there after any end; what cannot be read is refused.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::*;
+use crate::domain::{LeaseId, PersonaId, Timestamp};
+
+fn row(number: i64) -> LeaseRow {
+    LeaseRow {
+        id: LeaseId::parse(&format!("lease-{number}")).expect("an id"),
+        capability: "egress:host:api.example.com".to_owned(),
+        subject: PersonaId::parse("demo").expect("an id"),
+        issuer: "uid:0".to_owned(),
+        justification: "incident 7".to_owned(),
+        created_at: Timestamp::from_unix_micros(number),
+        expires_at: Timestamp::from_unix_micros(number + 1_000),
+        max_uses: Some(3),
+        max_bytes: None,
+        ended: None,
+    }
+}
+
+fn entry(id: &str) -> Entry {
+    Entry { id: id.to_owned(), body: "{}".to_owned() }
+}
+
+fn opened(folder: &Path) -> Connection {
+    Connection::open(folder.join(FILE)).expect("opens")
+}
+
+fn fault(folder: &Path) -> StoreFault {
+    Store::open(folder).map(drop).expect_err("refused")
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_read_back_by_the_next_process() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(folder.path()).expect("opens");
+    for number in 0..3 {
+        store.leases().add(row(number), entry(&format!("add-{number}"))).await.expect("added");
+    }
+    let at = Timestamp::from_unix_micros(77);
+    store.leases().renew(row(1).id, at, entry("renew")).await.expect("renewed");
+    let end = vec![(row(2).id, at, "revoked")];
+    store.leases().end(end.clone(), vec![entry("end")]).await.expect("ended");
+    store.leases().end(vec![(row(2).id, at, "expired")], vec![entry("end")]).await.expect("ended before");
+    drop(store);
+
+    let store = Store::open(folder.path()).expect("opens again");
+    let mut renewed = row(1);
+    renewed.expires_at = at;
+    assert_eq!(store.leases().in_force().await.expect("read"), [row(0), renewed]);
+    let ended = store.leases().ended(10).await.expect("read");
+    assert_eq!(ended, [LeaseRow { ended: Some((at, "revoked".to_owned())), ..row(2) }], "the first end stays");
+    let waiting = store.outbox().oldest(10).await.expect("read");
+    let ids: Vec<&str> = waiting.iter().map(|(_, entry)| entry.id.as_str()).collect();
+    assert_eq!(ids, ["add-0", "add-1", "add-2", "renew", "end"], "each entry once, in order");
+    store.outbox().remove_through(waiting[3].0).await.expect("removed");
+    assert_eq!(store.outbox().oldest(10).await.expect("read").len(), 1);
+    assert_eq!(store.leases().forget_before(Timestamp::from_unix_micros(78)).await.expect("forgot"), 1);
+    assert_eq!(store.leases().ended(10).await.expect("read"), []);
+}
+
+#[tokio::test]
+async fn a_change_and_its_audit_entry_are_made_together_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(folder.path()).expect("opens");
+    store.leases().add(row(0), entry("a")).await.expect("added");
+    assert!(store.leases().add(row(0), entry("b")).await.is_err(), "the id is taken");
+    assert_eq!(store.outbox().oldest(10).await.expect("read").len(), 1);
+}
+
+#[tokio::test]
+async fn a_full_file_is_said_and_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(Store::open(folder.path()).expect("made"));
+    let connection = super::open::open(folder.path()).expect("opens");
+    connection.pragma_update(None, "max_page_count", 12).expect("bounded");
+    let store = Store::own(connection, folder.path()).expect("started");
+    let mut added = 0;
+    let full = loop {
+        let mut row = row(added);
+        row.justification = "x".repeat(1_000);
+        match store.leases().add(row, entry(&format!("add-{added}"))).await {
+            Ok(()) => added += 1,
+            Err(fault) => break fault,
+        }
+        assert!(added < 1_000, "it never was full");
+    };
+    assert_eq!(full.code(), "store_full", "{full}");
+    drop(store);
+    let store = Store::open(folder.path()).expect("opens");
+    let kept = store.leases().in_force().await.expect("read");
+    assert_eq!(i64::try_from(kept.len()).expect("few"), added);
+    assert_eq!(store.outbox().oldest(1_000).await.expect("read").len(), kept.len());
+    store.leases().add(row(added + 1), entry("later")).await.expect("there is room again");
+}
+
+#[test]
+fn the_files_are_for_their_owner_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join(FILE), "").expect("written");
+    std::fs::set_permissions(folder.path().join(FILE), std::fs::Permissions::from_mode(0o644)).expect("ours");
+    let _store = Store::open(folder.path()).expect("an empty file is a new state");
+    let names: Vec<_> = std::fs::read_dir(folder.path()).expect("read").map(|entry| entry.expect("read")).collect();
+    assert!(names.len() >= 2, "the log lies beside it: {names:?}");
+    for name in names {
+        let mode = name.metadata().expect("read").mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", name.file_name());
+    }
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let _store = Store::open(folder.path()).expect("opens");
+    assert!(matches!(fault(folder.path()), StoreFault::InUse(_)));
+}
+
+#[test]
+fn the_file_of_a_newer_version_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    drop(Store::open(folder.path()).expect("made"));
+    opened(folder.path()).pragma_update(None, "user_version", 99).expect("set");
+    let fault = fault(folder.path());
+    assert_eq!(fault.code(), "store_newer");
+    assert!(fault.to_string().contains("schema 99 and this version knows 1"), "{fault}");
+}
+
+#[test]
+fn what_is_not_ours_or_is_broken_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join(FILE);
+    opened(folder.path()).execute_batch("CREATE TABLE theirs (a)").expect("made");
+    assert!(matches!(fault(folder.path()), StoreFault::Foreign { .. }));
+
+    std::fs::write(&path, "x".repeat(8_192)).expect("written");
+    assert!(matches!(fault(folder.path()), StoreFault::Foreign { .. }));
+
+    std::fs::remove_file(&path).expect("removed");
+    drop(Store::open(folder.path()).expect("made"));
+    let mut bytes = std::fs::read(&path).expect("read");
+    // Past the header of the file: the pages of the tables.
+    bytes[4_096..].fill(0x5a);
+    std::fs::write(&path, &bytes).expect("written");
+    assert_eq!(fault(folder.path()).code(), "store_damaged");
+
+    std::fs::remove_file(&path).expect("removed");
+    std::os::unix::fs::symlink("elsewhere", &path).expect("linked");
+    assert!(matches!(fault(folder.path()), StoreFault::Io { .. }), "a link is not followed");
+    assert!(!folder.path().join("elsewhere").exists());
+}
