@@ -42,6 +42,8 @@ pub struct PersonaFile {
     pub connections: Option<Found<u64>>,
     /// `[limits] tunnels`.
     pub tunnels: Option<Found<u64>>,
+    /// `require_lease`.
+    pub require_lease: Option<Found<bool>>,
     /// `[tls]`.
     pub tls: TlsForm,
     /// `[[allow]]`, in file order.
@@ -134,7 +136,20 @@ impl PersonaFile {
         let Some(mut root) = document.root(text) else { return Err(document) };
         let form = Form::take(&mut root);
         root.end();
-        let Form { id, description, posture, mode, tokens, uids, certificates, limits, tls, allow, deny } = form;
+        let Form {
+            id,
+            description,
+            posture,
+            mode,
+            tokens,
+            uids,
+            certificates,
+            limits,
+            require_lease,
+            tls,
+            allow,
+            deny,
+        } = form;
         Ok(Self {
             stem: stem(path),
             digest: Sha256::digest(text).into(),
@@ -147,6 +162,7 @@ impl PersonaFile {
             certificates,
             connections: limits.0,
             tunnels: limits.1,
+            require_lease,
             tls,
             allow,
             deny,
@@ -174,6 +190,7 @@ struct Form {
     uids: Vec<Found<u64>>,
     certificates: Vec<Found<String>>,
     limits: (Option<Found<u64>>, Option<Found<u64>>),
+    require_lease: Option<Found<bool>>,
     tls: TlsForm,
     allow: Vec<RuleForm>,
     deny: Vec<RuleForm>,
@@ -190,6 +207,7 @@ impl Form {
             uids: root.list("uids").unwrap_or_default(),
             certificates: root.list("certificates").unwrap_or_default(),
             limits: root.section("limits").map(take_limits).unwrap_or_default(),
+            require_lease: root.take("require_lease"),
             tls: TlsForm::take(root),
             allow: root.sections("allow").into_iter().map(RuleForm::take_allow).collect(),
             deny: root.sections("deny").into_iter().map(RuleForm::take_deny).collect(),

@@ -10,9 +10,10 @@ use super::extract::JsonBody;
 use super::problem::{Problem, ProblemCode};
 use super::state::App;
 use super::wire::{Preview, PreviewRequest};
-use crate::domain::{ClientAddr, EgressIntent, Host, Method, Scheme};
+use crate::domain::{ClientAddr, EgressIntent, Host, LeaseId, Method, Scheme};
 use crate::ledger::{Kind, Outcome, Record, Via};
 use crate::policy::{Answer, Grant, GrantedBy, Question, Verdict};
+use crate::proxy::lease_hint;
 
 pub(super) async fn preview(
     State(app): State<Arc<App>>,
@@ -45,9 +46,11 @@ impl App {
         let host = intent.target.host.to_string();
         let record = record(&verdict, &intent, scheme, &host);
         let receipt = self.state.ledger.append(&record).map_err(|error| ledger_problem(&error))?;
-        let lease_hint = verdict.denial.as_ref().filter(|denial| denial.code.leasable()).map(|_| {
-            format!("add `{host}` and port {} to an allow rule of persona `{}`", intent.target.port, intent.persona)
-        });
+        let lease_hint = verdict
+            .denial
+            .as_ref()
+            .filter(|denial| denial.code.leasable())
+            .map(|denial| lease_hint(denial.code.code(), &intent.persona, &intent.target));
         Ok(Preview {
             decision: outcome(&verdict),
             persona: intent.persona,
@@ -60,6 +63,7 @@ impl App {
                 .as_ref()
                 .and_then(|grant| grant.rule().cloned())
                 .or_else(|| verdict.denial.as_ref().and_then(|denial| denial.rule.clone())),
+            lease: lease(&verdict).cloned(),
             detail: verdict.denial.map(|denial| denial.detail),
             lease_hint,
             notes,
@@ -97,9 +101,16 @@ const fn outcome(verdict: &Verdict) -> Outcome {
 fn via(verdict: &Verdict) -> Option<Via> {
     match verdict.grant.as_ref()?.via() {
         GrantedBy::Rule => Some(Via::Policy),
+        GrantedBy::Lease => Some(Via::Lease),
         GrantedBy::Public => Some(Via::Public),
         GrantedBy::Report => None,
     }
+}
+
+/// The lease that lets it through, or that is over.
+fn lease(verdict: &Verdict) -> Option<&LeaseId> {
+    let granting = verdict.grant.as_ref().and_then(Grant::lease);
+    granting.or_else(|| verdict.denial.as_ref().and_then(|denial| denial.lease.as_ref()))
 }
 
 fn record<'a>(verdict: &'a Verdict, intent: &'a EgressIntent, asked: Scheme, host: &'a str) -> Record<'a> {
@@ -114,6 +125,7 @@ fn record<'a>(verdict: &'a Verdict, intent: &'a EgressIntent, asked: Scheme, hos
     record.outcome = Some(outcome(verdict));
     record.via = via(verdict);
     record.rule = verdict.grant.as_ref().and_then(Grant::rule);
+    record.lease = lease(verdict).map(LeaseId::as_str);
     if let Some(denial) = &verdict.denial {
         record.code = Some(denial.code);
         record.rule = record.rule.or(denial.rule.as_ref());

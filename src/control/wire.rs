@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::problem::ProblemCode;
-use crate::domain::{DenialCode, PersonaId, RuleId, Scheme, Timestamp};
+use crate::domain::{DenialCode, LeaseId, PersonaId, RuleId, Scheme, Timestamp};
 use crate::ledger::{Line, Outcome, Via};
 use crate::proxy;
 
@@ -188,6 +188,9 @@ pub struct Tunnel {
     /// The rule that granted it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleId>,
+    /// The lease under which it was granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
     /// Bytes from the client.
     pub bytes_up: u64,
     /// Bytes to the client.
@@ -205,6 +208,7 @@ impl From<proxy::TunnelView> for Tunnel {
             scheme: view.scheme,
             target: view.target,
             rule: view.rule,
+            lease: view.lease,
             bytes_up: view.bytes_up,
             bytes_down: view.bytes_down,
             age_ms: view.age_ms,
@@ -304,6 +308,9 @@ pub struct Preview {
     /// The rule that decides.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rule: Option<RuleId>,
+    /// The lease that lets it through, or that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseId>,
     /// One sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -362,7 +369,7 @@ pub(super) fn schemas() -> Value {
             "description": "One line of the egress ledger.",
             "properties": {
                 "seq": count(), "time": { "type": "string", "format": "date-time" },
-                "kind": { "type": "string", "enum": ["open", "deny", "close", "preview", "note"] },
+                "kind": { "type": "string", "enum": ["open", "deny", "close", "preview", "note", "audit"] },
                 "persona": text(), "runtime": text(), "run": text(), "client": text(),
                 "identity": { "type": "string", "enum": ["none", "basic", "bearer", "mtls", "peercred", "netns"] },
                 "scheme": scheme(), "host": text(), "port": count(), "method": text(), "path": text(),
@@ -372,6 +379,7 @@ pub(super) fn schemas() -> Value {
                 "rule": text(), "lease": text(), "opened": count(), "bytes_up": count(), "bytes_down": count(),
                 "duration_ms": count(), "close_reason": text(), "status": count(),
                 "labels": { "type": "object" }, "tls": { "type": "object" }, "detail": text(),
+                "audit": { "type": "object" },
             },
             "required": ["seq", "time", "kind"],
         },
@@ -428,8 +436,8 @@ pub(super) fn schemas() -> Value {
             "type": "object",
             "properties": {
                 "decision": decision(), "persona": text(), "host": text(), "port": count(), "scheme": scheme(),
-                "code": { "type": "string", "enum": codes }, "via": text(), "rule": text(), "detail": text(),
-                "lease_hint": text(), "notes": list(text()), "seq": count(),
+                "code": { "type": "string", "enum": codes }, "via": text(), "rule": text(), "lease": text(),
+                "detail": text(), "lease_hint": text(), "notes": list(text()), "seq": count(),
             },
             "required": ["decision", "persona", "host", "port", "scheme", "seq"],
         },

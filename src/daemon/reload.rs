@@ -51,7 +51,7 @@ impl Reloader {
             (Err(faults), _) | (_, Err(faults)) => Err(faults),
         };
         let (fresh, manifest) = match read {
-            Ok((fresh, manifest)) => (fresh.after(&old), manifest),
+            Ok(read) => read,
             Err(faults) => {
                 for fault in &faults.0 {
                     tracing::error!(%fault, "the policy was not reloaded");
@@ -64,11 +64,11 @@ impl Reloader {
             tracing::warn!(%warning, "policy");
         }
         let changed = fresh.digest() != old.digest();
-        let (generation, digest, personas) = (fresh.generation(), fresh.digest().to_owned(), fresh.personas().len());
-        self.gateway.policy.store(Arc::new(fresh));
+        let (digest, personas) = (fresh.digest().to_owned(), fresh.personas().len());
         // Names may have moved meanwhile; asking again costs little.
         self.gateway.resolver.clear();
-        let ended = self.gateway.recheck_all();
+        let ended = self.gateway.put_personas(&fresh);
+        let generation = self.gateway.policy.load().generation();
         if let Some(Err(fault)) = self.tls.as_ref().map(|tls| tls.reload()) {
             tracing::error!(%fault, "the TLS listener keeps its old certificate");
         }

@@ -259,8 +259,12 @@ async fn first_seen(ledger: &Ledger) -> FirstSeen {
 /// What rules with budgets have spent, as the ledger tells it.
 fn restore_usage(ledger: &Ledger) -> anyhow::Result<Usage> {
     let usage = Usage::new();
-    for ((persona, rule), sums) in ledger.sums_by_rule(1).context("reading what was spent from the ledger")? {
+    let sums = ledger.sums(1).context("reading what was spent from the ledger")?;
+    for ((persona, rule), sums) in sums.by_rule {
         usage.restore(&persona, &rule, sums.uses, sums.bytes);
+    }
+    for (lease, sums) in sums.by_lease {
+        usage.restore_lease(&lease, sums.uses, sums.bytes);
     }
     Ok(usage)
 }

@@ -1,7 +1,7 @@
 //! Why something did not leave, or stopped: closed sets of reasons with codes that never change.
 
-use super::RuleId;
 use super::codes::codes;
+use super::{LeaseId, RuleId};
 
 codes! {
     /// Why a request was denied. A code never changes once released.
@@ -160,6 +160,8 @@ pub struct Denial {
     pub code: DenialCode,
     /// The rule that denied, when one did.
     pub rule: Option<RuleId>,
+    /// The lease that is over, when it is one.
+    pub lease: Option<LeaseId>,
     /// One sentence for a person, without secrets; lower case, no full stop.
     pub detail: String,
 }
@@ -167,13 +169,20 @@ pub struct Denial {
 impl Denial {
     /// A denial without a rule.
     pub fn new(code: DenialCode, detail: impl Into<String>) -> Self {
-        Self { code, rule: None, detail: detail.into() }
+        Self { code, rule: None, lease: None, detail: detail.into() }
     }
 
     /// The same denial, made by `rule`.
     #[must_use]
     pub fn by(mut self, rule: RuleId) -> Self {
         self.rule = Some(rule);
+        self
+    }
+
+    /// The same denial, because `lease` is over.
+    #[must_use]
+    pub fn under(mut self, lease: LeaseId) -> Self {
+        self.lease = Some(lease);
         self
     }
 }

@@ -103,6 +103,10 @@ id! {
     /// The name of a bundle: what a runtime is made of.
     BundleId
 }
+id! {
+    /// The name of a lease: a time-boxed widening of what a persona may do.
+    LeaseId
+}
 
 /// One run of a runtime: from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -15,8 +15,8 @@ use crate::domain::{ClientAddr, Identity, Timestamp};
 /// more to an auditor, and nobody can fill the disk with one request.
 pub(crate) const MAX_TEXT: usize = 1024;
 
-/// Longest line with its newline. Every byte of a text may become six (`\u00ff`), and a record has 15
-/// texts; the rest of a line is below 1 KiB.
+/// Longest line with its newline. Every byte of a text may become six (`\u00ff`), and a record has 20
+/// texts at most; the rest of a line is below 1 KiB.
 pub(crate) const MAX_LINE: usize = 128 << 10;
 
 /// Longest head: the leaf prefix, then `{"seq":` + 20 digits + `,"time":"` + 27 + `"`.
@@ -130,6 +130,20 @@ fn put_fields(out: &mut Vec<u8>, record: &Record<'_>) {
         });
     }
     put_text(out, "detail", record.detail);
+    if let Some(audit) = record.audit {
+        put_key(out, "audit");
+        put_object(out, |out| {
+            put_text(out, "entry", Some(&audit.entry));
+            put_key(out, "at");
+            out.push(b'"');
+            audit.at.write_rfc3339(out);
+            out.push(b'"');
+            put_text(out, "actor", Some(&audit.actor));
+            put_text(out, "action", Some(&audit.action));
+            put_text(out, "before", audit.before.as_deref());
+            put_text(out, "after", audit.after.as_deref());
+        });
+    }
 }
 
 const fn kind_word(kind: Kind) -> &'static str {
@@ -139,6 +153,7 @@ const fn kind_word(kind: Kind) -> &'static str {
         Kind::Close => "close",
         Kind::Preview => "preview",
         Kind::Note => "note",
+        Kind::Audit => "audit",
     }
 }
 
@@ -286,7 +301,7 @@ mod tests {
     use crate::domain::{CloseReason, DenialCode, Labels, PersonaId, RuleId, Scheme};
     use crate::ledger::line::Line;
     use crate::ledger::merkle::leaf_hash;
-    use crate::ledger::record::TlsSeen;
+    use crate::ledger::record::{AuditRecord, TlsSeen};
 
     fn line_of(record: &Record<'_>, seq: u64) -> String {
         let mut buffer = LineBuffer::new();
@@ -317,6 +332,14 @@ mod tests {
         let rule = RuleId::parse("pypi").expect("valid");
         let labels = Labels { corr: Some("c-1".to_owned()), project: None };
         let tls = TlsSeen { sni: Some("index.example".to_owned()), version: Some("1.3".to_owned()), ech: false };
+        let audit = AuditRecord {
+            entry: "e-1".to_owned(),
+            at: Timestamp::parse("2026-11-22T10:31:20Z").expect("valid"),
+            actor: "uid:0".to_owned(),
+            action: "lease_created".to_owned(),
+            before: None,
+            after: Some("{\"a\":1}".to_owned()),
+        };
         let record = Record {
             persona: Some(&persona),
             runtime: Some("rt"),
@@ -343,6 +366,7 @@ mod tests {
             labels: Some(&labels),
             tls: Some(&tls),
             detail: Some("why"),
+            audit: Some(&audit),
             ..Record::new(Kind::Close)
         };
         assert_eq!(
@@ -355,7 +379,9 @@ mod tests {
                 r#""via":"policy","rule":"pypi","lease":"l-1","opened":3,"bytes_up":0,"#,
                 r#""bytes_down":18446744073709551615,"duration_ms":12,"close_reason":"completed","#,
                 r#""status":200,"labels":{"corr":"c-1"},"#,
-                r#""tls":{"sni":"index.example","version":"1.3","ech":false},"detail":"why"}"#,
+                r#""tls":{"sni":"index.example","version":"1.3","ech":false},"detail":"why","#,
+                r#""audit":{"entry":"e-1","at":"2026-11-22T10:31:20.000000Z","actor":"uid:0","#,
+                r#""action":"lease_created","after":"{\"a\":1}"}}"#,
                 "\n"
             )
         );
@@ -385,7 +411,16 @@ mod tests {
         let long = Some(nasty.as_str());
         let labels = Labels { corr: Some(nasty.clone()), project: Some(nasty.clone()) };
         let tls = TlsSeen { sni: Some(nasty.clone()), version: Some(nasty.clone()), ech: true };
+        let audit = AuditRecord {
+            entry: nasty.clone(),
+            at: Timestamp::from_unix_micros(0),
+            actor: nasty.clone(),
+            action: nasty.clone(),
+            before: Some(nasty.clone()),
+            after: Some(nasty.clone()),
+        };
         let record = Record {
+            audit: Some(&audit),
             runtime: long,
             run: long,
             host: long,

@@ -157,7 +157,7 @@ fn ocsf_event(line: &Line) -> Option<Value> {
         Kind::Close => (2, "Close"),
         Kind::Deny => (5, "Refuse"),
         Kind::Preview => (99, "Preview"),
-        Kind::Note => return None,
+        Kind::Note | Kind::Audit => return None,
     };
     let denied = matches!(line.decision, Some(Outcome::Deny)) || line.kind == Kind::Deny;
     let mut event = json!({

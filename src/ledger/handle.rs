@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::checkpoint::Checkpoint;
 use super::error::{Cause, LedgerError};
 use super::merkle::{Hash, empty_root};
-use super::query::{Reader, SumsByRule};
+use super::query::{Reader, Sums};
 use super::record::Record;
 use super::recovery::{self, Recovery};
 use super::segment;
@@ -183,14 +183,14 @@ impl Ledger {
         Reader::open(&self.0.config.dir)
     }
 
-    /// What each rule of each persona was used for, from line `since_seq` on: to restore budgets.
+    /// What each rule of each persona and each lease was used for, from line `since_seq` on: to restore budgets.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn sums_by_rule(&self, since_seq: u64) -> Result<SumsByRule, LedgerError> {
+    pub fn sums(&self, since_seq: u64) -> Result<Sums, LedgerError> {
         match &self.0.body {
-            Body::On(_) => self.reader()?.sums_by_rule(since_seq),
-            Body::Off { .. } => Ok(SumsByRule::new()),
+            Body::On(_) => self.reader()?.sums(since_seq),
+            Body::Off { .. } => Ok(Sums::default()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{Kind, Outcome, TlsSeen, Via};
+use super::record::{AuditRecord, Kind, Outcome, TlsSeen, Via};
 use crate::domain::{CloseReason, DenialCode, Identity, Labels, PersonaId, RuleId, Scheme, Timestamp};
 
 /// One line of the ledger, owned. Fields that a later version adds are skipped, so an old reader reads
@@ -90,6 +90,9 @@ pub struct Line {
     /// One sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// What an administrator did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Box<AuditRecord>>,
 }
 
 /// Why bytes are not a line.

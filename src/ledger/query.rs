@@ -14,11 +14,11 @@ use serde::Serialize;
 use super::error::LedgerError;
 use super::line::{Line, LineHead};
 use super::note::VerifierKey;
-use super::record::{Kind, Outcome};
+use super::record::{Kind, Outcome, Via};
 use super::recovery::public_key_path;
 use super::seal::SegmentRecord;
 use super::segment::{self, Form, LineReader, SEAL, Step};
-use crate::domain::{DenialCode, PersonaId, RuleId, RuntimeId, Timestamp};
+use crate::domain::{DenialCode, LeaseId, PersonaId, RuleId, RuntimeId, Timestamp};
 
 /// Different values that one table of the statistics holds; the rest is counted under `(others)`, so
 /// that an automation that asks for a million hosts does not fill the memory.
@@ -308,27 +308,28 @@ impl Reader {
         Ok(stats)
     }
 
-    /// What each rule of each persona was used for, from line `since_seq` on. A use is an `open`; its
+    /// What each rule of each persona and each lease was used for, from line `since_seq` on. A use is an `open`; its
     /// bytes are those of its `close`, also when that names no rule itself.
     ///
     /// # Errors
     /// As [`Reader::visit`].
-    pub fn sums_by_rule(&self, since_seq: u64) -> Result<SumsByRule, LedgerError> {
-        let mut sums = SumsByRule::new();
-        let mut tunnels = HashMap::<u64, (PersonaId, RuleId)>::new();
+    pub fn sums(&self, since_seq: u64) -> Result<Sums, LedgerError> {
+        let mut sums = Sums::default();
+        let mut opened = HashMap::<u64, Spender>::new();
         self.visit(since_seq, |raw| {
             if !raw.head.is_kind("open") && !raw.head.is_kind("close") {
                 return Ok(ControlFlow::Continue(()));
             }
             let line = raw.parse()?;
-            let opened = line.opened.and_then(|opened| tunnels.remove(&opened));
-            let Some(key) = line.persona.clone().zip(line.rule.clone()).or(opened) else {
-                return Ok(ControlFlow::Continue(()));
+            let before = line.opened.and_then(|seq| opened.remove(&seq));
+            let Some(spender) = Spender::of(&line).or(before) else { return Ok(ControlFlow::Continue(())) };
+            let sum = match &spender {
+                Spender::Rule(persona, rule) => sums.by_rule.entry((persona.clone(), rule.clone())).or_default(),
+                Spender::Lease(lease) => sums.by_lease.entry(lease.clone()).or_default(),
             };
-            let sum = sums.entry(key.clone()).or_default();
             if line.kind == Kind::Open {
                 sum.uses += 1;
-                tunnels.insert(line.seq, key);
+                opened.insert(line.seq, spender);
             } else {
                 let bytes = line.bytes_up.unwrap_or(0).saturating_add(line.bytes_down.unwrap_or(0));
                 sum.bytes = sum.bytes.saturating_add(bytes);
@@ -337,6 +338,34 @@ impl Reader {
         })?;
         Ok(sums)
     }
+}
+
+/// Whose budget a line is about.
+enum Spender {
+    Rule(PersonaId, RuleId),
+    Lease(LeaseId),
+}
+
+impl Spender {
+    fn of(line: &Line) -> Option<Self> {
+        if let Some((persona, rule)) = line.persona.as_ref().zip(line.rule.as_ref()) {
+            return Some(Self::Rule(persona.clone(), rule.clone()));
+        }
+        // Where the posture grants, a lease only stands for the permission to use the proxy. A close does not say what
+        // granted it.
+        let leased = line.kind == Kind::Close || line.via == Some(Via::Lease);
+        let lease = line.lease.as_deref().filter(|_| leased)?;
+        LeaseId::parse(lease).ok().map(Self::Lease)
+    }
+}
+
+/// What rules and leases were used for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// By persona and rule.
+    pub by_rule: SumsByRule,
+    /// By lease: what was granted under it.
+    pub by_lease: BTreeMap<LeaseId, RuleSums>,
 }
 
 /// Uses and bytes by persona and rule.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::{ClientAddr, CloseReason, DenialCode, Identity, Labels, PersonaId, RuleId, Scheme};
+use crate::domain::{ClientAddr, CloseReason, DenialCode, Identity, Labels, PersonaId, RuleId, Scheme, Timestamp};
 
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub enum Kind {
     Preview,
     /// The daemon's own word: start, recovery, clock step, service resumed.
     Note,
+    /// What an administrator did. Only in the audit log.
+    Audit,
 }
 
 /// The decision as recorded.
@@ -115,8 +117,29 @@ pub struct Record<'a> {
     pub labels: Option<&'a Labels>,
     /// What the first flight showed.
     pub tls: Option<&'a TlsSeen>,
-    /// One sentence, for `note` and for denials.
+    /// One sentence, for `note` and for denials; for `audit`: why.
     pub detail: Option<&'a str>,
+    /// For `audit`: what was done.
+    pub audit: Option<&'a AuditRecord>,
+}
+
+/// What an administrator did. The texts of `before` and `after` are JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRecord {
+    /// Unique, also over several logs.
+    pub entry: String,
+    /// When it was done; the line's own time is when it was recorded.
+    pub at: Timestamp,
+    /// Who.
+    pub actor: String,
+    /// What.
+    pub action: String,
+    /// What it was done to, as it was before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub before: Option<String>,
+    /// As it is since.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub after: Option<String>,
 }
 
 impl Record<'_> {
@@ -149,6 +172,7 @@ impl Record<'_> {
             labels: None,
             tls: None,
             detail: None,
+            audit: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::domain::{Denial, DenialCode, EgressIntent, Host, PersonaId, Scheme, S
 
 use super::grant::{Decision, Grant, GrantedBy};
 use super::guard;
+use super::lease::{EgressLease, Held};
 use super::persona::Persona;
 use super::rule::Rule;
 use super::ruleset::{Ask, Denied, Door, Miss, Naming, Opaque, Search};
@@ -22,6 +23,8 @@ impl Snapshot {
     ///    and posture `allowlist` denies with the code of the rule that came nearest.
     /// 4. What would carry DNS past the gateway needs a rule that names exactly that host.
     /// 5. A literal special address needs a rule whose `cidrs` hold it, in report mode too.
+    /// 6. Where 3 and 4 deny, a lease that names host and port grants. Where they grant and the persona's file demands
+    ///    a lease, one for the proxy must be in force, or one for that host.
     ///
     /// Resolved addresses are judged later, by [`Grant::vet`]; budgets by [`Usage`](super::Usage).
     pub fn decide(&self, intent: &EgressIntent, now: Timestamp) -> Decision {
@@ -32,7 +35,8 @@ impl Snapshot {
             return Decision::Deny(posture_off(persona));
         }
         let ask = Ask::of(intent, now);
-        let terms = match judge(persona, &self.settings, intent, &ask) {
+        let held = self.leases.held(&persona.id);
+        let terms = match judge(persona, &self.settings, held, intent, &ask) {
             Ok(terms) => terms,
             Err(denial) if persona.mode == Mode::Report => match reported(intent, denial) {
                 Ok(terms) => terms,
@@ -43,6 +47,8 @@ impl Snapshot {
         Decision::Allow(Grant {
             persona: Arc::clone(persona),
             rule: terms.rule,
+            leases: terms.leases,
+            permit: terms.permit,
             via: terms.via,
             scheme: terms.scheme,
             tls: terms.tls,
@@ -56,19 +62,90 @@ impl Snapshot {
 /// What becomes a grant.
 struct Terms {
     rule: Option<u32>,
+    leases: Vec<Arc<EgressLease>>,
+    permit: Option<Arc<EgressLease>>,
     via: GrantedBy,
     scheme: Scheme,
     tls: TlsDemand,
     would_deny: Option<Box<Denial>>,
 }
 
-fn judge(persona: &Persona, settings: &PolicySettings, intent: &EgressIntent, ask: &Ask<'_>) -> Result<Terms, Denial> {
+impl Terms {
+    /// Without rule or lease.
+    const fn of(via: GrantedBy, scheme: Scheme, tls: TlsDemand) -> Self {
+        Self { rule: None, leases: Vec::new(), permit: None, via, scheme, tls, would_deny: None }
+    }
+}
+
+fn judge(
+    persona: &Persona,
+    settings: &PolicySettings,
+    held: Option<&Held>,
+    intent: &EgressIntent,
+    ask: &Ask<'_>,
+) -> Result<Terms, Denial> {
     let denied = persona.deny.denies(ask);
     let opaque = match denied {
         Denied::Whole(rule) => return Err(denied_by(persona.deny.rule(rule), &intent.target)),
         Denied::Opaque(_) => Opaque::MayNot,
         Denied::No => Opaque::May,
     };
+    let verdict = match by_policy(persona, settings, intent, ask, (denied, opaque)) {
+        Ok(mut terms) if persona.require_lease => match held.and_then(|held| held.proxy(ask.now)) {
+            Some(permit) => {
+                terms.permit = Some(Arc::clone(permit));
+                Ok(terms)
+            }
+            None => Err(lease_required(persona)),
+        },
+        verdict => verdict,
+    };
+    match (verdict, held) {
+        (Err(denial), Some(held)) => by_lease(persona, settings, held, intent, (ask, opaque), denial),
+        (verdict, _) => verdict,
+    }
+}
+
+/// What a lease makes of `denial`: a grant where one names the target, another code where one did.
+fn by_lease(
+    persona: &Persona,
+    settings: &PolicySettings,
+    held: &Held,
+    intent: &EgressIntent,
+    (ask, opaque): (&Ask<'_>, Opaque),
+    denial: Denial,
+) -> Result<Terms, Denial> {
+    let naming = if settings.dns_guard && guard::carries_dns(&intent.target) { Naming::Exact } else { Naming::Any };
+    let leases = held.opening(ask, naming, opaque);
+    if leases.is_empty() {
+        return Err(match held.lapsed(ask, naming, opaque).filter(|_| denial.code.leasable()) {
+            Some(lease) => {
+                let detail = format!("the lease `{}` for `{}` expired at {}", lease.id, ask.host, lease.expires_at);
+                Denial::new(DenialCode::LeaseExpired, detail).under(lease.id.clone())
+            }
+            None => denial,
+        });
+    }
+    let (scheme, tls) = match ask.surface {
+        Surface::Forward => (Scheme::Http, TlsDemand::NONE),
+        Surface::Tunnel => (Scheme::Https, readable(persona.tls.demand(), opaque)),
+    };
+    Ok(Terms { leases, ..Terms::of(GrantedBy::Lease, scheme, tls) })
+}
+
+pub(super) fn lease_required(persona: &Persona) -> Denial {
+    let detail = format!("`{}` may use the proxy only under a lease, and none is in force", persona.id);
+    Denial::new(DenialCode::LeaseRequired, detail)
+}
+
+/// What rules and posture say.
+fn by_policy(
+    persona: &Persona,
+    settings: &PolicySettings,
+    intent: &EgressIntent,
+    ask: &Ask<'_>,
+    (denied, opaque): (Denied, Opaque),
+) -> Result<Terms, Denial> {
     let mut search = persona.allow.search(ask, Naming::Any, opaque);
     if !matches!(search, Search::Hit { exact: true, .. }) && settings.dns_guard && guard::carries_dns(&intent.target) {
         search = persona.allow.search(ask, Naming::Exact, opaque);
@@ -108,7 +185,7 @@ fn by_rule(persona: &Persona, index: u32, ask: &Ask<'_>, opaque: Opaque) -> Resu
             (Scheme::Https, readable(tls, opaque))
         }
     };
-    Ok(Terms { rule: Some(index), via: GrantedBy::Rule, scheme, tls, would_deny: None })
+    Ok(Terms { rule: Some(index), ..Terms::of(GrantedBy::Rule, scheme, tls) })
 }
 
 fn by_posture(persona: &Persona, settings: &PolicySettings, ask: &Ask<'_>, opaque: Opaque) -> Result<Terms, Denial> {
@@ -129,7 +206,7 @@ fn by_posture(persona: &Persona, settings: &PolicySettings, ask: &Ask<'_>, opaqu
             (Scheme::Https, readable(tls, opaque))
         }
     };
-    Ok(Terms { rule: None, via: GrantedBy::Public, scheme, tls, would_deny: None })
+    Ok(Terms::of(GrantedBy::Public, scheme, tls))
 }
 
 /// Report mode: lets through what was denied, but never a special address. The host's other addresses are
@@ -146,7 +223,7 @@ fn reported(intent: &EgressIntent, denial: Denial) -> Result<Terms, Denial> {
         Surface::Tunnel => Scheme::Https,
     };
     let would_deny = Some(Box::new(denial));
-    Ok(Terms { rule: None, via: GrantedBy::Report, scheme, tls: TlsDemand::NONE, would_deny })
+    Ok(Terms { would_deny, ..Terms::of(GrantedBy::Report, scheme, TlsDemand::NONE) })
 }
 
 /// A deny rule names this host: whatever nobody reads could carry what it denies.

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::domain::{Denial, DenialCode, RuleId, Scheme, Timestamp, classify};
+use crate::domain::{Denial, DenialCode, LeaseId, RuleId, Scheme, Timestamp, classify};
 
 use super::decide::denied_by;
+use super::lease::EgressLease;
 use super::persona::Persona;
 use super::rule::{Budget, Rule};
 use super::ruleset::{Denied, Door};
@@ -26,6 +27,8 @@ pub enum Decision {
 pub enum GrantedBy {
     /// A rule of the persona.
     Rule,
+    /// A lease of the persona's.
+    Lease,
     /// The persona's posture `public`.
     Public,
     /// Nothing did: the persona is in report mode, and [`Grant::would_deny`] says what enforcement does.
@@ -38,6 +41,11 @@ pub enum GrantedBy {
 pub struct Grant {
     pub(super) persona: Arc<Persona>,
     pub(super) rule: Option<u32>,
+    /// What opens it, where no rule does: the first counts. More than one, so that a spent one does not close what
+    /// another opens.
+    pub(super) leases: Vec<Arc<EgressLease>>,
+    /// Under which the persona uses the proxy, where its file demands one.
+    pub(super) permit: Option<Arc<EgressLease>>,
     pub(super) via: GrantedBy,
     pub(super) scheme: Scheme,
     pub(super) tls: TlsDemand,
@@ -55,6 +63,11 @@ impl Grant {
     /// The rule that granted it.
     pub fn rule(&self) -> Option<&RuleId> {
         self.granting().map(|rule| &rule.id)
+    }
+
+    /// The lease that granted it, or the one that the persona needs for the proxy.
+    pub fn lease(&self) -> Option<&LeaseId> {
+        self.leases.first().or(self.permit.as_ref()).map(|lease| &lease.id)
     }
 
     /// What granted it.
@@ -80,12 +93,17 @@ impl Grant {
 
     /// When what was granted must end, even if it is in use.
     pub fn expires_at(&self) -> Option<Timestamp> {
-        self.granting().and_then(|rule| rule.expires_at)
+        let rule = self.granting().and_then(|rule| rule.expires_at);
+        let leases = self.leases.first().into_iter().chain(&self.permit).map(|lease| lease.expires_at);
+        leases.chain(rule).min()
     }
 
-    /// How much may pass by the granting rule, all its grants together; kept by [`Usage`](super::Usage).
+    /// How much may pass by the granting rule or lease, all its grants together; kept by [`Usage`](super::Usage).
     pub fn limits(&self) -> Budget {
-        self.granting().map_or(Budget::NONE, |rule| rule.budget)
+        match self.leases.first() {
+            Some(lease) => lease.budget(),
+            None => self.granting().map_or(Budget::NONE, |rule| rule.budget),
+        }
     }
 
     /// The generation of the snapshot that decided.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! personas/*.toml ── load ──> Snapshot ── decide(intent, now) ──> Allow(Grant) | Deny(Denial)
-//!                                                                   │
+//!       leases in force ─────────┘                                  │
 //!                                      Usage.admit(grant, now) ─────┤ budgets: uses, bytes, rate
 //!                                      grant.vet(address) ──────────┘ each resolved address
 //! ```
@@ -20,6 +20,7 @@ mod decide;
 mod grant;
 mod guard;
 mod hosts;
+mod lease;
 mod load;
 mod nets;
 mod path;
@@ -41,6 +42,7 @@ mod warning;
 mod tests;
 
 pub use grant::{Decision, Grant, GrantedBy};
+pub use lease::{EgressLease, LeaseSet, Opening};
 pub use load::{load, load_with};
 pub use pattern::{HostPattern, PatternFault, Purpose};
 pub use persona::{Persona, PersonaLimits, PersonaSummary, TokenSummary};

@@ -19,6 +19,7 @@ pub struct Persona {
     pub(super) uids: Vec<u32>,
     pub(super) certificates: Vec<String>,
     pub(super) limits: PersonaLimits,
+    pub(super) require_lease: bool,
     pub(super) tls: TlsChoice,
     pub(super) allow: RuleSet,
     pub(super) deny: RuleSet,
@@ -64,6 +65,11 @@ impl Persona {
         self.mode
     }
 
+    /// Whether it may use the proxy only under a lease.
+    pub const fn requires_lease(&self) -> bool {
+        self.require_lease
+    }
+
     /// Its own bounds.
     pub const fn limits(&self) -> &PersonaLimits {
         &self.limits
@@ -101,6 +107,7 @@ impl Persona {
             uids: self.uids.clone(),
             certificates: self.certificates.clone(),
             limits: self.limits,
+            require_lease: self.require_lease,
             allow_rules: self.allow.rules().len(),
             deny_rules: self.deny.rules().len(),
         }
@@ -127,6 +134,8 @@ pub struct PersonaSummary {
     pub certificates: Vec<String>,
     /// Its own bounds.
     pub limits: PersonaLimits,
+    /// Whether it may use the proxy only under a lease.
+    pub require_lease: bool,
     /// How many allow rules it has.
     pub allow_rules: usize,
     /// How many deny rules it has.

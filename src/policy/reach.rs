@@ -5,7 +5,7 @@
 
 use crate::domain::{Denial, DenialCode, Host, HostName, PersonaId, Scheme, Target, Timestamp};
 
-use super::decide::{denied_by, not_named, posture_off, unknown_persona};
+use super::decide::{denied_by, lease_required, not_named, posture_off, unknown_persona};
 use super::guard;
 use super::rule::Rule;
 use super::snapshot::Snapshot;
@@ -33,6 +33,13 @@ impl Snapshot {
         let host = Host::Name(name.clone());
         let carries_dns =
             self.settings.dns_guard && guard::carries_dns(&Target { host: host.clone(), port: NAME_ONLY });
+        let held = self.leases.held(&persona.id);
+        if held.is_some_and(|held| held.names(name, carries_dns, now)) {
+            return Ok(());
+        }
+        if persona.require_lease && held.and_then(|held| held.proxy(now)).is_none() {
+            return Err(lease_required(persona));
+        }
         let mut expired = None;
         for (rule, exact) in naming(&persona.allow, name).filter(|(_, exact)| *exact || !carries_dns) {
             match rule.expires_at.filter(|end| *end <= now) {
@@ -56,7 +63,7 @@ impl Snapshot {
         })
     }
 
-    /// Whether a rule or the posture of `persona` could grant some plain HTTP request to `target` at `now`.
+    /// Whether a rule, a lease or the posture of `persona` could grant some plain HTTP request to `target` at `now`.
     pub fn could_forward(&self, persona: &PersonaId, target: &Target, now: Timestamp) -> bool {
         let Some(persona) = self.persona(persona) else { return false };
         let Host::Name(name) = &target.host else { return false };
@@ -65,7 +72,11 @@ impl Snapshot {
         match persona.posture {
             Posture::Off => false,
             Posture::Public => true,
-            Posture::Allowlist => naming(&persona.allow, name).any(|(rule, _)| grants(rule)),
+            Posture::Allowlist => {
+                let held = self.leases.held(&persona.id);
+                naming(&persona.allow, name).any(|(rule, _)| grants(rule))
+                    || held.is_some_and(|held| held.names_port(name, target.port, now))
+            }
         }
     }
 }

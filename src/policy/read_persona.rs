@@ -37,6 +37,7 @@ pub(super) fn read(file: &PersonaFile) -> Option<Persona> {
             connections: file.connections.as_ref().map(|found| limit(document, found)),
             tunnels: file.tunnels.as_ref().map(|found| limit(document, found)),
         },
+        require_lease: file.require_lease.as_ref().is_some_and(|found| found.value),
         tls: read_rule::read_tls(document, &file.tls),
         allow: RuleSet::compile(allow.into_iter().flatten().collect(), Purpose::Allow),
         deny: RuleSet::compile(deny.into_iter().flatten().collect(), Purpose::Deny),

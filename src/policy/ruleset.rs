@@ -150,6 +150,22 @@ impl RuleSet {
         }
     }
 
+    /// Every allow rule that matches `ask` whole, in file order.
+    pub(super) fn hits(&self, ask: &Ask<'_>, naming: Naming, opaque: Opaque) -> Vec<u32> {
+        let mut hits = Vec::new();
+        let mut look = |(rules, exact): (&[u32], bool)| {
+            if naming == Naming::Any || exact {
+                hits.extend(rules.iter().copied().filter(|index| self.rule(*index).allows(ask, opaque).is_ok()));
+            }
+        };
+        match ask.host {
+            Host::Name(name) => self.hosts.matching(name.as_str()).for_each(&mut look),
+            Host::Addr(addr) => self.addresses.holding(canonical(*addr)).for_each(&mut look),
+        }
+        hits.sort_unstable();
+        hits
+    }
+
     /// What the deny rules say to `ask`.
     pub(super) fn denies(&self, ask: &Ask<'_>) -> Denied {
         let mut denied = Denied::No;

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use crate::config::{Fault, Faults, PersonaFile, ProxyConfig};
 use crate::domain::{PersonaId, Timestamp, TokenHash};
 
+use super::lease::LeaseSet;
 use super::persona::Persona;
 use super::read_persona;
 
@@ -33,8 +34,9 @@ impl From<&ProxyConfig> for PolicySettings {
     }
 }
 
-/// All personas, compiled, with the look-ups that identify them. Never changed: a reload makes another.
-#[derive(Debug)]
+/// All personas, compiled, with the look-ups that identify them, and the leases in force. Never changed: a reload or
+/// another lease makes another.
+#[derive(Debug, Clone)]
 pub struct Snapshot {
     pub(super) settings: PolicySettings,
     /// In the order of their ids.
@@ -43,11 +45,12 @@ pub struct Snapshot {
     tokens: HashMap<[u8; 32], TokenEntry>,
     uids: HashMap<u32, Arc<Persona>>,
     certificates: HashMap<String, Arc<Persona>>,
+    pub(super) leases: Arc<LeaseSet>,
     generation: u64,
     digest: String,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct TokenEntry {
     hash: TokenHash,
     expires_at: Option<Timestamp>,
@@ -95,6 +98,7 @@ impl Snapshot {
             tokens: HashMap::new(),
             uids: HashMap::new(),
             certificates: HashMap::new(),
+            leases: Arc::default(),
             generation: 0,
             digest,
             personas,
@@ -113,6 +117,18 @@ impl Snapshot {
             }
         }
         snapshot
+    }
+
+    /// The same personas with `leases` in force.
+    #[must_use]
+    pub fn with_leases(mut self, leases: Arc<LeaseSet>) -> Self {
+        self.leases = leases;
+        self
+    }
+
+    /// The leases in force.
+    pub const fn leases(&self) -> &Arc<LeaseSet> {
+        &self.leases
     }
 
     /// This snapshot, numbered as the one that replaces `old`.

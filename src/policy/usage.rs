@@ -1,4 +1,4 @@
-//! What was spent of the budgets of rules.
+//! What was spent of the budgets of rules, and what leases were used for.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -6,19 +6,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::Serialize;
 
-use crate::domain::{Denial, DenialCode, PersonaId, RuleId, Timestamp};
+use crate::domain::{Denial, DenialCode, LeaseId, PersonaId, RuleId, Timestamp};
 
 use super::grant::Grant;
 use super::rule::Budget;
 use super::terms::{Mode, Rate};
 
-/// The spent counters of every rule that has a budget, by persona and rule id.
+/// The spent counters of every rule that has a budget, by persona and rule id, and of every lease that opens a host.
 ///
 /// They outlive snapshots: after a reload the rule of the same id goes on where it was, also with another
 /// budget. Counters stay when a rule goes, so that taking it out and back in refills nothing.
 #[derive(Debug, Default)]
 pub struct Usage {
     spent: RwLock<HashMap<(PersonaId, RuleId), Arc<Counter>>>,
+    leases: RwLock<HashMap<LeaseId, Arc<Counter>>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,14 +57,19 @@ impl Usage {
         Self::default()
     }
 
-    /// Takes one use of the granting rule, at the moment `now`. A rule without a budget costs nothing here.
+    /// Takes one use of the granting rule or lease, at the moment `now`. A rule without a budget costs nothing here. Of
+    /// several leases that open the same it is the first that is not spent; `grant` names it from then on.
     ///
     /// Uses never exceed `max_uses`, however many threads ask. The rate is a bucket of `count` that refills
     /// evenly over its period. In report mode nothing is refused; [`Meter::would_deny`] tells.
     ///
     /// # Errors
-    /// `budget_exhausted` when the uses or the bytes are spent, `rate_limited` when the rate is.
-    pub fn admit(&self, grant: &Grant, now: Timestamp) -> Result<Meter, Denial> {
+    /// `budget_exhausted` when the uses or the bytes of a rule are spent, `lease_exhausted` when those of every lease
+    /// are, `rate_limited` when the rate is.
+    pub fn admit(&self, grant: &mut Grant, now: Timestamp) -> Result<Meter, Denial> {
+        if !grant.leases.is_empty() {
+            return self.admit_leased(grant, now);
+        }
         let budget = grant.limits();
         let Some(rule) = grant.rule().filter(|_| !budget.is_none()) else { return Ok(Meter::FREE) };
         let counter = self.counter(grant.persona().id(), rule);
@@ -87,12 +93,45 @@ impl Usage {
         }
     }
 
+    /// Takes one use of the first lease that has one.
+    fn admit_leased(&self, grant: &mut Grant, now: Timestamp) -> Result<Meter, Denial> {
+        let mut refused = None;
+        for (place, lease) in grant.leases.iter().enumerate() {
+            let (budget, counter) = (lease.budget(), self.lease_counter(&lease.id));
+            match counter.admit(&budget, now) {
+                Ok(()) => {
+                    // Counted also without a bound: who gave the lease sees what it was used for.
+                    let max = match grant.persona().mode() {
+                        Mode::Enforce => budget.max_bytes.unwrap_or(u64::MAX),
+                        Mode::Report => u64::MAX,
+                    };
+                    grant.leases.drain(..place);
+                    return Ok(Meter { counted: Some((counter, max)), would_deny: None });
+                }
+                Err(refusal) => {
+                    refused.get_or_insert_with(|| refusal.of_lease(&budget, &lease.id));
+                }
+            }
+        }
+        let denial = refused.expect("there was a lease");
+        match grant.persona().mode() {
+            Mode::Enforce => Err(denial),
+            Mode::Report => Ok(Meter { counted: None, would_deny: Some(Box::new(denial)) }),
+        }
+    }
+
     /// Hands back the use that [`Usage::admit`] took, when nothing left after all. The rate is not handed back.
     pub fn hand_back(&self, grant: &Grant) {
-        let Some(rule) = grant.rule().filter(|_| !grant.limits().is_none()) else { return };
+        let counter = match grant.leases.first() {
+            Some(lease) => self.lease_counter(&lease.id),
+            None => {
+                let Some(rule) = grant.rule().filter(|_| !grant.limits().is_none()) else { return };
+                self.counter(grant.persona().id(), rule)
+            }
+        };
         let back = |uses: u64| Some(uses.saturating_sub(1));
         // The closure never declines.
-        let _ = self.counter(grant.persona().id(), rule).uses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
+        let _ = counter.uses.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back);
     }
 
     /// Adds what an earlier process spent; for start-up, once per rule, from the ledger.
@@ -100,6 +139,26 @@ impl Usage {
         let counter = self.counter(persona, rule);
         raise(&counter.uses, uses);
         raise(&counter.bytes, bytes);
+    }
+
+    /// The same for a lease.
+    pub fn restore_lease(&self, lease: &LeaseId, uses: u64, bytes: u64) {
+        let counter = self.lease_counter(lease);
+        raise(&counter.uses, uses);
+        raise(&counter.bytes, bytes);
+    }
+
+    /// What a lease was used for so far: grants, and bytes in both directions.
+    pub fn of_lease(&self, lease: &LeaseId) -> (u64, u64) {
+        let counters = self.leases.read().unwrap_or_else(PoisonError::into_inner);
+        counters
+            .get(lease)
+            .map_or((0, 0), |counter| (counter.uses.load(Ordering::Relaxed), counter.bytes.load(Ordering::Relaxed)))
+    }
+
+    /// Forgets leases that have ended: their flows keep their counters, and nothing is granted under them any more.
+    pub fn keep_leases(&self, keep: impl Fn(&LeaseId) -> bool) {
+        self.leases.write().unwrap_or_else(PoisonError::into_inner).retain(|lease, _| keep(lease));
     }
 
     /// What was spent of each rule that was ever counted, in the order of their names.
@@ -126,6 +185,13 @@ impl Usage {
         }
         Arc::clone(self.spent.write().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
     }
+
+    fn lease_counter(&self, lease: &LeaseId) -> Arc<Counter> {
+        if let Some(counter) = self.leases.read().unwrap_or_else(PoisonError::into_inner).get(lease) {
+            return Arc::clone(counter);
+        }
+        Arc::clone(self.leases.write().unwrap_or_else(PoisonError::into_inner).entry(lease.clone()).or_default())
+    }
 }
 
 enum Refusal {
@@ -151,6 +217,16 @@ impl Refusal {
             }
         };
         Denial::new(code, detail)
+    }
+
+    fn of_lease(&self, budget: &Budget, lease: &LeaseId) -> Denial {
+        let detail = match self {
+            Self::Uses => format!("all {} uses of the lease `{lease}` are spent", budget.max_uses.unwrap_or(0)),
+            Self::Bytes | Self::Rate => {
+                format!("all {} bytes of the lease `{lease}` are spent", budget.max_bytes.unwrap_or(0))
+            }
+        };
+        Denial::new(DenialCode::LeaseExhausted, detail).under(lease.clone())
     }
 }
 

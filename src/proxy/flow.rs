@@ -16,7 +16,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::identify::Proof;
 use super::runtime::{Pace, Turn};
-use crate::domain::{CloseReason, EgressIntent, PersonaId, RuleId, Scheme, Timestamp};
+use crate::domain::{CloseReason, EgressIntent, LeaseId, PersonaId, RuleId, Scheme, Timestamp};
 use crate::policy::{Meter, Mode, TlsDemand};
 
 /// Seconds since the table was made; enough for 136 years.
@@ -35,6 +35,8 @@ pub struct Flow {
     pub scheme: Scheme,
     /// The rule that granted it.
     pub rule: Option<RuleId>,
+    /// The lease under which it was granted.
+    pub lease: Option<LeaseId>,
     /// The generation of the policy that granted it.
     pub generation: u64,
     /// Whether what its first bytes lack ends it.
@@ -173,7 +175,12 @@ impl Flow {
         }
     }
 
-    /// Sets when the rule ends: a reload may bring that moment nearer, or further off.
+    /// Whether what granted it is over at `now`.
+    pub(super) fn expired(&self, now: Timestamp) -> bool {
+        self.expires_at.load(Ordering::Relaxed) <= now.unix_micros()
+    }
+
+    /// Sets when the rule or lease ends: a reload or a renewal may bring that moment nearer, or further off.
     pub fn expire_at(&self, end: Option<Timestamp>) {
         self.expires_at.store(end.map_or(i64::MAX, Timestamp::unix_micros), Ordering::Relaxed);
     }
@@ -241,6 +248,8 @@ pub struct TunnelView {
     pub target: String,
     /// The rule that granted it.
     pub rule: Option<RuleId>,
+    /// The lease under which it was granted.
+    pub lease: Option<LeaseId>,
     /// Bytes from the client.
     pub bytes_up: u64,
     /// Bytes to the client.
@@ -267,6 +276,8 @@ pub struct FlowStart {
     pub scheme: Scheme,
     /// The rule that granted it.
     pub rule: Option<RuleId>,
+    /// The lease under which it was granted.
+    pub lease: Option<LeaseId>,
     /// The generation of the policy that granted it.
     pub generation: u64,
     /// The persona's mode.
@@ -302,6 +313,7 @@ impl FlowTable {
             proof: start.proof,
             scheme: start.scheme,
             rule: start.rule,
+            lease: start.lease,
             generation: start.generation,
             mode: start.mode,
             max_bytes: start.max_bytes,
@@ -355,7 +367,7 @@ impl FlowTable {
         let tick = tick(self.epoch);
         self.cut_where(|flow| {
             let idle = u64::from(tick.saturating_sub(flow.last_active.load(Ordering::Relaxed)));
-            if flow.expires_at.load(Ordering::Relaxed) <= now.unix_micros() {
+            if flow.expired(now) {
                 Some(CloseReason::Expired)
             } else if idle > flow.idle_time.as_secs() {
                 Some(CloseReason::IdleTimeout)
@@ -384,6 +396,7 @@ impl TunnelView {
             scheme: flow.scheme,
             target: flow.intent.target.to_string(),
             rule: flow.rule.clone(),
+            lease: flow.lease.clone(),
             bytes_up,
             bytes_down,
             age_ms: u64::try_from(flow.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -29,12 +29,12 @@ use super::resolver::Resolver;
 use super::runtime::Runtime;
 use crate::config::Limits;
 use crate::domain::{
-    ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, PersonaId, Scheme, Surface,
-    Target,
+    ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, LeaseId, PersonaId, Scheme,
+    Surface, Target,
 };
 use crate::events::{EventBus, FirstSeen};
 use crate::ledger::{Kind, Ledger, Outcome, Receipt, Record, Via};
-use crate::policy::{Decision, Grant, GrantedBy, Mode, Snapshot, TlsAnswer, TlsDemand, Usage};
+use crate::policy::{Decision, Grant, GrantedBy, LeaseSet, Mode, Snapshot, TlsAnswer, TlsDemand, Usage};
 
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
@@ -136,7 +136,7 @@ impl Gateway {
         }
         runtime.map_or(Ok(()), Runtime::may_ask).map_err(refuse)?;
         let snapshot = self.policy.load_full();
-        let grant = match snapshot.decide(&intent, now) {
+        let mut grant = match snapshot.decide(&intent, now) {
             Decision::Allow(grant) => grant,
             Decision::Deny(denial) => return Err(refuse(denial)),
         };
@@ -159,12 +159,12 @@ impl Gateway {
         // Looking up a name takes time, and a rule may have ended meanwhile.
         let now = self.clock.now();
         if let Some(end) = grant.expires_at().filter(|end| *end <= now) {
-            let denial = Denial::new(DenialCode::LeaseExpired, format!("the rule expired at {end}"));
-            let denial = grant.rule().cloned().map_or(denial.clone(), |rule| denial.by(rule));
+            let mut denial = Denial::new(DenialCode::LeaseExpired, format!("what granted it expired at {end}"));
+            (denial.rule, denial.lease) = (grant.rule().cloned(), grant.lease().cloned());
             return Err(refuse(denial));
         }
         runtime.map_or(Ok(()), Runtime::admit).map_err(refuse)?;
-        let meter = match self.usage.admit(&grant, now) {
+        let meter = match self.usage.admit(&mut grant, now) {
             Ok(meter) => meter,
             Err(denial) => {
                 runtime.inspect(|runtime| runtime.allowance.hand_back_request());
@@ -201,6 +201,7 @@ impl Gateway {
             seq: receipt.seq(),
             scheme: grant.scheme(),
             rule: grant.rule().cloned(),
+            lease: grant.lease().cloned(),
             generation: snapshot.generation(),
             mode: grant.persona().mode(),
             expires_at: grant.expires_at(),
@@ -287,40 +288,75 @@ impl Gateway {
         Ok(vetted)
     }
 
-    /// Decides a flow anew if there was a reload since its grant, and ends it if it would not be granted any
-    /// more. For whoever has just added to what is known of the flow: the reload judged it without that.
+    /// Decides a flow anew if there was a reload or another lease since its grant, and ends it if it would not be granted
+    /// any more. For whoever has just added to what is known of the flow: the reload judged it without that.
     pub fn recheck(&self, flow: &Flow) {
         let snapshot = self.policy.load();
-        if snapshot.generation() != flow.generation && !self.still_granted(&snapshot, flow) {
-            flow.cut(CloseReason::PolicyNarrowed);
+        if snapshot.generation() != flow.generation
+            && let Err(reason) = self.still_granted(&snapshot, flow)
+        {
+            flow.cut(reason);
         }
     }
 
-    /// Decides every open flow anew, after a reload. Returns how many were ended.
+    /// Decides every open flow anew, after a reload or a change of leases. Returns how many were ended.
     pub fn recheck_all(&self) -> usize {
         let snapshot = self.policy.load_full();
-        self.flows.cut_where(|flow| (!self.still_granted(&snapshot, flow)).then_some(CloseReason::PolicyNarrowed))
+        self.flows.cut_where(|flow| self.still_granted(&snapshot, flow).err())
+    }
+
+    /// Puts other leases in force and ends what was granted under one that is among them no more. Returns how many
+    /// flows were ended.
+    pub fn put_leases(&self, leases: &Arc<LeaseSet>) -> usize {
+        // A reload may come between: both are kept.
+        self.policy.rcu(|old| Snapshot::clone(old).with_leases(Arc::clone(leases)).after(old));
+        self.recheck_all()
+    }
+
+    /// Puts other personas in force, with the leases as they are. Returns how many flows were ended.
+    pub fn put_personas(&self, fresh: &Snapshot) -> usize {
+        self.policy.rcu(|old| fresh.clone().with_leases(Arc::clone(old.leases())).after(old));
+        self.recheck_all()
     }
 
     /// Whether `snapshot` lets the flow go on as it is: for who opened it, to its address, with what its first bytes showed, under
-    /// the byte budget that it has. A rule that ends at another time now ends the flow then.
-    fn still_granted(&self, snapshot: &Snapshot, flow: &Flow) -> bool {
+    /// the byte budget that it has. A rule or lease that ends at another time now ends the flow then.
+    fn still_granted(&self, snapshot: &Snapshot, flow: &Flow) -> Result<(), CloseReason> {
         let now = self.clock.now();
         if !flow.proof.stands(snapshot, &flow.intent.persona, now) {
-            return false;
+            return Err(CloseReason::PolicyNarrowed);
         }
-        let Decision::Allow(grant) = snapshot.decide(&flow.intent, now) else { return false };
+        // What was opened under a lease ends with it, whatever else may open the same by now.
+        let lease = match &flow.lease {
+            Some(id) => match snapshot.leases().in_force(&flow.intent.persona, id, now) {
+                Some(lease) => Some(lease.expires_at),
+                None if flow.expired(now) => return Err(CloseReason::Expired),
+                None => return Err(CloseReason::LeaseRevoked),
+            },
+            None => None,
+        };
+        let grant = match snapshot.decide(&flow.intent, now) {
+            Decision::Allow(grant) => grant,
+            Decision::Deny(denial) if denial.code == DenialCode::LeaseRequired => {
+                return Err(CloseReason::LeaseRevoked);
+            }
+            Decision::Deny(_) => return Err(CloseReason::PolicyNarrowed),
+        };
         let narrower = byte_budget(&grant).is_some_and(|bytes| {
             // Another rule has another budget, and this flow's bytes are not taken from it.
-            grant.rule() != flow.rule.as_ref() || flow.max_bytes.is_none_or(|had| bytes < had)
+            let same = (grant.rule(), grant.lease()) == (flow.rule.as_ref(), flow.lease.as_ref());
+            !same || flow.max_bytes.is_none_or(|had| bytes < had)
         });
         let granted = !narrower
             && flow.address.get().is_none_or(|addr| grant.vet(*addr).is_ok())
             && flow.needs.get().is_none_or(|needs| meets(*needs, grant.tls()));
-        if granted {
-            flow.expire_at(grant.expires_at());
+        if !granted {
+            return Err(CloseReason::PolicyNarrowed);
         }
-        granted
+        // A rule that has come since would grant for longer; what the lease granted ends with the lease all the same.
+        let by_policy = grant.expires_at().filter(|_| flow.lease.is_none() || grant.lease() == flow.lease.as_ref());
+        flow.expire_at(lease.into_iter().chain(by_policy).min());
+        Ok(())
     }
 
     /// Latches the kill switch: whatever asks from now on is denied, and what is open is cut. Says how many flows that
@@ -362,6 +398,7 @@ impl Gateway {
         record.outcome = Some(Outcome::Deny);
         record.code = Some(denial.code);
         record.rule = denial.rule.as_ref();
+        record.lease = denial.lease.as_ref().map(LeaseId::as_str);
         record.detail = Some(&denial.detail);
         match self.ledger.append(&record) {
             Ok(receipt) => {
@@ -457,11 +494,13 @@ fn opening<'a>(
     record.address = Some(address);
     record.via = match grant.via() {
         GrantedBy::Rule => Some(Via::Policy),
+        GrantedBy::Lease => Some(Via::Lease),
         GrantedBy::Public => Some(Via::Public),
         // Nothing grants it: report mode lets it pass, and the outcome says so.
         GrantedBy::Report => None,
     };
     record.rule = grant.rule();
+    record.lease = grant.lease().map(LeaseId::as_str);
     record.labels = (!intent.labels.is_empty()).then_some(&intent.labels);
     record.outcome = Some(if would_deny.is_some() { Outcome::WouldDeny } else { Outcome::Allow });
     record.code = would_deny.map(|denial| denial.code);

@@ -49,6 +49,7 @@ pub use listener::{Inherited, ListenFault, Running, RuntimeDoors, start};
 pub use metrics::Metrics;
 pub use own::OwnListeners;
 pub use pulse::Pulses;
+pub use refusal::lease_hint;
 pub use resolver::Resolver;
 pub use runtime::{EgressBudget, EgressLimits, EgressSpent, EgressUse, RuntimeGuard, RuntimeSockets};
 pub use transparent::SyntheticNets;

@@ -3,9 +3,11 @@
 //! A person at a curl prompt, a log parser and an agent all read the same thing: a stable code in the
 //! status line, in `Proxy-Status` (RFC 9209) and in a problem document (RFC 9457).
 
+use std::net::IpAddr;
+
 use serde::Serialize;
 
-use crate::domain::{Denial, DenialCode, PersonaId, RuleId, Target};
+use crate::domain::{Denial, DenialCode, Host, LeaseId, PersonaId, RuleId, Target};
 
 /// A refusal, ready to be sent.
 #[derive(Debug, Clone)]
@@ -28,6 +30,8 @@ pub struct Refusal {
     pub target: Option<Target>,
     /// The rule that denied.
     pub rule: Option<RuleId>,
+    /// The lease that is over.
+    pub lease: Option<LeaseId>,
     /// Sequence number of the ledger's line about it.
     pub decision: Option<u64>,
 }
@@ -48,6 +52,8 @@ struct Problem<'a> {
     port: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rule: Option<&'a RuleId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<&'a LeaseId>,
     retryable: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     lease_hint: Option<String>,
@@ -68,6 +74,7 @@ impl Refusal {
             persona: None,
             target: None,
             rule: denial.rule,
+            lease: denial.lease,
             decision: None,
         }
     }
@@ -89,19 +96,14 @@ impl Refusal {
             persona: None,
             target: None,
             rule: None,
+            lease: None,
             decision: None,
         }
     }
 
-    /// The command with which an operator would let this request through.
     fn lease_hint(&self) -> Option<String> {
         let (persona, target) = (self.persona.as_ref()?, self.target.as_ref()?);
-        self.leasable.then(|| {
-            format!(
-                "arw-cli admin persona grant {persona} --capability egress:host:{}:{} --ttl 1h --justification \"…\"",
-                target.host, target.port
-            )
-        })
+        self.leasable.then(|| lease_hint(self.code, persona, target))
     }
 
     /// Bytes of the whole answer. `head_only` for answers to HEAD; `close` when no request may follow.
@@ -116,6 +118,7 @@ impl Refusal {
             host: self.target.as_ref().map(|target| target.host.to_string()),
             port: self.target.as_ref().map(|target| target.port),
             rule: self.rule.as_ref(),
+            lease: self.lease.as_ref(),
             retryable: self.retryable,
             lease_hint: self.lease_hint(),
             decision: self.decision,
@@ -155,6 +158,19 @@ impl Refusal {
         }
         out
     }
+}
+
+/// The command with which an operator would let through what was denied with `code`, which must be leasable.
+pub fn lease_hint(code: &str, persona: &PersonaId, target: &Target) -> String {
+    let capability = match code == DenialCode::LeaseRequired.code() {
+        true => "egress:proxy".to_owned(),
+        // An IPv6 literal has brackets, which shells would read.
+        false => match target.host {
+            Host::Addr(IpAddr::V6(_)) => format!("'egress:host:{}:{}'", target.host, target.port),
+            Host::Addr(IpAddr::V4(_)) | Host::Name(_) => format!("egress:host:{}:{}", target.host, target.port),
+        },
+    };
+    format!("arw-cli admin persona grant {persona} --capability {capability} --ttl 1h --justification \"…\"")
 }
 
 /// RFC 9110 section 15.

@@ -21,7 +21,7 @@ use super::gate::{About, Cleared, Gateway};
 use super::metrics::{Held, PersonaStats};
 use super::refusal::Refusal;
 use super::relay::relay;
-use crate::domain::{CloseReason, DenialCode, Host, Scheme};
+use crate::domain::{CloseReason, DenialCode, Host, LeaseId, Scheme};
 use crate::ledger::{Kind, Outcome, Record, TlsSeen};
 use crate::policy::{Mode, TlsAnswer, TlsDemand};
 
@@ -100,6 +100,7 @@ impl Drop for Ending {
         // The `open` line has the address that was tried first.
         record.address = self.flow.address.get().map(|ip| (*ip, self.flow.intent.target.port).into());
         record.rule = self.flow.rule.as_ref();
+        record.lease = self.flow.lease.as_ref().map(LeaseId::as_str);
         record.code = self.code;
         record.outcome = (self.code.is_some() && self.flow.mode == Mode::Report).then_some(Outcome::WouldDeny);
         record.bytes_up = Some(up);
@@ -372,6 +373,7 @@ fn record_objection(gateway: &Gateway, ending: &Ending, code: DenialCode, seen: 
     record.outcome = Some(Outcome::Deny);
     record.code = Some(code);
     record.rule = flow.rule.as_ref();
+    record.lease = flow.lease.as_ref().map(LeaseId::as_str);
     record.opened = Some(flow.seq);
     record.tls = Some(seen);
     // Nothing of the client's left; if this cannot be written, the close record carries the code.

@@ -167,12 +167,12 @@ fn budgets_are_summed_by_persona_and_rule() {
     let dir = folder();
     let (config, clock) = (small_segments(dir.path()), clock());
     let ledger = mixed(&config, &clock);
-    let sums = ledger.sums_by_rule(1).expect("read");
+    let sums = ledger.sums(1).expect("read").by_rule;
     // Rounds 0, 3, 6 and 9; the closes name no rule, so their bytes come through their opens.
     let alpha = RuleSums { uses: 4, bytes: 4 * 110 + 18 };
     assert_eq!(sums[&(persona("alpha"), rule("pypi"))], alpha);
     assert_eq!(sums.len(), 2);
-    let later = ledger.sums_by_rule(35).expect("read");
+    let later = ledger.sums(35).expect("read").by_rule;
     assert!(later.is_empty(), "the open of the last close came before");
 }
 

@@ -4,6 +4,7 @@ mod addresses;
 mod decisions;
 mod faults;
 mod identity;
+mod leases;
 mod loading;
 mod many_rules;
 mod report;
@@ -73,6 +74,7 @@ fn shown(decision: &Decision) -> String {
         Decision::Allow(grant) => {
             let by = match grant.via() {
                 GrantedBy::Rule => grant.rule().expect("a rule granted it").to_string(),
+                GrantedBy::Lease => format!("lease({})", grant.lease().expect("a lease granted it")),
                 GrantedBy::Public => "public".to_owned(),
                 GrantedBy::Report => format!("report({})", shown_denial(grant.would_deny().expect("a reason"))),
             };
@@ -86,9 +88,10 @@ fn shown(decision: &Decision) -> String {
 
 fn shown_denial(denial: &Denial) -> String {
     assert!(!denial.detail.is_empty() && !denial.detail.ends_with('.'), "{denial:?}");
-    match &denial.rule {
-        Some(rule) => format!("{} {rule}", denial.code),
-        None => denial.code.to_string(),
+    match (&denial.rule, &denial.lease) {
+        (Some(rule), _) => format!("{} {rule}", denial.code),
+        (None, Some(lease)) => format!("{} {lease}", denial.code),
+        (None, None) => denial.code.to_string(),
     }
 }
 

@@ -16,7 +16,7 @@ fn grant(snapshot: &Snapshot) -> Grant {
 }
 
 fn answer(usage: &Usage, snapshot: &Snapshot, moment: Timestamp) -> String {
-    match usage.admit(&grant(snapshot), moment) {
+    match usage.admit(&mut grant(snapshot), moment) {
         Ok(_) => "ok".to_owned(),
         Err(denial) => shown_denial(&denial),
     }
@@ -30,7 +30,7 @@ fn ids() -> (PersonaId, RuleId) {
 fn a_rule_without_a_budget_is_never_counted() {
     let (usage, snapshot) = (Usage::new(), with_budget(""));
     for _ in 0..3 {
-        let meter = usage.admit(&grant(&snapshot), now()).expect("free");
+        let meter = usage.admit(&mut grant(&snapshot), now()).expect("free");
         assert!(meter.add(u64::MAX) && meter.add(u64::MAX));
         assert_eq!((meter.remaining(), meter.reserve(7)), (None, 7));
     }
@@ -53,8 +53,8 @@ fn uses_end_and_a_reload_refills_nothing() {
 #[test]
 fn bytes_are_shared_by_all_meters_and_end_exactly() {
     let (usage, snapshot) = (Usage::new(), with_budget("max_bytes = 100"));
-    let one = usage.admit(&grant(&snapshot), now()).expect("fresh");
-    let two = usage.admit(&grant(&snapshot), now()).expect("fresh");
+    let one = usage.admit(&mut grant(&snapshot), now()).expect("fresh");
+    let two = usage.admit(&mut grant(&snapshot), now()).expect("fresh");
     assert!(one.add(60) && two.add(30));
     assert_eq!(one.remaining(), Some(10));
     assert!(one.add(10));
@@ -66,7 +66,7 @@ fn bytes_are_shared_by_all_meters_and_end_exactly() {
 #[test]
 fn a_chunk_that_does_not_fit_spends_the_rest() {
     let (usage, snapshot) = (Usage::new(), with_budget("max_bytes = 100"));
-    let meter = usage.admit(&grant(&snapshot), now()).expect("fresh");
+    let meter = usage.admit(&mut grant(&snapshot), now()).expect("fresh");
     assert!(!meter.add(101));
     assert_eq!(meter.remaining(), Some(0));
     assert_eq!(answer(&usage, &snapshot, now()), "budget_exhausted r");
@@ -75,7 +75,7 @@ fn a_chunk_that_does_not_fit_spends_the_rest() {
 #[test]
 fn a_reservation_is_cut_to_what_is_left_and_can_be_refunded() {
     let (usage, snapshot) = (Usage::new(), with_budget("max_bytes = 100"));
-    let meter = usage.admit(&grant(&snapshot), now()).expect("fresh");
+    let meter = usage.admit(&mut grant(&snapshot), now()).expect("fresh");
     assert_eq!(meter.reserve(64), 64);
     assert_eq!(meter.reserve(64), 36);
     assert_eq!(meter.reserve(64), 0);
@@ -89,7 +89,7 @@ fn what_an_earlier_process_spent_counts() {
     let (usage, snapshot) = (Usage::new(), with_budget("max_uses = 5\nmax_bytes = 100"));
     let (persona, rule) = ids();
     usage.restore(&persona, &rule, 4, 90);
-    let meter = usage.admit(&grant(&snapshot), now()).expect("the fifth");
+    let meter = usage.admit(&mut grant(&snapshot), now()).expect("the fifth");
     assert_eq!(meter.remaining(), Some(10));
     assert_eq!(answer(&usage, &snapshot, now()), "budget_exhausted r");
     usage.restore(&persona, &rule, u64::MAX, u64::MAX);
@@ -143,9 +143,9 @@ fn report_mode_counts_and_tells_but_never_stops() {
     let snapshot =
         demo("mode = \"report\"\n[[allow]]\nid = \"r\"\nhosts = [\"a.example.com\"]\nmax_uses = 1\nmax_bytes = 10\n");
     let usage = Usage::new();
-    let meter = usage.admit(&grant(&snapshot), now()).expect("first");
+    let meter = usage.admit(&mut grant(&snapshot), now()).expect("first");
     assert!(meter.add(1_000) && meter.would_deny().is_none() && meter.remaining().is_none());
-    let meter = usage.admit(&grant(&snapshot), now()).expect("reported");
+    let meter = usage.admit(&mut grant(&snapshot), now()).expect("reported");
     assert_eq!(shown_denial(meter.would_deny().expect("told")), "budget_exhausted r");
     assert!(meter.add(1_000));
 }
@@ -167,7 +167,7 @@ proptest! {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..12 {
-                        let Ok(meter) = usage.admit(&grant(&snapshot), now()) else { continue };
+                        let Ok(meter) = usage.admit(&mut grant(&snapshot), now()) else { continue };
                         uses.fetch_add(1, Ordering::Relaxed);
                         for chunk in &chunks {
                             if meter.add(*chunk) {

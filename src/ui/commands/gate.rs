@@ -2,7 +2,7 @@
 
 use super::context::Context;
 use crate::control::{Preview, PreviewRequest};
-use crate::ledger::Outcome as Decision;
+use crate::ledger::{Outcome as Decision, Via};
 use crate::ui::args::EgressCommand;
 use crate::ui::text::safe;
 use crate::ui::{Failure, Outcome, Paint, Screen};
@@ -35,9 +35,12 @@ fn show(answer: &Preview, screen: &mut Screen) -> Result<(), Failure> {
     if let Some(code) = answer.code {
         facts.push(("code", code.code().to_owned()));
     }
+    if let Some(lease) = &answer.lease {
+        facts.push(("lease", lease.as_str().to_owned()));
+    }
     if let Some(rule) = &answer.rule {
         facts.push(("rule", rule.as_str().to_owned()));
-    } else if answer.decision == Decision::Allow {
+    } else if answer.via == Some(Via::Public) && answer.decision == Decision::Allow {
         facts.push(("by", "the persona's posture".to_owned()));
     }
     if let Some(detail) = &answer.detail {
@@ -73,6 +76,7 @@ mod tests {
             code: Some(DenialCode::NotAllowlisted),
             via: None,
             rule: None,
+            lease: None,
             detail: Some("no rule allows `api.example.com`".to_owned()),
             lease_hint: Some("add the host to `personas/demo.toml`".to_owned()),
             notes: vec!["no address was looked up".to_owned()],

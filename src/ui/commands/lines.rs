@@ -49,6 +49,7 @@ const fn word(kind: Kind) -> &'static str {
         Kind::Close => "close",
         Kind::Preview => "preview",
         Kind::Note => "note",
+        Kind::Audit => "audit",
     }
 }
 
@@ -57,7 +58,7 @@ const fn paint(line: &Line) -> Paint {
         (Kind::Deny, _) => Paint::Bad,
         (_, Some(Outcome::WouldDeny)) => Paint::Warn,
         (Kind::Close | Kind::Preview, _) => Paint::Faint,
-        (Kind::Open | Kind::Note, _) => Paint::Plain,
+        (Kind::Open | Kind::Note | Kind::Audit, _) => Paint::Plain,
     }
 }
 
@@ -83,6 +84,12 @@ fn what(line: &Line) -> String {
             format!("{reason}{opened}, {traffic}, {time}")
         }
         Kind::Note => line.detail.clone().unwrap_or_default(),
+        Kind::Audit => {
+            let audit = line.audit.as_deref();
+            let (actor, action) = audit.map_or(("-", "-"), |audit| (&audit.actor, &audit.action));
+            let why = line.detail.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+            format!("{action} by {actor}{why}")
+        }
         Kind::Open | Kind::Deny | Kind::Preview => {
             let decision = match line.decision {
                 Some(Outcome::Allow) => "allow",
@@ -92,9 +99,15 @@ fn what(line: &Line) -> String {
             };
             let code = line.code.map(|code| code.code()).unwrap_or_default();
             let rule = line.rule.as_ref().map(|rule| format!("rule {rule}")).unwrap_or_default();
+            let lease = line.lease.as_ref().map(|lease| format!("lease {lease}")).unwrap_or_default();
             // A denial says so by its kind.
             let decision = if line.kind == Kind::Deny { "" } else { decision };
-            [decision, code, &rule].iter().filter(|word| !word.is_empty()).copied().collect::<Vec<_>>().join(" ")
+            [decision, code, &rule, &lease]
+                .iter()
+                .filter(|word| !word.is_empty())
+                .copied()
+                .collect::<Vec<_>>()
+                .join(" ")
         }
     }
 }

@@ -218,6 +218,7 @@ mod tests {
             scheme: Scheme::Https,
             target: "api.example.com:443".to_owned(),
             rule: None,
+            lease: None,
             bytes_up: 512,
             bytes_down: 1_536,
             age_ms: 245_000,
