@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::libc::O_DIRECTORY;
 use serde::{Deserialize, Serialize};
 
+use super::layout::Hierarchy;
 use super::walk::{self, write};
 use super::{CgroupFault, Controller, Withheld};
 
@@ -31,6 +32,14 @@ impl LeafPlace {
     /// Whether there is no group.
     pub fn is_empty(&self) -> bool {
         self.unified.is_none() && self.v1.is_empty()
+    }
+
+    pub(super) fn put(&mut self, hierarchy: &Hierarchy, path: PathBuf) {
+        if hierarchy.controllers.is_empty() {
+            self.unified = Some(path);
+        } else {
+            self.v1.push((hierarchy.controllers.clone(), path));
+        }
     }
 
     pub(super) fn v1_of(&self, controller: Controller) -> Option<&Path> {

@@ -251,8 +251,7 @@ impl Wanted {
     fn group(&self) -> Result<Group, Trouble> {
         let name = leaf_name(&self.shared.instance, self.spec.id.as_str());
         if let Ok(groups) = &self.shared.cgroups {
-            let left = groups.leaves().ok().and_then(|mut leaves| leaves.remove(&name));
-            if let Some(place) = left {
+            if let Ok(Some(place)) = groups.find(&name) {
                 let ended = groups.adopt(place).and_then(|leaf| {
                     leaf.kill(PATIENCE)?;
                     leaf.remove(PATIENCE)
