@@ -31,7 +31,7 @@ use crate::sandbox::cgroup::{self, Limits, Roots};
 use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{End, Entry, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
+use crate::sandbox::{End, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
 use crate::supervisor::launch::{self, Confinement, Group, group};
 use crate::ui::args::RunArgs;
 
@@ -205,9 +205,7 @@ fn launch_it(
     let doors = opened.map_err(|(path, fault)| anyhow::anyhow!("opening {}: {fault}", path.display()))?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut streams = Streams::new(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
-    if !doors.is_empty() {
-        streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
-    }
+    streams.cgroup = doors.entry();
     let launched = launcher.launch(&plan, &streams).context("the sandbox")?;
     let applied = cgroup::merge(of_group, launched.scheduled.clone());
     let claim = preset::claim(&applied, &Preset::load(name)?);

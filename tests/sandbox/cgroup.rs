@@ -41,14 +41,14 @@ fn a_sandbox_is_born_in_its_v2_group_and_sees_nothing_above() {
         return;
     };
     let folder = File::open(&own.0).expect("folder");
-    let (said, state) = launch_into(Entry::Into(folder.as_fd()));
+    let (said, state) = launch_into(Entry { into: Some(folder.as_fd()), ..Entry::default() });
     assert_eq!(state, Some(State::Enforced), "{said}");
     assert!(said.lines().any(|line| line == "0::/"), "{said}");
     launcher().prepare(user()).expect("launcher");
-    let (said, state) = launch_into(Entry::Into(folder.as_fd()));
+    let (said, state) = launch_into(Entry { into: Some(folder.as_fd()), ..Entry::default() });
     assert_eq!(state, Some(State::Enforced), "an init made ahead enters it too: {said}");
     assert!(said.lines().any(|line| line == "0::/"), "{said}");
-    let (_, state) = launch_into(Entry::None);
+    let (_, state) = launch_into(Entry::default());
     assert!(matches!(state, Some(State::Unavailable(_))), "{state:?}");
 }
 
@@ -58,8 +58,8 @@ fn a_sandbox_enters_its_v1_groups_first_of_all() {
         println!("SKIP: no cgroup v1 that this user may make groups in");
         return;
     };
-    let procs = File::options().write(true).open(own.0.join("cgroup.procs")).expect("procs");
-    let (said, state) = launch_into(Entry::Join(vec![procs.as_fd()]));
+    let tasks = File::options().write(true).open(own.0.join("tasks")).expect("tasks");
+    let (said, state) = launch_into(Entry { join: vec![tasks.as_fd()], ..Entry::default() });
     assert_eq!(state, Some(State::Enforced), "{said}");
     assert!(said.lines().any(|line| line.ends_with(":pids:/")), "{said}");
 }

@@ -54,7 +54,8 @@ fn serve() -> Result<(), Fault> {
             }
             Ask::Launch(request) => {
                 let flags = flags(&request.namespaces);
-                let spare = spare.take().filter(|spare| spare.flags == flags);
+                // In a v2 group one is made; a spare would have to move there, and to wait for a grace period.
+                let spare = spare.take_if(|spare| spare.flags == flags && !request.cgroup);
                 if spare.is_none_or(|spare| spare.serve(&request, &descriptors).is_err()) {
                     launch(&request, descriptors, &outside);
                 }
@@ -143,7 +144,7 @@ fn wait_for_request(socket: &OwnedFd, outside: &Outside) -> ! {
     }
     match hear::<Request>(socket) {
         Ok(Some((request, descriptors))) => match Descriptors::sort(&request, descriptors) {
-            Some(descriptors) => init::run(descriptors, outside, Birth::Ahead),
+            Some(descriptors) => init::run(descriptors, outside, Birth::Outside),
             None => exit(125),
         },
         Ok(None) | Err(_) => exit(0),
@@ -152,8 +153,14 @@ fn wait_for_request(socket: &OwnedFd, outside: &Outside) -> ! {
 
 fn launch(request: &Request, descriptors: Vec<OwnedFd>, outside: &Outside) {
     let Some(descriptors) = Descriptors::sort(request, descriptors) else { return };
-    let said = match clone_into(flags(&request.namespaces), descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
-        Ok(Side::Child) => init::run(descriptors, outside, Birth::ForThis),
+    let flags = flags(&request.namespaces);
+    let (made, birth) = match clone_into(flags, descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
+        // A container runtime's filter may know no `clone3`. Then the init moves, which takes longer.
+        Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => (clone_into(flags, None), Birth::Outside),
+        made => (made, Birth::Inside),
+    };
+    let said = match made {
+        Ok(Side::Child) => init::run(descriptors, outside, birth),
         Ok(Side::Parent(child)) => started(&descriptors.control, &child),
         Err(fault) => {
             let hint = why_refused(request, &fault);
