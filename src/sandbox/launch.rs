@@ -126,8 +126,8 @@ impl Launcher {
         matches!(poll(&mut wanted, PollTimeout::ZERO), Ok(0))
     }
 
-    /// Has the namespaces for the next sandbox of `user` made now, which is a quarter of a launch. They wait in an init
-    /// that has nothing to do yet, and that ends with the launcher. A failure shows itself at the launch.
+    /// Has the namespaces for the next sandbox of `user` made now, which is a quarter of a launch. A process waits in them
+    /// that makes the init then, and that ends with the launcher. A failure shows itself at the launch.
     ///
     /// # Errors
     /// The launcher is gone.
