@@ -13,7 +13,7 @@ use crate::events::EventBus;
 use crate::governance::consent;
 use crate::proxy::{Gateway, Running};
 use crate::sandbox::cgroup::Roots;
-use crate::supervisor::{self, Defaults, Manifest, Permit, Premises, Preset, Supervisor};
+use crate::supervisor::{self, Bars, Defaults, Manifest, Permit, Premises, Preset, Reports, Supervisor};
 
 /// Reads the manifest. Without a file nothing is declared.
 ///
@@ -75,6 +75,8 @@ pub(super) struct Parts<'p> {
     pub(super) proxy: &'p Running,
     pub(super) events: &'p EventBus,
     pub(super) demo: Option<&'p Demo>,
+    pub(super) bars: &'p Bars,
+    pub(super) reports: &'p Reports,
 }
 
 /// Starts the supervisor. What is declared must be sound: a daemon that comes up without half of its runtimes would look
@@ -83,7 +85,7 @@ pub(super) struct Parts<'p> {
 /// # Errors
 /// Every fault of the manifest, or why the state folder cannot be used.
 pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<Supervisor> {
-    let Parts { config, clock, gateway, proxy, events, demo } = parts;
+    let Parts { config, clock, gateway, proxy, events, demo, bars, reports } = parts;
     let mut manifest =
         read_manifest(config).map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
     if let Some(demo) = demo.filter(|_| manifest.runtimes().len() == 0) {
@@ -100,6 +102,8 @@ pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<Supervisor> {
         roots: Roots::default(),
         permit: permit(config),
         shut: gateway.latched().is_some(),
+        bars: bars.clone(),
+        reports: reports.clone(),
     };
     supervisor::start(premises, manifest).await.context("the supervisor")
 }

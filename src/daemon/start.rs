@@ -26,7 +26,7 @@ use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
 use crate::proxy::{self, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Pulses, Resolver};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Bars, Reports, Supervisor};
 use crate::sys;
 
 /// Lines from which the hosts that are known already are learned at the start.
@@ -146,7 +146,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         Some(proxy) if config.runtimes.enable => {
             let demo = demo.as_ref();
             let (clock, gateway, events) = (&clock, &gateway, &events);
-            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo };
+            let (bars, reports) = (&Bars::default(), &Reports::default());
+            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo, bars, reports };
             match runtimes::start(parts).await {
                 Ok(supervisor) => Some(supervisor),
                 // The demonstration of the gateway is worth having without that of the runtime.
