@@ -101,6 +101,18 @@ kinds! {
         AutomationDisabled => "automation.disabled", Quiet;
         /// An automation was enabled.
         AutomationEnabled => "automation.enabled", Quiet;
+        /// The kill switch was used.
+        AutomationShutdown => "automation.shutdown", Quiet;
+        /// The kill switch was released.
+        AutomationRearmed => "automation.rearmed", Quiet;
+        /// A lease was given.
+        LeasesCreated => "leases.created", Quiet;
+        /// A lease ends later or earlier than it did.
+        LeasesRenewed => "leases.renewed", Quiet;
+        /// A lease ran out of time.
+        LeasesExpired => "leases.expired", Quiet;
+        /// A lease was taken back.
+        LeasesRevoked => "leases.revoked", Quiet;
         /// An alert was raised.
         AlertRaised => "alert.raised", Quiet;
         /// An alert was cleared.

@@ -197,9 +197,15 @@ impl Supervisor {
         self.directory.shared.seen.subscribe()
     }
 
+    /// Lets nothing start from now on; what runs goes on until [`Supervisor::shut_down`].
+    pub fn hold(&self) {
+        self.directory.shared.shut.store(true, Ordering::Release);
+    }
+
     /// Lets starts happen again. Starts nothing by itself.
     pub fn rearm(&self) {
         self.directory.shared.shut.store(false, Ordering::Release);
+        self.resume_schedules();
         self.directory.shared.changed.notify_one();
     }
 
