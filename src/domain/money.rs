@@ -187,7 +187,22 @@ mod tests {
             assert_eq!((money.millionths(), money.amount().as_str()), (millionths, shown));
         }
         for bad in [
-            "", ".", "1.", ".5", "-1", "+1", "1e3", "1,5", "NaN", "inf", "Infinity", " 1", "1 ", "0x1", "1.0000001", "1.2.3",
+            "",
+            ".",
+            "1.",
+            ".5",
+            "-1",
+            "+1",
+            "1e3",
+            "1,5",
+            "NaN",
+            "inf",
+            "Infinity",
+            " 1",
+            "1 ",
+            "0x1",
+            "1.0000001",
+            "1.2.3",
             "١",
         ] {
             assert_eq!(Money::parse(bad, eur()), Err(MoneyFault::Amount), "{bad:?}");

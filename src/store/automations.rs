@@ -194,18 +194,23 @@ impl Automations<'_> {
             .await
     }
 
-    /// The latest `limit` runs of an automation, newest first.
+    /// The latest `limit` runs of an automation and of its runtime under any other name, newest first.
     ///
     /// # Errors
     /// See [`StoreFault`].
-    pub async fn runs(&self, automation: AutomationId, limit: u32) -> Result<Vec<RunRow>, StoreFault> {
+    pub async fn runs(
+        &self,
+        automation: AutomationId,
+        runtime: RuntimeId,
+        limit: u32,
+    ) -> Result<Vec<RunRow>, StoreFault> {
         self.0
             .run(move |connection| {
                 let mut statement = connection.prepare(
                     "SELECT automation, runtime, run, began_at, ended_at, ended_why FROM automation_runs WHERE \
-                     automation = ?1 ORDER BY began_at DESC, run DESC LIMIT ?2",
+                     automation = ?1 OR runtime = ?2 ORDER BY began_at DESC, run DESC LIMIT ?3",
                 )?;
-                let rows = statement.query_map(params![automation.as_str(), limit], read_run)?;
+                let rows = statement.query_map(params![automation.as_str(), runtime.as_str(), limit], read_run)?;
                 rows.collect()
             })
             .await

@@ -6,7 +6,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub(super) const APPLICATION: i64 = 0x4152_5753;
 
 /// Each step leads from the version that is its index to the next.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE leases (
         id TEXT PRIMARY KEY NOT NULL,
         capability TEXT NOT NULL,
@@ -28,7 +29,8 @@ const STEPS: &[&str] = &["
         id TEXT NOT NULL UNIQUE,
         body TEXT NOT NULL
     ) STRICT;
-", "
+",
+    "
     CREATE TABLE automations_disabled (
         automation TEXT PRIMARY KEY NOT NULL,
         runtime TEXT NOT NULL,
@@ -69,7 +71,8 @@ const STEPS: &[&str] = &["
         at INTEGER NOT NULL,
         CHECK ((spend IS NULL) = (currency IS NULL))
     ) STRICT;
-"];
+",
+];
 
 /// The version that this program writes.
 pub(super) const KNOWN: i64 = STEPS.len() as i64;

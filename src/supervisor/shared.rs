@@ -75,7 +75,8 @@ pub(super) struct Parts {
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit, bars, reports } = parts;
+        let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit, bars, reports } =
+            parts;
         let gpus = Arc::new(Accelerators::new(Arc::clone(&clock)));
         Self {
             clock,

@@ -348,3 +348,177 @@ impl Reports {
 pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_unix_micros(0).plus(Duration::from_secs(100 * 86_400 + seconds))
+    }
+
+    fn used(bytes: u64) -> Sums {
+        Sums { wall_micros: bytes, cpu_micros: bytes, gpu_micros: bytes, egress: bytes, requests: bytes }
+    }
+
+    const ALL: Metered = Metered { cpu: true, gpu: true };
+
+    #[test]
+    fn a_window_of_a_run_goes_on_until_somebody_asks_for_a_start() {
+        let mut spent = Spent::default();
+        spent.begin(Window::Run, 4, true, at(0));
+        assert_eq!(spent.window().to_string(), "run-4");
+        spent.measure(used(10), ALL);
+        spent.end_run();
+        spent.begin(Window::Run, 5, false, at(1));
+        spent.measure(used(7), ALL);
+        assert_eq!((spent.window().to_string().as_str(), spent.total()), ("run-4", used(17)));
+        assert_eq!(spent.traffic(), EgressSpent { bytes: 17, requests: 17 });
+        spent.begin(Window::Run, 6, true, at(2));
+        assert_eq!((spent.window().to_string().as_str(), spent.total()), ("run-6", Sums::default()));
+    }
+
+    #[test]
+    fn a_window_of_time_ends_on_time_whatever_runs_and_whoever_asks() {
+        let day = Window::Every(DAY);
+        let mut spent = Spent::default();
+        spent.begin(day, 1, true, at(10));
+        assert_eq!(spent.window().to_string(), "86400s-100");
+        assert_eq!(spent.window().end(), Some(at(86_400)));
+        spent.measure(used(10), ALL);
+        spent.end_run();
+        spent.begin(day, 2, true, at(20));
+        spent.measure(used(5), ALL);
+        assert_eq!(spent.total(), used(15), "an operator's start is no way to a fresh budget");
+        assert!(!spent.roll(day, at(86_399)));
+        assert_eq!(spent.at(day, at(86_400)).total(), Sums::default());
+        assert!(spent.roll(day, at(86_400)));
+        assert_eq!((spent.total(), spent.of_run()), (Sums::default(), used(5)));
+        spent.measure(used(8), ALL);
+        assert_eq!(spent.total(), used(3), "what the run used before does not count");
+        assert!(!spent.roll(day, at(0)), "a clock that was put back begins no window");
+        spent.end_run();
+        spent.begin(day, 3, false, at(100));
+        assert_eq!(spent.total(), used(3));
+    }
+
+    #[test]
+    fn windows_read_back_and_nothing_else_does() {
+        for window in [WindowId::of_run(7), WindowId::of_time(DAY, at(5))] {
+            assert_eq!(WindowId::parse(&window.to_string()), Some(window));
+        }
+        for bad in ["", "run-", "run-x", "run--1", "0s-3", "86400s-", "86400-3", "s-3"] {
+            assert_eq!(WindowId::parse(bad), None, "{bad}");
+        }
+        let mut spent = Spent::default();
+        spent.resume(WindowId::of_run(3), 5);
+        assert_eq!(spent.window(), WindowId::of_run(3));
+        spent.resume(WindowId::default(), 9);
+        assert_eq!(spent.window(), WindowId::of_run(3));
+        spent.resume(WindowId::of_run(9), 9);
+        assert_eq!(spent.window(), WindowId::of_run(9), "the record of the run knows better");
+    }
+
+    fn money(text: &str) -> Money {
+        Money::parse_with_currency(text).expect("money")
+    }
+
+    #[test]
+    fn what_is_not_metered_is_never_nothing() {
+        let budget = Budget {
+            wall_time: Some(Duration::from_secs(1)),
+            cpu_time: Some(Duration::from_secs(1)),
+            gpu_time: Some(Duration::from_secs(1)),
+            egress: Some(1),
+            requests: Some(1),
+            tokens: Some(1),
+            spend: Some(money("1 USD")),
+            window: Window::Run,
+        };
+        let mut spent = Spent::default();
+        spent.begin(Window::Run, 1, true, at(0));
+        let unmetered = |spent: &Spent, reported| -> Vec<BudgetKind> {
+            let rows = spent.rows(&budget, reported);
+            assert_eq!(rows.len(), BudgetKind::ALL.len());
+            assert!(rows.iter().all(|row| row.used.is_some() == row.ratio.is_some()));
+            rows.iter().filter(|row| row.used.is_none()).map(|row| row.kind).collect()
+        };
+        use BudgetKind::{CpuTime, GpuTime, Spend, Tokens};
+        assert_eq!(unmetered(&spent, Reported::default()), [CpuTime, GpuTime, Tokens, Spend]);
+        spent.measure(used(0), ALL);
+        let reported = Reported { tokens: Some(0), spend: Some(money("0 USD")) };
+        assert_eq!(unmetered(&spent, reported), []);
+        let euros = Reported { tokens: None, spend: Some(money("5 EUR")) };
+        assert_eq!(unmetered(&spent, euros), [Tokens, Spend], "another currency says nothing of this one");
+        let none = spent.rows(&Budget::default(), reported);
+        assert!(none.is_empty(), "without a budget there is no row");
+    }
+
+    #[test]
+    fn each_mark_is_told_once_in_a_window_and_again_after_a_raise() {
+        let day = Window::Every(DAY);
+        let budget = |limit| Budget { requests: Some(limit), window: day, ..Budget::default() };
+        let mut spent = Spent::default();
+        spent.begin(day, 1, true, at(0));
+        let told = |spent: &mut Spent, used, limit| -> Vec<EventKind> {
+            spent.measure(Sums { requests: used, ..Sums::default() }, ALL);
+            let rows = spent.rows(&budget(limit), Reported::default());
+            spent.pass(&rows).into_iter().map(|(kind, _)| kind).collect()
+        };
+        use EventKind::{AutomationBudgetEscalated, AutomationBudgetExhausted, AutomationBudgetWarning};
+        assert_eq!(told(&mut spent, 69, 100), []);
+        assert_eq!(told(&mut spent, 70, 100), [AutomationBudgetWarning]);
+        assert_eq!(told(&mut spent, 89, 100), []);
+        // As after a restart of the daemon.
+        let mut spent: Spent = serde_json::from_str(&serde_json::to_string(&spent).expect("JSON")).expect("read");
+        assert_eq!(told(&mut spent, 100, 100), [AutomationBudgetEscalated, AutomationBudgetExhausted]);
+        assert_eq!(told(&mut spent, 500, 100), []);
+        let rows = spent.rows(&budget(700), Reported::default());
+        spent.rearm(&rows);
+        assert_eq!(told(&mut spent, 630, 700), [AutomationBudgetEscalated]);
+        assert!(spent.roll(day, at(86_400)));
+        assert_eq!(told(&mut spent, 631, 700), []);
+        assert_eq!(told(&mut spent, 630 + 490, 700), [AutomationBudgetWarning], "another window");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn sums_never_fall_within_a_window(
+            steps in proptest::collection::vec((0_u8..4, 0_u64..1_000, 0_u64..40_000), 1..60),
+            of_time in proptest::bool::ANY,
+        ) {
+            let window = if of_time { Window::Every(DAY) } else { Window::Run };
+            let mut spent = Spent::default();
+            let (mut now, mut run, mut inside) = (at(0), 1, used(0));
+            spent.begin(window, run, true, now);
+            let mut before = (spent.window(), spent.total());
+            for (what, amount, seconds) in steps {
+                now = now.plus(Duration::from_secs(seconds));
+                match what {
+                    0 => {
+                        inside = inside.plus(used(amount));
+                        spent.measure(inside.most(spent.of_run()), ALL);
+                    }
+                    1 => { spent.roll(window, now); }
+                    2 => {
+                        spent.end_run();
+                        inside = used(0);
+                        run += 1;
+                        spent.begin(window, run, amount % 2 == 0, now);
+                    }
+                    _ => {
+                        let text = serde_json::to_string(&spent).expect("JSON");
+                        spent = serde_json::from_str(&text).expect("read");
+                    }
+                }
+                if spent.window() == before.0 {
+                    let total = spent.total();
+                    proptest::prop_assert_eq!(total.most(before.1), total);
+                }
+                before = (spent.window(), spent.total());
+            }
+        }
+    }
+}

@@ -232,8 +232,8 @@ impl Automations {
     /// There is no such automation, or they cannot be read.
     pub async fn runs(&self, name: &str, limit: u32) -> Result<Vec<RunRow>, AutomationFault> {
         let book = self.ask(Ask::Book).await?;
-        let id = book.registry.find(name).ok_or_else(|| AutomationFault::Unknown(name.to_owned()))?.id.clone();
-        Ok(self.shared.store.automations().runs(id, limit).await?)
+        let one = book.registry.find(name).ok_or_else(|| AutomationFault::Unknown(name.to_owned()))?;
+        Ok(self.shared.store.automations().runs(one.id.clone(), one.runtime.clone(), limit).await?)
     }
 
     /// Takes a report of usage. It is kept, and counts, when this returns.
@@ -500,12 +500,7 @@ impl Keeper {
         Switched { changed, automation: view(one, &facts, &house) }
     }
 
-    async fn report(
-        &mut self,
-        whose: &Whose,
-        report: &UsageReport,
-        by: Option<Actor>,
-    ) -> Result<Usage, UsageFault> {
+    async fn report(&mut self, whose: &Whose, report: &UsageReport, by: Option<Actor>) -> Result<Usage, UsageFault> {
         let one = of(&self.book.registry, whose).cloned().ok_or(UsageFault::Unknown)?;
         report.examine(&one.budget)?;
         let supervisor = self.shared.supervisor.as_ref();

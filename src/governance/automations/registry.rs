@@ -91,8 +91,13 @@ pub fn read(file: AutomationsFile, manifest: Manifest) -> Result<(Registry, Mani
             document.fault(&form.place, format!("the automation `{}` is also in line {first}", automation.id));
         }
         if let Some((other, first)) = named.get(&automation.runtime) {
-            let message = format!("the runtime `{}` works for `{}` already (line {first})", automation.runtime, other.id);
-            document.fault_with_hint(&form.place, message, "what is used could not be told apart: declare another runtime");
+            let message =
+                format!("the runtime `{}` works for `{}` already (line {first})", automation.runtime, other.id);
+            document.fault_with_hint(
+                &form.place,
+                message,
+                "what is used could not be told apart: declare another runtime",
+            );
             continue;
         }
         named.insert(automation.runtime.clone(), (automation, line));

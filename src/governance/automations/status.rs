@@ -194,7 +194,9 @@ fn impacts(automation: &Automation, facts: &Facts<'_>, house: &House) -> Vec<Imp
     }
     let detail = || view.detail.clone().unwrap_or_else(|| format!("health: {}", view.health));
     match view.state {
-        RuntimeState::Quarantined => add(ImpactCode::Quarantined, "`arw-cli runtime restore` starts it again".to_owned()),
+        RuntimeState::Quarantined => {
+            add(ImpactCode::Quarantined, "`arw-cli runtime restore` starts it again".to_owned())
+        }
         RuntimeState::Error if facts.consent.is_none() => add(ImpactCode::LaunchRefused, detail()),
         RuntimeState::Backoff => add(ImpactCode::Failing, detail()),
         RuntimeState::Degraded => add(ImpactCode::Degraded, detail()),

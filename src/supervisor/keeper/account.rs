@@ -102,7 +102,8 @@ impl Account {
         let mut state = self.state();
         let known = state.spent.of_run();
         let cpu_micros = cpu.map_or(known.cpu_micros, |seconds| micros(Duration::from_secs_f64(seconds.max(0.0))));
-        let run = Sums { wall_micros: lived, cpu_micros, gpu_micros: lived.saturating_mul(self.gpus), egress, requests };
+        let run =
+            Sums { wall_micros: lived, cpu_micros, gpu_micros: lived.saturating_mul(self.gpus), egress, requests };
         // The clock may have been put back; what was spent stays spent.
         state.spent.measure(run.most(known), Metered { cpu: self.leaf.is_some(), gpu: self.gpus > 0 });
         let window = state.budget.window;
@@ -178,7 +179,13 @@ impl Account {
 }
 
 /// Watches the budgets of one run until one is spent.
-pub(super) async fn watch(account: Arc<Account>, run: u64, records: Records, events: EventBus, tell: mpsc::Sender<Told>) {
+pub(super) async fn watch(
+    account: Arc<Account>,
+    run: u64,
+    records: Records,
+    events: EventBus,
+    tell: mpsc::Sender<Told>,
+) {
     let id = account.id.clone();
     let mut saved = tokio::time::Instant::now();
     loop {

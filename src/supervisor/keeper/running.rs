@@ -331,13 +331,7 @@ pub(super) fn cause(end: End, oom: bool) -> ExitCause {
 }
 
 /// Passes on what the runtime says of itself.
-async fn hear(
-    mut notify: Notifications,
-    beat: Arc<Beat>,
-    clock: Arc<dyn Clock>,
-    run: u64,
-    tell: mpsc::Sender<Told>,
-) {
+async fn hear(mut notify: Notifications, beat: Arc<Beat>, clock: Arc<dyn Clock>, run: u64, tell: mpsc::Sender<Told>) {
     // An error is the end of the socket, and so of the run.
     while let Ok(message) = notify.next().await {
         if message.notices.iter().any(|notice| matches!(notice, Notice::Watchdog | Notice::Status(_))) {

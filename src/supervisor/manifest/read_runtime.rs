@@ -12,7 +12,9 @@ use super::super::publish::{Publish, PublishFault};
 use super::super::schedule::{Schedule, ScheduleFault};
 use super::super::spent::Window;
 use super::super::window::{Backoff, MAX_RESTARTS};
-use super::{Budget, Defaults, Dependency, Gpu, GpuChoice, Limits, Process, RuntimeSpec, health, own_automation, process};
+use super::{
+    Budget, Defaults, Dependency, Gpu, GpuChoice, Limits, Process, RuntimeSpec, health, own_automation, process,
+};
 
 /// Most items of a list of one runtime.
 const MAX_ITEMS: usize = 128;
