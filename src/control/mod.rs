@@ -19,6 +19,7 @@ mod auth;
 mod client;
 mod egress;
 mod error;
+mod exec;
 mod extract;
 mod ledger;
 mod listen;

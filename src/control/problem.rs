@@ -78,6 +78,8 @@ problems! {
     WrongHost => "wrong_host" 421 "The request is for another host",
     /// The files were read and have faults; the snapshot in force stays.
     PolicyFaults => "policy_faults" 422 "The policy has faults",
+    /// A step of executing a command inside a runtime failed.
+    NotExecuted => "not_executed" 422 "The command was not executed",
     /// Too many wrong tokens.
     TooManyFailures => "too_many_failures" 429 "Too many wrong credentials",
     /// A bug or a failed system call; the log has more.
