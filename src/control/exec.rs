@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header;
@@ -22,6 +23,8 @@ use super::extract::JsonBody;
 use super::problem::{Problem, ProblemCode};
 use super::runtimes::{known, supervisor};
 use super::state::{App, MAX_STREAMS};
+use crate::domain::{ClientAddr, RuntimeId};
+use crate::governance::audit::{Actor, AuditAction, Deed};
 use crate::sandbox::{Exit, Text};
 use crate::supervisor::{Ending, ExecFault, Execution, Said};
 
@@ -62,15 +65,16 @@ pub(super) fn schema() -> (String, Value) {
 pub(super) async fn exec(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    Extension(peer): Extension<ClientAddr>,
     JsonBody(request): JsonBody<ExecRequest>,
 ) -> Result<Response, Problem> {
     let (supervisor, id) = (supervisor(&app)?, known(&id)?);
     let (argv, time) = understood(request)?;
+    supervisor.runtime(&id).ok_or_else(|| refused(&ExecFault::Unknown))?;
     let permit = Arc::clone(&app.streams).try_acquire_owned().map_err(|_| {
         Problem::new(ProblemCode::TooManyStreams, format!("{MAX_STREAMS} streams are open, the most there may be"))
     })?;
-    // Not the arguments: secrets stand there.
-    tracing::info!(runtime = %id, program = ?argv.first(), "an operator executes a command");
+    record(&app, &id, peer, &argv, time).await?;
     let execution = supervisor.exec(&id, argv, time).await.map_err(|fault| refused(&fault))?;
     let talk = Talk { execution, greeted: false, shutdown: app.shutdown.clone(), _permit: permit };
     let body = Body::from_stream(unfold(talk, |mut talk| async move {
@@ -78,6 +82,20 @@ pub(super) async fn exec(
         Some((Ok::<Bytes, std::convert::Infallible>(frame), talk))
     }));
     Ok(([(header::CONTENT_TYPE, "text/event-stream")], body).into_response())
+}
+
+/// It is in the audit before anything is executed.
+async fn record(app: &App, id: &RuntimeId, peer: ClientAddr, argv: &[Text], time: Duration) -> Result<(), Problem> {
+    let program = argv.first().map(|program| program.as_os_str().to_string_lossy().into_owned());
+    tracing::info!(runtime = %id, program, "an operator executes a command");
+    // Not the arguments: secrets stand there.
+    let asked = json!({ "program": program, "words": argv.len(), "timeout_secs": time.as_secs() });
+    let deed =
+        Deed { runtime: Some(id.clone()), after: Some(asked), ..Deed::new(Actor::of(peer), AuditAction::RuntimeExec) };
+    app.state.governance.audit.record(deed).await.map_err(|fault| {
+        tracing::error!(%fault, "a command is not executed: the audit cannot be written");
+        Problem::new(ProblemCode::StateUnavailable, "the audit cannot be written, so nothing is executed")
+    })
 }
 
 fn understood(request: ExecRequest) -> Result<(Vec<Text>, Duration), Problem> {

@@ -209,6 +209,14 @@ fn the_client_passes_on_what_it_says_and_how_it_ends() {
         String::from_utf8(lines.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0], json!({ "event": "out", "data": { "base64": "eAo=" } }));
     assert_eq!(lines[1]["event"], "end");
+    let recorded = |host: &Host| {
+        let folder = host.daemon.state_dir().join("audit");
+        let segments = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let segments = segments.filter(|path| path.extension().is_some_and(|end| end == "jsonl"));
+        segments.map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>()
+    };
+    let audit = wait_for("the audit", || Some(recorded(&host)).filter(|text| text.contains("/no/such/program")));
+    assert!(audit.contains("runtime_exec") && !audit.contains("kill -TERM"), "{audit}");
     let wrong = host.daemon.cli(&["runtime", "exec", "one", "true"]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }
