@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, automations, egress, leases, ledger, metrics, policy, preview, public, runtimes, settings, stream,
+    actions, automations, egress, exec, leases, ledger, metrics, policy, preview, public, runtimes, settings, stream,
 };
 
 /// Who may ask.
@@ -329,6 +329,26 @@ fn runtime_routes() -> Vec<Route> {
             },
             || get(runtimes::logs),
         ),
+        Route {
+            method: Method::POST,
+            path: "/orchestrator/runtimes/{id}/exec",
+            access: Access::Admin,
+            about: "Executes one more command inside a runtime; what it says and how it ended come as server-sent events.",
+            params: const { &[RUNTIME] },
+            body: Some("ExecRequest"),
+            answer: Answer::Events,
+            problems: &[
+                ProblemCode::NotJson,
+                ProblemCode::UnknownRuntime,
+                ProblemCode::NotInThisState,
+                ProblemCode::ShutdownLatched,
+                ProblemCode::Unavailable,
+                ProblemCode::NotExecuted,
+                ProblemCode::StateUnavailable,
+                ProblemCode::TooManyStreams,
+            ],
+            handler: || post(exec::exec),
+        },
         Route {
             method: Method::POST,
             path: "/orchestrator/runtimes/{id}/{action}",

@@ -32,6 +32,7 @@
 mod bars;
 mod crew;
 mod death;
+mod exec;
 mod gpus;
 mod keeper;
 pub mod launch;
@@ -51,7 +52,7 @@ mod window;
 pub use bars::Bars;
 pub use crew::{Premises, ShutdownReport, StartFault, Supervisor, start};
 pub use death::{Cause, Death, DeathRecord, ExitCause, MAX_LAST_LINES, MAX_LINE_BYTES, Used};
-pub use keeper::Executing;
+pub use exec::{Ending, ExecFault, Execution, Said};
 pub use launch::Confinement;
 pub use life::{HealthReason, State as RuntimeState};
 pub use manifest::{

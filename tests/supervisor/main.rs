@@ -11,6 +11,7 @@ mod automations;
 mod budgets;
 mod crowd;
 mod ends;
+mod exec;
 mod gpu;
 mod health;
 mod network;
