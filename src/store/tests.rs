@@ -282,7 +282,7 @@ async fn who_is_disabled_and_what_ran_is_read_back() {
     assert_eq!(kept.disabled().await.expect("read"), [row("web", "web")], "under whatever name");
     assert_eq!(store.outbox().oldest(10).await.expect("read").len(), 5);
     let last = RunRow { ended: Some((at(2_000), "budget".to_owned())), ..run(1_003) };
-    assert_eq!(kept.newest_runs().await.expect("read"), [last.clone()]);
+    assert_eq!(kept.newest_runs().await.expect("read"), std::slice::from_ref(&last));
     assert_eq!(kept.runs(id("nightly"), runtime("ocr"), 2).await.expect("read"), [last, run(1_002)]);
     assert_eq!(kept.runs(id("other"), runtime("ocr"), 5_000).await.expect("read").len(), 1_000);
 }
