@@ -17,6 +17,7 @@ mod health;
 mod network;
 mod reload;
 mod stage;
+mod switch;
 
 /// Whether sandboxes can be made here at all; says why not.
 fn can_launch() -> bool {

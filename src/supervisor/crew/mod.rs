@@ -202,7 +202,11 @@ impl Crew {
                     }
                     None => return,
                 },
-                () = self.shared.changed.notified() => self.plan().await,
+                () = self.shared.changed.notified() => {
+                    // Bars and the kill switch change what the clock starts.
+                    self.show_next();
+                    self.plan().await;
+                }
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
         }
@@ -235,6 +239,7 @@ impl Crew {
             }
         }
         self.manifest = manifest;
+        self.show_next();
     }
 
     /// What was barred while no daemon ran, or since. A run that is there ends within its grace.
@@ -343,13 +348,17 @@ impl Crew {
                 let _ = self.order(&id, Order::Start(Origin::Schedule)).await;
             }
         }
+        self.show_next();
+        self.plan().await;
+    }
+
+    fn show_next(&self) {
         for (id, next) in self.wanted.next_starts() {
             if let Some(keeper) = self.keepers.get(&id) {
                 let halted = self.shared.bars.schedules_halted() || self.shared.bars.holds(&id);
                 keeper.slot.set_next(Some(next).filter(|_| !halted));
             }
         }
-        self.plan().await;
     }
 
     async fn apply(&mut self, fresh: Manifest) -> Vec<Change> {
@@ -394,6 +403,7 @@ impl Crew {
         }
         self.manifest = fresh;
         self.end_barred().await;
+        self.show_next();
         self.plan().await;
         changes
     }
