@@ -15,11 +15,15 @@
 //! It refuses to listen off loopback, since it has no TLS; to trust a peer for being on loopback; to
 //! answer a browser's page of another origin; to dial or resolve anything; and to show a secret.
 
+mod actions;
 mod auth;
+mod automations;
 mod client;
 mod egress;
 mod error;
+mod exec;
 mod extract;
+mod leases;
 mod ledger;
 mod listen;
 mod metrics;

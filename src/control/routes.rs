@@ -4,11 +4,13 @@
 use std::sync::Arc;
 
 use axum::http::Method;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 
 use super::problem::ProblemCode;
 use super::state::App;
-use super::{egress, ledger, metrics, policy, preview, public, runtimes, settings, stream};
+use super::{
+    actions, automations, egress, exec, leases, ledger, metrics, policy, preview, public, runtimes, settings, stream,
+};
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +89,10 @@ pub(crate) const MAX_REPLAY: u64 = 1_000;
 pub(crate) const MAX_DEATHS: u64 = 1_000;
 /// Log lines in one answer. 5000: a few hundred KiB as a rule.
 pub(crate) const MAX_LOG_LINES: u64 = 5_000;
+/// Ended leases in one answer. 1000: as many as there may be in force.
+pub(crate) const MAX_LEASES: u64 = 1_000;
+/// Runs in one answer. 1000: as many as are kept.
+pub(crate) const MAX_RUNS: u64 = 1_000;
 /// Largest number that JSON readers keep exact (2^53 - 1, RFC 8259 section 6).
 const MAX_SEQ: u64 = (1 << 53) - 1;
 
@@ -119,6 +125,9 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(state_routes());
     table.extend(runtime_routes());
     table.extend(action_routes());
+    table.extend(lease_routes());
+    table.extend(switch_routes());
+    table.extend(automation_routes());
     table
 }
 
@@ -322,6 +331,26 @@ fn runtime_routes() -> Vec<Route> {
         ),
         Route {
             method: Method::POST,
+            path: "/orchestrator/runtimes/{id}/exec",
+            access: Access::Admin,
+            about: "Executes one more command inside a runtime; what it says and how it ended come as server-sent events.",
+            params: const { &[RUNTIME] },
+            body: Some("ExecRequest"),
+            answer: Answer::Events,
+            problems: &[
+                ProblemCode::NotJson,
+                ProblemCode::UnknownRuntime,
+                ProblemCode::NotInThisState,
+                ProblemCode::ShutdownLatched,
+                ProblemCode::Unavailable,
+                ProblemCode::NotExecuted,
+                ProblemCode::StateUnavailable,
+                ProblemCode::TooManyStreams,
+            ],
+            handler: || post(exec::exec),
+        },
+        Route {
+            method: Method::POST,
             path: "/orchestrator/runtimes/{id}/{action}",
             access: Access::Admin,
             about: "Asks a runtime for something; answered when it was taken up, not when it is done.",
@@ -333,6 +362,8 @@ fn runtime_routes() -> Vec<Route> {
                 ProblemCode::UnknownRuntime,
                 ProblemCode::NotInThisState,
                 ProblemCode::ShutdownLatched,
+                ProblemCode::AutomationDisabled,
+                ProblemCode::BudgetExhausted,
                 ProblemCode::DependencyFailed,
                 ProblemCode::Unavailable,
                 ProblemCode::NotReady,
@@ -371,6 +402,202 @@ fn action_routes() -> Vec<Route> {
             problems: &[ProblemCode::PolicyFaults],
             handler: || post(policy::reload),
         },
+    ]
+}
+
+fn lease_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/leases",
+            access: Access::Admin,
+            about: "Leases in force, with what was used of them.",
+            params: const { &[query("ended", Form::Integer(0, MAX_LEASES), "Also so many that have ended, newest first.")] },
+            body: None,
+            answer: Answer::Json("Leases"),
+            problems: &[ProblemCode::BadQuery, ProblemCode::StateUnavailable, ProblemCode::NotReady],
+            handler: || get(leases::list),
+        },
+        Route {
+            method: Method::POST,
+            path: "/leases",
+            access: Access::Admin,
+            about: "Gives a lease: 201, or 200 where one for the same was in force and ends later now.",
+            params: &[],
+            body: Some("LeaseRequest"),
+            answer: Answer::Json("Lease"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchPersona,
+                ProblemCode::LeaseCapability,
+                ProblemCode::LeaseTime,
+                ProblemCode::LeaseBound,
+                ProblemCode::LeaseUseless,
+                ProblemCode::LeaseEnded,
+                ProblemCode::ReasonRequired,
+                ProblemCode::TooManyLeases,
+                ProblemCode::ShutdownLatched,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            handler: || post(leases::grant),
+        },
+        Route {
+            method: Method::DELETE,
+            path: "/leases/{id}",
+            access: Access::Admin,
+            about: "Takes a lease back and cuts what it let through.",
+            params: const {
+                &[
+                    Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the lease." },
+                    query("reason", Form::Text, "Why, for the audit."),
+                ]
+            },
+            body: None,
+            answer: Answer::Json("LeaseRevoked"),
+            problems: &[
+                ProblemCode::BadQuery,
+                ProblemCode::NoSuchLease,
+                ProblemCode::ReasonRequired,
+                ProblemCode::NotReady,
+            ],
+            handler: || delete(leases::revoke),
+        },
+    ]
+}
+
+fn switch_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::POST,
+            path: "/actions",
+            access: Access::Admin,
+            about: "The kill switch: `automation_shutdown` cuts, revokes, ends and halts everything; `automation_rearm` \
+                    releases it. 202 while runtimes are still within their grace.",
+            params: &[],
+            body: Some("ActionRequest"),
+            answer: Answer::Json("Position"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+                ProblemCode::NotLatched,
+                ProblemCode::ShutdownRunning,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(actions::act),
+        },
+        Route {
+            method: Method::GET,
+            path: "/state/automation/shutdown",
+            access: Access::Admin,
+            about: "Whether the kill switch is latched, and what its last use did.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("Position"),
+            problems: &[],
+            handler: || get(actions::position),
+        },
+    ]
+}
+
+fn automation_routes() -> Vec<Route> {
+    const AUTOMATION: Param =
+        Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the automation, or of its runtime." };
+    let about = |method, path, about, params, body, answer, problems, handler| Route {
+        method,
+        path,
+        access: Access::Admin,
+        about,
+        params,
+        body,
+        answer,
+        problems,
+        handler,
+    };
+    vec![
+        about(
+            Method::GET,
+            "/state/automation/status",
+            "Every automation: what it does, what it has spent, and why it is impacted if it is.",
+            &[],
+            None,
+            Answer::Json("AutomationStatus"),
+            &[ProblemCode::NotReady],
+            || get(automations::status),
+        ),
+        about(
+            Method::GET,
+            "/automations/{id}/runs",
+            "Its latest runs, newest first.",
+            const { &[AUTOMATION, query("limit", Form::Integer(1, MAX_RUNS), "At most so many; 20 without it.")] },
+            None,
+            Answer::Json("AutomationRuns"),
+            &[
+                ProblemCode::BadQuery,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || get(automations::runs),
+        ),
+        about(
+            Method::GET,
+            "/automations/{id}/usage",
+            "What it has spent of its budgets in the present window.",
+            const { &[AUTOMATION] },
+            None,
+            Answer::Json("Usage"),
+            &[ProblemCode::UnknownAutomation, ProblemCode::NotReady],
+            || get(automations::usage),
+        ),
+        about(
+            Method::POST,
+            "/automations/{id}/usage",
+            "Reports tokens and money that it used; kept when answered, and a repeated `report_id` counts once.",
+            const { &[AUTOMATION] },
+            Some("UsageReport"),
+            Answer::Json("Usage"),
+            &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::Unavailable,
+                ProblemCode::CurrencyMismatch,
+                ProblemCode::ReportConflict,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || post(automations::report),
+        ),
+        about(
+            Method::POST,
+            "/automations/{id}/{action}",
+            "Disables it (kept, then its runtime is told to end, and nobody starts it) or enables it again.",
+            const {
+                &[
+                    AUTOMATION,
+                    Param {
+                        name: "action",
+                        place: Place::Path,
+                        form: Form::OneOf(&["enable", "disable"]),
+                        about: "What is wanted.",
+                    },
+                ]
+            },
+            Some("AutomationReason"),
+            Answer::Json("AutomationSwitched"),
+            &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || post(automations::switch),
+        ),
     ]
 }
 

@@ -67,17 +67,18 @@ pub(super) fn schemas() -> serde_json::Map<String, Value> {
         ("Deaths", one("deaths", list())),
         ("RuntimeLog", one("lines", list())),
     ];
-    all.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
+    let all = all.into_iter().map(|(name, schema)| (name.to_owned(), schema));
+    all.chain([super::exec::schema()]).collect()
 }
 
-fn supervisor(app: &App) -> Result<Supervisor, Problem> {
+pub(super) fn supervisor(app: &App) -> Result<Supervisor, Problem> {
     app.state.supervisor.clone().ok_or_else(|| {
         Problem::new(ProblemCode::Unavailable, "nothing is supervised here")
             .hint("set `runtimes.enable` and `proxy.enable`")
     })
 }
 
-fn known(id: &str) -> Result<RuntimeId, Problem> {
+pub(super) fn known(id: &str) -> Result<RuntimeId, Problem> {
     RuntimeId::parse(id).map_err(|_| unknown())
 }
 
@@ -90,6 +91,8 @@ fn refused(fault: &RequestFault) -> Problem {
         RequestFault::Unknown => ProblemCode::UnknownRuntime,
         RequestFault::Refused { .. } => ProblemCode::NotInThisState,
         RequestFault::Shut => ProblemCode::ShutdownLatched,
+        RequestFault::Disabled => ProblemCode::AutomationDisabled,
+        RequestFault::BudgetExhausted { .. } => ProblemCode::BudgetExhausted,
         RequestFault::Blocked { .. } => ProblemCode::DependencyFailed,
         RequestFault::Unavailable(_) => ProblemCode::Unavailable,
         RequestFault::Gone => ProblemCode::NotReady,
@@ -98,6 +101,10 @@ fn refused(fault: &RequestFault) -> Problem {
     match fault {
         RequestFault::Refused { state: RuntimeState::Quarantined, .. } => {
             problem.hint("`arw-cli runtime restore` gives its restart budget back and starts it")
+        }
+        RequestFault::Disabled => problem.hint("`arw-cli automation status` says who disabled it and why"),
+        RequestFault::BudgetExhausted { .. } => {
+            problem.hint("raise the budget in the manifest or in automations.toml, and reload")
         }
         _ => problem,
     }
@@ -331,6 +338,12 @@ mod tests {
                 "not_in_this_state",
             ),
             (RequestFault::Shut, 409, "shutdown_latched"),
+            (RequestFault::Disabled, 409, "automation_disabled"),
+            (
+                RequestFault::BudgetExhausted { kind: crate::supervisor::BudgetKind::Tokens, until: None },
+                409,
+                "budget_exhausted",
+            ),
             (RequestFault::Blocked { by: vec![on] }, 409, "dependency_failed"),
             (RequestFault::Unavailable("no".to_owned()), 409, "unavailable"),
             (RequestFault::Gone, 503, "not_ready"),

@@ -17,11 +17,14 @@ use super::demo::{self, Demo};
 use super::news::{Asker, News};
 use super::reload::{Reloader, read_policy};
 use super::watch::Watch;
-use super::{inherit, log, runtimes, service};
+use super::{governance, inherit, log, runtimes, service};
 use crate::config::{Environment, Loaded, ServerConfig};
 use crate::control::{Command, ControlState, serve_on};
 use crate::domain::{Clock, Host, SystemClock};
 use crate::events::{EventBus, EventKind, FirstSeen};
+use crate::governance::audit::Actor;
+use crate::governance::automations::Found;
+use crate::governance::switch::KillSwitch;
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
@@ -138,17 +141,20 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     // Control binds first: its address must be known before anything can be dialled.
     let control_bind = sockets.control_tcp().and_then(|listener| listener.local_addr().ok());
     gateway.own.add(control_bind.unwrap_or(config.control.bind));
+    // What is latched or leased is in force before the first client can ask.
+    let foundation = governance::open(&config, &gateway, &clock, &events).await?;
     let proxy = match config.proxy.enable {
         true => Some(proxy::start(&gateway, &config.proxy, tls.clone(), sockets.proxy)?),
         false => None,
     };
-    let supervisor = match &proxy {
+    let started = match &proxy {
         Some(proxy) if config.runtimes.enable => {
             let demo = demo.as_ref();
             let (clock, gateway, events) = (&clock, &gateway, &events);
-            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo };
+            let store = &foundation.store;
+            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo, store };
             match runtimes::start(parts).await {
-                Ok(supervisor) => Some(supervisor),
+                Ok(started) => Some(started),
                 // The demonstration of the gateway is worth having without that of the runtime.
                 Err(fault) if demo.is_some() => {
                     tracing::warn!("there is no supervisor: {fault:#}");
@@ -160,6 +166,11 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         // Without the gateway a runtime would have no way out, and nothing would be recorded.
         _ => None,
     };
+    let (supervisor, found) = match started {
+        Some((supervisor, found)) => (Some(supervisor), found),
+        None => (None, Found::default()),
+    };
+    let governing = foundation.start(&config, &gateway, &clock, &events, supervisor.clone(), found);
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let state = ControlState {
         config: Arc::clone(&config),
@@ -169,6 +180,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         gateway: proxy.as_ref().map(|proxy| Handle::new(Arc::clone(&gateway), proxy.addresses.clone())),
         metrics,
         supervisor: supervisor.clone(),
+        governance: governing.handles.clone(),
         commands,
         clock: Arc::clone(&clock),
     };
@@ -189,9 +201,11 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         tls,
         events: events.clone(),
         supervisor: supervisor.clone(),
+        automations: governing.handles.automations.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
-    let end = tend(&reloader, inbox, askers, signals, watch, pulses).await?;
+    let switch = &governing.handles.switch;
+    let end = tend(&reloader, inbox, askers, signals, watch, pulses, switch).await?;
 
     service::stopping();
     events.publish(EventKind::ServiceStop, None, json!({}));
@@ -207,6 +221,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     }
     stop.cancel();
     control.finished().await;
+    governing.finish().await;
     news.await.context("ending the news")?;
     tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("the last checkpoint")?;
     tracing::info!("stopped");
@@ -304,6 +319,7 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    kill_switch: Signal,
 }
 
 impl Signals {
@@ -312,6 +328,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup()).context("SIGHUP")?,
             terminate: signal(SignalKind::terminate()).context("SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("SIGINT")?,
+            kill_switch: signal(SignalKind::user_defined2()).context("SIGUSR2")?,
         })
     }
 }
@@ -332,6 +349,7 @@ async fn tend(
     mut signals: Signals,
     mut watch: Watch,
     pulses: Option<Pulses>,
+    switch: &KillSwitch,
 ) -> anyhow::Result<Ending> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut heartbeat = service::heartbeat().map(tokio::time::interval);
@@ -339,6 +357,10 @@ async fn tend(
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(Ending::DaemonOnly),
             _ = signals.interrupt.recv() => return Ok(Ending::Whole),
+            _ = signals.kill_switch.recv() => {
+                // The reason is sound, and the report is in the log.
+                let _ = switch.shut_down("the daemon got SIGUSR2", Actor::signal("SIGUSR2"), None);
+            }
             _ = signals.hangup.recv() => {
                 service::reloading();
                 // Faults are in the log; the old policy stays.
@@ -385,9 +407,9 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     for warning in policy.warnings(SystemClock.now()) {
         eprintln!("warning: {warning}");
     }
-    let manifest = runtimes::read_manifest(&loaded.config);
-    let manifest = manifest.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
-    let (personas, runtimes) = (policy.personas().len(), manifest.runtimes().len());
+    let declared = runtimes::read_declared(&loaded.config);
+    let declared = declared.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+    let (personas, runtimes) = (policy.personas().len(), declared.manifest.runtimes().len());
     println!("settings, {personas} personas and {runtimes} runtimes are sound");
     Ok(())
 }

@@ -87,6 +87,32 @@ kinds! {
         AutomationBudgetEscalated => "automation.budget.escalated", Quiet;
         /// A budget is spent.
         AutomationBudgetExhausted => "automation.budget.exhausted", Quiet;
+        /// A run of an automation began.
+        AutomationRunStarted => "automation.run.started", Quiet;
+        /// A run gave a sign of life.
+        AutomationRunHeartbeat => "automation.run.heartbeat", Busy;
+        /// A run is held still.
+        AutomationRunPaused => "automation.run.paused", Quiet;
+        /// A run goes on.
+        AutomationRunResumed => "automation.run.resumed", Quiet;
+        /// A run ended.
+        AutomationRunStopped => "automation.run.stopped", Quiet;
+        /// An automation was disabled.
+        AutomationDisabled => "automation.disabled", Quiet;
+        /// An automation was enabled.
+        AutomationEnabled => "automation.enabled", Quiet;
+        /// The kill switch was used.
+        AutomationShutdown => "automation.shutdown", Quiet;
+        /// The kill switch was released.
+        AutomationRearmed => "automation.rearmed", Quiet;
+        /// A lease was given.
+        LeasesCreated => "leases.created", Quiet;
+        /// A lease ends later or earlier than it did.
+        LeasesRenewed => "leases.renewed", Quiet;
+        /// A lease ran out of time.
+        LeasesExpired => "leases.expired", Quiet;
+        /// A lease was taken back.
+        LeasesRevoked => "leases.revoked", Quiet;
         /// An alert was raised.
         AlertRaised => "alert.raised", Quiet;
         /// An alert was cleared.

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 mod bundles;
 mod consent;
 mod recipes;
@@ -15,6 +16,7 @@ use crate::ledger::Outcome;
 use crate::sandbox::ProfileName;
 use crate::sandbox::preset::PresetName;
 
+pub use admin::{AdminCommand, AdminPersonaCommand, AutomationCommand, GrantArgs, LeaseCommand};
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
 pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
@@ -119,6 +121,12 @@ pub enum Command {
     /// Runtimes
     #[command(subcommand)]
     Runtime(RuntimeCommand),
+    /// What only an administrator does: leases
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Automations, and the kill switch over all of them
+    #[command(subcommand)]
+    Automation(AutomationCommand),
     /// Run one command in a sandbox whose only way out is a gateway of its own; needs no daemon
     Run(RunArgs),
     /// Sandboxes
@@ -445,6 +453,8 @@ pub enum RuntimeCommand {
     },
     /// What it wrote
     Logs(LogArgs),
+    /// Execute one more command inside it, and exit with its code
+    Exec(ExecArgs),
     /// What holds of its confinement and limits, as measured at its last launch
     Report {
         /// Its id
@@ -477,6 +487,27 @@ pub struct LogArgs {
     /// Start with the last so many lines
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=5_000))]
     pub tail: u32,
+}
+
+/// `runtime exec`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Exit status: that of the command, or 128 and the number of the signal that ended it; 124 when \
+                        its time was over; 137 when the runtime ended with it; 1 when it was not executed."
+)]
+pub struct ExecArgs {
+    /// Its id
+    #[arg(value_parser = runtime)]
+    pub id: RuntimeId,
+    /// Seconds after which the command is killed
+    #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    pub timeout: u16,
+    /// Show what it says on a terminal as it is, control characters too
+    #[arg(long)]
+    pub raw: bool,
+    /// The command and its arguments; without input, and with the variables of the runtime's own command
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `events`.
@@ -607,6 +638,38 @@ mod tests {
             &["arw-cli", "consent", "acknowledge", "local-model"],
             &["arw-cli", "consent", "acknowledge", "local-model", "--note", " "],
             &["arw-cli", "consent", "acknowledge", "../model", "--note", "x"],
+            &["arw-cli", "admin", "persona", "grant", "demo", "--capability", "egress:proxy", "--ttl", "8h"],
+            &[
+                "arw-cli",
+                "admin",
+                "persona",
+                "grant",
+                "demo",
+                "--capability",
+                "x",
+                "--ttl",
+                "8",
+                "--justification",
+                "x",
+            ],
+            &[
+                "arw-cli",
+                "admin",
+                "persona",
+                "grant",
+                "../demo",
+                "--capability",
+                "x",
+                "--ttl",
+                "8h",
+                "--justification",
+                "x",
+            ],
+            &["arw-cli", "admin", "lease", "revoke", "../x"],
+            &["arw-cli", "automation", "shutdown"],
+            &["arw-cli", "automation", "shutdown", "--reason", " "],
+            &["arw-cli", "automation", "shutdown", "--reason", "x", "--grace", "soon"],
+            &["arw-cli", "automation", "rearm"],
             &["arw-cli", "recipes", "install"],
             &["arw-cli", "recipes", "run", "../x", "--preview"],
             &["arw-cli", "recipes", "sign", "x"],

@@ -27,8 +27,9 @@ use super::super::life::LaunchFault;
 use super::super::manifest::{Budget, Probe, RuntimeSpec};
 use super::super::records::{Records, RunFile};
 use super::super::shared::Shared;
+use super::super::spent::Spent;
 use super::running::Parts;
-use super::{Running, Spent, Trouble};
+use super::{Running, Trouble};
 
 /// Longest secret.
 const MAX_SECRET: u64 = 64 << 10;
@@ -241,6 +242,7 @@ impl Wanted {
             confinement: confinement.clone(),
             frozen: false,
             gpus: granted.uuids.clone(),
+            window: self.spent.window(),
             init: launched.map(|launched| launched.id.clone()),
         }
     }
@@ -248,16 +250,16 @@ impl Wanted {
     /// The groups of this run. What an earlier launch left under the name is ended first.
     fn group(&self) -> Result<Group, Trouble> {
         let name = leaf_name(&self.shared.instance, self.spec.id.as_str());
-        if let Ok(groups) = &self.shared.cgroups {
-            if let Ok(Some(place)) = groups.find(&name) {
-                let ended = groups.adopt(place).and_then(|leaf| {
-                    leaf.kill(PATIENCE)?;
-                    leaf.remove(PATIENCE)
-                });
-                match ended {
-                    Ok(()) | Err(CgroupFault::Unavailable(_)) => {}
-                    Err(fault) => return Err(Trouble::failed(format!("what an earlier run left: {fault}"))),
-                }
+        if let Ok(groups) = &self.shared.cgroups
+            && let Ok(Some(place)) = groups.find(&name)
+        {
+            let ended = groups.adopt(place).and_then(|leaf| {
+                leaf.kill(PATIENCE)?;
+                leaf.remove(PATIENCE)
+            });
+            match ended {
+                Ok(()) | Err(CgroupFault::Unavailable(_)) => {}
+                Err(fault) => return Err(Trouble::failed(format!("what an earlier run left: {fault}"))),
             }
         }
         Ok(Group::make(&self.shared.cgroups, &name))
