@@ -18,6 +18,7 @@
 mod actions;
 mod audit;
 mod auth;
+mod automations;
 mod client;
 mod egress;
 mod error;

@@ -40,11 +40,8 @@ fn an_archive_has_what_is_known_and_proves_itself() {
     let script = "tar xf \"$1\" && sha256sum --quiet -c SHA256SUMS && head -n 1 egress/proofs.jsonl > proof.json && \
                   python3 \"$2\" proof.json egress/ledger.pub && cat timeline.jsonl";
     let checker = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/verify_proof.py");
-    let unpacked = Command::new("sh")
-        .args(["-c", script, "sh", &file, checker])
-        .current_dir(&folder)
-        .output()
-        .expect("a shell");
+    let unpacked =
+        Command::new("sh").args(["-c", script, "sh", &file, checker]).current_dir(&folder).output().expect("a shell");
     assert!(unpacked.status.success(), "{}{}", stdout(&unpacked), stderr(&unpacked));
     let timeline = stdout(&unpacked);
     assert!(timeline.contains("one.example") && timeline.contains("leases.created"), "{timeline}");
