@@ -287,6 +287,11 @@ impl Crew {
             // A keeper that is gone has been taken out.
             let _ = self.order(&id, Order::Start(origin)).await;
         }
+        for (id, next) in self.wanted.next_starts() {
+            if let Some(keeper) = self.keepers.get(&id) {
+                keeper.slot.set_next(Some(next));
+            }
+        }
     }
 
     /// Schedules.
@@ -305,11 +310,6 @@ impl Crew {
                 self.wanted.want(&id, Origin::Schedule);
             } else {
                 let _ = self.order(&id, Order::Start(Origin::Schedule)).await;
-            }
-        }
-        for (id, next) in self.wanted.next_starts() {
-            if let Some(keeper) = self.keepers.get(&id) {
-                keeper.slot.set_next(Some(next));
             }
         }
         self.plan().await;
