@@ -20,6 +20,7 @@ mod auth;
 mod client;
 mod egress;
 mod error;
+mod exec;
 mod extract;
 mod leases;
 mod ledger;
