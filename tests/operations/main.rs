@@ -9,6 +9,7 @@ mod collector;
 mod examples;
 mod exposition;
 mod files;
+mod ocsf;
 mod prometheus;
 mod promql;
 mod rules;
