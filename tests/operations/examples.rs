@@ -246,7 +246,7 @@ fn the_laptop_starts_its_assistant_when_somebody_asks() {
     assert_eq!(view["preset"], "eco");
     drop(asking);
     let mut client = Client::connect((example.address, 8181).into());
-    client.send("GET / HTTP/1.1\r\nHost: laptop\r\nConnection: close\r\n\r\n".to_owned());
+    client.send("GET / HTTP/1.1\r\nHost: laptop\r\nConnection: close\r\n\r\n");
     let page = client.answer_to("GET");
     assert!(page.status == 200 && page.text().contains("The assistant is here."), "{}{}", page.head, page.text());
 }

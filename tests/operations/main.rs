@@ -6,6 +6,7 @@
 mod support;
 
 mod collector;
+mod documents;
 mod examples;
 mod exposition;
 mod files;

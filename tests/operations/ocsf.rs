@@ -159,7 +159,7 @@ fn drive(daemon: &Daemon, origin: &Origin) {
     assert_eq!(connect(daemon, "elsewhere.test", ""), 407);
     // Nothing of it can be read, no host either.
     let mut client = Client::connect(daemon.proxy);
-    client.send("CONNECT \0 HTTP/1.1\r\n\r\n".to_owned());
+    client.send("CONNECT \0 HTTP/1.1\r\n\r\n");
     assert_eq!(client.answer_to("CONNECT").status, 400);
     // By the Unix socket, whose peers have no address.
     let mut peer = std::os::unix::net::UnixStream::connect(daemon.unix_socket()).unwrap();
