@@ -52,6 +52,9 @@ fn served() -> (Ground, Serving) {
 
 #[test]
 fn the_monitoring_playbook_runs_as_it_stands() {
+    if !has("curl") {
+        return;
+    }
     let (ground, _serving) = served();
     let told = ground.run("docs/ops/monitoring.md");
     for part in ["ready", "gateway   open", "# EOF", "service.start", "the ledger is sound"] {
@@ -83,13 +86,16 @@ fn the_automation_runbook_runs_as_it_stands() {
 fn the_trial_checklist_runs_as_it_stands() {
     let (ground, _serving) = served();
     let told = ground.run("docs/ops/trial_readiness.md");
-    for part in ["are sound", "acknowledged local-model: text:read", "ip_literal", "shutdown_latched"] {
+    for part in ["are sound", "acknowledged local-model: text:read", "special_address", "shutdown_latched"] {
         assert!(told.contains(part), "{part}:\n{told}");
     }
 }
 
 #[test]
 fn the_cluster_runbook_runs_as_it_stands() {
+    if !has("openssl") || !has("curl") {
+        return;
+    }
     let ground = Ground::new();
     std::fs::remove_file(ground.path("config/runtime/runtimes.toml")).expect("there");
     let text = repository_text("docs/ops/cluster_runbook.md");
@@ -116,6 +122,16 @@ fn the_commands_of_the_operations_page_run_as_they_stand() {
     for made in ["man-pages/arw-cli.1", "man-pages/arw-server.8", "arw-cli.1", "arw-cli.bash"] {
         assert!(ground.path("work").join(made).is_file(), "{made}");
     }
+}
+
+/// Whether the runbook's foreign program is here; says when not.
+fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !found {
+        println!("SKIP: {program} is not installed");
+    }
+    found
 }
 
 fn repository_text(path: &str) -> String {
