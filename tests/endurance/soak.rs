@@ -158,6 +158,8 @@ struct Totals {
     full_disks: usize,
     leases: usize,
     streams: usize,
+    /// Most groups that were seen: 0 on a host that gives none.
+    cgroups: usize,
 }
 
 impl Soak {
@@ -236,6 +238,7 @@ impl Soak {
         });
         self.wait_ready();
         self.totals.launches += 2;
+        self.totals.cgroups = self.totals.cgroups.max(cgroups(&self.daemon));
     }
 
     fn wait_ready(&self) {
