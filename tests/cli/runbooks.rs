@@ -42,10 +42,18 @@ fn the_commands_of_the_consent_page_run_as_they_stand() {
     assert!(told.contains("acknowledged local-model: text:read") && told.contains("text:read is closed"), "{told}");
 }
 
+/// A ground on which a daemon launches nothing.
+fn idle() -> Ground {
+    let ground = Ground::new();
+    for manifest in ["runtimes.toml", "automations.toml"] {
+        std::fs::remove_file(ground.path("config/runtime").join(manifest)).expect("there");
+    }
+    ground
+}
+
 /// A ground with a daemon on it, which launches nothing.
 fn served() -> (Ground, Serving) {
-    let ground = Ground::new();
-    std::fs::remove_file(ground.path("config/runtime/runtimes.toml")).expect("there");
+    let ground = idle();
     let serving = Serving::over(&ground.path(""));
     (ground, serving)
 }
@@ -96,8 +104,7 @@ fn the_cluster_runbook_runs_as_it_stands() {
     if !has("openssl") || !has("curl") {
         return;
     }
-    let ground = Ground::new();
-    std::fs::remove_file(ground.path("config/runtime/runtimes.toml")).expect("there");
+    let ground = idle();
     let text = repository_text("docs/ops/cluster_runbook.md");
     // An address of loopback that nobody else here listens on.
     let [_, _, high, low] = std::process::id().to_be_bytes();
