@@ -8,6 +8,7 @@
 //! | `signed` | whose signatures are believed, over what, and the shelf that holds what was verified |
 //! | `journal` | lines that are on the disk before they count |
 
+pub mod authority;
 pub mod bundles;
 pub mod consent;
 pub mod journal;
