@@ -11,6 +11,7 @@ use super::egress::blocking;
 use super::problem::Problem;
 use super::state::{App, MAX_STREAMS};
 use crate::events::BusStats;
+use crate::governance::authority::Authority;
 use crate::ledger::LedgerStatus;
 use crate::supervisor::{RuntimeView, UsageView};
 
@@ -30,6 +31,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResp
     let policy = app.state.policy.load();
     families.gauge("arw_policy_generation", "Reloads of the policy.", policy.generation());
     families.gauge("arw_policy_personas", "Personas in force.", policy.personas().len());
+    families.authority(&app.state.governance.authority);
     families.events(&app.state.events.stats());
     let clients = MAX_STREAMS - app.streams.available_permits();
     families.gauge("arw_events_sse_clients", "Open event streams.", clients);
@@ -70,6 +72,19 @@ impl Families {
         if !text.is_empty() {
             self.family(name, kind, help, &text);
         }
+    }
+
+    /// Labels are codes of closed sets.
+    fn authority(&mut self, authority: &Authority) {
+        self.gauge("arw_policy_open", "1 while no policy file says who may do what.", u8::from(authority.policy().is_open()));
+        self.counter("arw_policy_allowed", "Questions that the policy allowed.", authority.allowed());
+        let denials = authority.denials().flat_map(|denials| {
+            let sample = |simulated: bool, count: u64| {
+                (format!("action=\"{}\",simulated=\"{simulated}\"", denials.action), count as f64)
+            };
+            [sample(false, denials.asked), sample(true, denials.simulated)]
+        });
+        self.labelled("arw_policy_denials", "counter", "Questions that it denied.", denials);
     }
 
     /// Labels are ids and codes of closed sets: neither needs an escape, and a manifest bounds their number.

@@ -36,7 +36,7 @@ codes! {
         DeniedByRule => "denied_by_rule",
         /// No grant covers it.
         NotGranted => "not_granted",
-        /// A grant would cover it while a lease is in force.
+        /// A grant would cover it while its lease is in force, or its condition holds.
         LeaseNeeded => "lease_needed",
         /// The action is not done to this kind of thing.
         WrongKind => "wrong_kind",

@@ -195,21 +195,16 @@ fn each<T: PartialEq>(
 
 /// Each action has something to be done to, and each thing an action: half a grant is a slip.
 fn fits(document: &Document, form: &GrantForm, list: &[Found<String>], actions: &[Action], targets: &[Target]) {
-    let kind = |target: &Target| match target {
-        Target::One(resource) => resource.kind(),
-        Target::Every(kind) => *kind,
-        Target::Family(_) => Kind::Capability,
-    };
     for (found, action) in list.iter().zip(actions) {
-        if !targets.iter().any(|target| kind(target) == action.on()) {
+        if !targets.iter().any(|target| target.kind() == action.on()) {
             let message = format!("`{action}` is done to a `{}`, and no resource here is one", action.on());
             document.fault(&found.place, message);
         }
     }
     let resources = form.resources.as_deref().unwrap_or_default();
     for (found, target) in resources.iter().zip(targets) {
-        if !actions.iter().any(|action| action.on() == kind(target)) {
-            document.fault(&found.place, format!("no action here is done to a `{}`", kind(target)));
+        if !actions.iter().any(|action| action.on() == target.kind()) {
+            document.fault(&found.place, format!("no action here is done to a `{}`", target.kind()));
         }
     }
 }

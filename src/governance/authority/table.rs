@@ -44,23 +44,19 @@ pub(super) struct Table {
 }
 
 impl Target {
-    fn covers(&self, resource: &Resource) -> bool {
+    pub(super) const fn kind(&self) -> Kind {
         match self {
-            Self::One(one) => one == resource || one.family_of(resource),
-            Self::Every(kind) => resource.kind() == *kind,
-            Self::Family(family) => matches!(resource, Resource::Capability(found) if found.family() == Some(*family)),
+            Self::One(resource) => resource.kind(),
+            Self::Every(kind) => *kind,
+            Self::Family(_) => Kind::Capability,
         }
     }
-}
 
-impl Resource {
-    /// `telemetry:persona:*` is a capability of its own and the family of the others.
-    fn family_of(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Capability(family), Self::Capability(member)) => {
-                Family::from_code(family.as_str()).is_some_and(|family| member.family() == Some(family))
-            }
-            _ => false,
+    fn covers(&self, resource: &Resource) -> bool {
+        match self {
+            Self::One(one) => one == resource,
+            Self::Every(kind) => resource.kind() == *kind,
+            Self::Family(family) => matches!(resource, Resource::Capability(found) if found.family() == Some(*family)),
         }
     }
 }

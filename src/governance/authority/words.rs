@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::capability;
 use crate::domain::{AutomationId, ClientAddr, IdFault, PersonaId, RuntimeId, codes};
+use crate::governance::leases;
 
 /// The uid that the kernel shows for a user who has none in our user namespace (`/proc/sys/kernel/overflowuid`): any
 /// stranger, so nobody whom a policy could name.
@@ -262,7 +262,13 @@ impl Capability {
     /// # Errors
     /// Whatever no lease can be for.
     pub fn parse(text: &str) -> Result<Self, WordFault> {
-        capability::normal(text).map(Self).ok_or_else(|| WordFault::Capability(shown(text)))
+        let read = leases::Capability::parse(text).map_err(|_| WordFault::Capability(shown(text)))?;
+        Ok(Self::of(&read))
+    }
+
+    /// That of a lease.
+    pub fn of(capability: &leases::Capability) -> Self {
+        Self(capability.to_string())
     }
 
     /// As written in a lease.
@@ -347,6 +353,12 @@ impl fmt::Display for Resource {
     }
 }
 
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Words travel as texts.
 macro_rules! text {
     ($($name:ident)+) => {$(
@@ -365,7 +377,7 @@ macro_rules! text {
     )+};
 }
 
-text! { Principal Resource }
+text! { Principal Resource Capability }
 
 #[cfg(test)]
 mod tests {
