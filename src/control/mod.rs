@@ -24,6 +24,7 @@ mod caller;
 mod client;
 mod egress;
 mod error;
+mod exec;
 mod extract;
 mod leases;
 mod ledger;

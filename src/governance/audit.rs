@@ -58,6 +58,8 @@ codes! {
         PolicyReloaded => "policy_reloaded",
         /// Something was asked of a runtime.
         RuntimeRequested => "runtime_requested",
+        /// A command was to be executed inside a runtime.
+        RuntimeExec => "runtime_exec",
     }
 }
 

@@ -217,7 +217,11 @@ fn every_field_is_set_from_the_file() {
     assert_eq!(tls.certificate, Path::new("/c/a.pem"), "relative to the configuration folder");
     assert_eq!(tls.key, Path::new("/k.pem"));
     assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/c/ca.pem")));
-    assert_eq!(config.control.policy.as_deref(), Some(Path::new("/c/policy.cedar")), "relative to the configuration folder");
+    assert_eq!(
+        config.control.policy.as_deref(),
+        Some(Path::new("/c/policy.cedar")),
+        "relative to the configuration folder"
+    );
     assert_eq!(config.log.dir.as_deref(), Some(Path::new("/s/logs")), "relative to the state folder");
     assert_eq!(config.dns.servers[0].to_string(), "9.9.9.9:53");
     assert!(config.dns.hosts.contains_key("db.internal"), "names are normalised: {:?}", config.dns.hosts);

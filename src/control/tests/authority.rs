@@ -34,7 +34,9 @@ impl Fixture {
 /// A sound body for each route that asks by itself.
 fn body(path: &str) -> Value {
     match path {
-        "/leases" => json!({"capability": "egress:proxy", "subject": "demo", "ttl_secs": 60, "justification": "a trial"}),
+        "/leases" => {
+            json!({"capability": "egress:proxy", "subject": "demo", "ttl_secs": 60, "justification": "a trial"})
+        }
         "/actions" => json!({"kind": "automation_shutdown", "reason": "a trial"}),
         "/egress/preview" => json!({"persona": "demo", "url": "https://api.example.com"}),
         other => panic!("{other} asks by itself: what is a sound body for it?"),
@@ -166,9 +168,7 @@ async fn the_simulator_answers_both_kinds_of_question() {
             "while_leased":"runtime:manage"}"#,
     );
     let simulate = async |body: Value| fixture.send("POST", "/policy/simulate", &body).await;
-    let run = |leases: &[&str]| {
-        json!({"principal": "uid:1000", "action": "runtime:manage", "resource": "runtime:trainer", "leases": leases})
-    };
+    let run = |leases: &[&str]| json!({"principal": "uid:1000", "action": "runtime:manage", "resource": "runtime:trainer", "leases": leases});
     let unleased = simulate(run(&[])).await.json();
     assert_eq!((&unleased["decision"], &unleased["code"]), (&json!("deny"), &json!("lease_needed")));
     assert_eq!((&unleased["rule"], &unleased["lease"]), (&json!("run"), &json!("runtime:manage")));

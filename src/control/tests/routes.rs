@@ -181,8 +181,15 @@ async fn a_reload_answers_with_its_report_or_with_every_fault() {
     let client = fixture.unix();
     let daemon = async {
         let Some(Command::Reload(reply)) = fixture.commands.recv().await else { panic!("no command") };
-        let report =
-            ReloadReport { generation: 2, digest: "d".to_owned(), personas: 3, changed: true, tunnels_ended: 1, authority: "json".to_owned(), grants: 4 };
+        let report = ReloadReport {
+            generation: 2,
+            digest: "d".to_owned(),
+            personas: 3,
+            changed: true,
+            tunnels_ended: 1,
+            authority: "json".to_owned(),
+            grants: 4,
+        };
         reply.send(Ok(report)).expect("taken");
         let Some(Command::Reload(reply)) = fixture.commands.recv().await else { panic!("no command") };
         let file = std::path::Path::new("/etc/arw/personas/demo.toml");
@@ -227,6 +234,20 @@ async fn metrics_are_openmetrics_to_the_end() {
     ] {
         assert!(families.contains(name), "{name}");
     }
+}
+
+#[tokio::test]
+async fn a_collector_that_knows_only_the_older_format_gets_it() {
+    let fixture = Fixture::start();
+    let answer = fixture.ask_admin("GET", "/metrics", &["Accept: text/plain;version=0.0.4"]).await;
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", answer.head);
+    assert!(answer.head.contains("vary: accept"), "{}", answer.head);
+    assert!(
+        answer.body.contains("# TYPE arw_ledger_records_total counter\narw_ledger_records_total "),
+        "{}",
+        answer.body
+    );
+    assert!(!answer.body.contains("# EOF") && !answer.body.contains("# UNIT"), "{}", answer.body);
 }
 
 #[tokio::test]

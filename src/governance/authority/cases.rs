@@ -160,7 +160,8 @@ fn read(document: &Document, mut section: Section<'_, '_>) -> Option<Case> {
 fn word(document: &Document, found: &Found<String>) -> Option<Expected> {
     let word = Expected::from_code(&found.value);
     if word.is_none() {
-        document.fault(&found.place, format!("`{}` is neither `allow` nor `deny` nor `would_deny`", shown(&found.value)));
+        document
+            .fault(&found.place, format!("`{}` is neither `allow` nor `deny` nor `would_deny`", shown(&found.value)));
     }
     word
 }
@@ -169,9 +170,9 @@ fn authority_question(document: &Document, section: &mut Section<'_, '_>) -> Opt
     let report = |place: &Place, fault: super::words::WordFault| {
         document.fault_with_hint(place, fault.to_string(), fault.hint());
     };
-    let principal = section.require::<String>("principal").and_then(|found| {
-        Principal::parse(&found.value).map_err(|fault| report(&found.place, fault)).ok()
-    });
+    let principal = section
+        .require::<String>("principal")
+        .and_then(|found| Principal::parse(&found.value).map_err(|fault| report(&found.place, fault)).ok());
     let action = section.require::<String>("action").and_then(|found| {
         let action = Action::from_code(&found.value);
         action.or_else(|| {
@@ -179,9 +180,9 @@ fn authority_question(document: &Document, section: &mut Section<'_, '_>) -> Opt
             None
         })
     });
-    let resource = section.require::<String>("resource").and_then(|found| {
-        Resource::parse(&found.value).map_err(|fault| report(&found.place, fault)).ok()
-    });
+    let resource = section
+        .require::<String>("resource")
+        .and_then(|found| Resource::parse(&found.value).map_err(|fault| report(&found.place, fault)).ok());
     let mut leases = Some(Vec::new());
     for found in section.list::<String>("leases").unwrap_or_default() {
         match Capability::parse(&found.value) {

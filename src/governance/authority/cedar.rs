@@ -9,9 +9,9 @@ use std::path::Path;
 use std::str::FromStr as _;
 
 use cedar_policy::{
-    ActionConstraint, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid, Policy,
-    PolicyId, PolicySet, PrincipalConstraint, Request, ResourceConstraint, RestrictedExpression, Schema, ValidationMode,
-    Validator,
+    ActionConstraint, Authorizer, Context, Decision, Effect, Entities, Entity, EntityId, EntityTypeName, EntityUid,
+    Policy, PolicyId, PolicySet, PrincipalConstraint, Request, ResourceConstraint, RestrictedExpression, Schema,
+    ValidationMode, Validator,
 };
 
 use super::question::{Question, Ruling, Why};
@@ -97,7 +97,10 @@ fn one(lint: &mut Lint<'_>, statement: &Statement<'_>) -> Option<(Policy, Option
         Ok(policy) => policy,
         Err(errors) => {
             for error in errors.iter() {
-                lint.fault(format!("not Cedar: {error}"), "write `permit (principal == …, action == …, resource == …);`");
+                lint.fault(
+                    format!("not Cedar: {error}"),
+                    "write `permit (principal == …, action == …, resource == …);`",
+                );
             }
             return None;
         }
@@ -130,7 +133,10 @@ fn permit(lint: &mut Lint<'_>, policy: &Policy) -> Option<Grant> {
         | PrincipalConstraint::Is(_)
         | PrincipalConstraint::In(_)
         | PrincipalConstraint::IsIn(..) => {
-            lint.fault("a wildcard grant: the permit does not name whom", "write `principal == Uid::\"1000\"` or the like");
+            lint.fault(
+                "a wildcard grant: the permit does not name whom",
+                "write `principal == Uid::\"1000\"` or the like",
+            );
             None
         }
     };
@@ -148,7 +154,10 @@ fn permit(lint: &mut Lint<'_>, policy: &Policy) -> Option<Grant> {
     let (principal, actions, target) = (principal?, actions?, target?);
     let kind = target.kind();
     for action in actions.iter().filter(|action| action.on() != kind) {
-        lint.fault(format!("`{action}` is done to a `{}`, not to a `{kind}`", action.on()), "give it a permit of its own");
+        lint.fault(
+            format!("`{action}` is done to a `{}`, not to a `{kind}`", action.on()),
+            "give it a permit of its own",
+        );
     }
     if actions.contains(&Action::AutomationShutdown) && policy.has_non_scope_constraint() {
         let hint = "give it a permit of its own, without `when` or `unless`";
@@ -204,7 +213,10 @@ fn principal(lint: &mut Lint<'_>, uid: &EntityUid) -> Option<Principal> {
 fn actions(lint: &mut Lint<'_>, constraint: &ActionConstraint) -> Option<Vec<Action>> {
     let named = match constraint {
         ActionConstraint::Any => {
-            lint.fault("a wildcard grant: the permit does not name what", "write `action == Action::\"state:read\"` or the like");
+            lint.fault(
+                "a wildcard grant: the permit does not name what",
+                "write `action == Action::\"state:read\"` or the like",
+            );
             return None;
         }
         ActionConstraint::Eq(uid) => std::slice::from_ref(uid),
@@ -369,7 +381,8 @@ fn asked(question: &Question) -> Option<(Request, Entities)> {
         Resource::Capability(capability) => capability.family(),
         Resource::Daemon | Resource::Persona(_) | Resource::Runtime(_) | Resource::Automation(_) => None,
     };
-    let family = family.map(|family| entity(type_of(Kind::Capability), family.code())).filter(|family| *family != subject);
+    let family =
+        family.map(|family| entity(type_of(Kind::Capability), family.code())).filter(|family| *family != subject);
     let known: Vec<Entity> =
         family.map(|family| Entity::new_no_attrs(subject.clone(), HashSet::from([family]))).into_iter().collect();
     let entities = Entities::from_entities(known, None).ok()?;

@@ -170,9 +170,9 @@ impl Policy {
     pub fn actions_of(&self, principal: &Principal) -> Vec<Action> {
         let granted = |action: &Action| match self.heads() {
             None => !matches!(principal, Principal::Persona(_)),
-            Some(table) => table.grants.iter().any(|grant| {
-                grant.principals.contains(principal) && grant.actions.contains(action)
-            }),
+            Some(table) => {
+                table.grants.iter().any(|grant| grant.principals.contains(principal) && grant.actions.contains(action))
+            }
         };
         Action::ALL.iter().copied().filter(granted).collect()
     }
@@ -202,7 +202,9 @@ mod tests {
             let resource = Resource::parse(resource).expect(resource);
             policy.decide(&Question::new(Principal::Uid(0), action, resource)).allowed
         };
-        for lease in ["persona:manage", "telemetry:persona:*", "telemetry:persona:demo", "runtime:manage", "egress:proxy"] {
+        for lease in
+            ["persona:manage", "telemetry:persona:*", "telemetry:persona:demo", "runtime:manage", "egress:proxy"]
+        {
             assert!(may(Action::LeaseGrant, &format!("capability:{lease}")), "{lease}");
         }
         assert!(!may(Action::LeaseGrant, "capability:egress:host:api.example.com"));
@@ -211,7 +213,11 @@ mod tests {
         assert!(!may(Action::PersonaManage, "persona:demo"), "not without the lease");
         let leased = Question {
             leases: vec![Capability::parse("persona:manage").expect("a capability")],
-            ..Question::new(Principal::Token, Action::PersonaManage, Resource::parse("persona:demo").expect("a persona"))
+            ..Question::new(
+                Principal::Token,
+                Action::PersonaManage,
+                Resource::parse("persona:demo").expect("a persona"),
+            )
         };
         assert!(policy.decide(&leased).allowed);
         let stranger = Question::new(Principal::Uid(1000), Action::StateRead, Resource::Daemon);

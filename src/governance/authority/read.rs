@@ -220,7 +220,8 @@ mod tests {
         )
     }
 
-    const STOP: &str = r#"{"id":"stop","principals":["token"],"actions":["automation:shutdown"],"resources":["daemon"]}"#;
+    const STOP: &str =
+        r#"{"id":"stop","principals":["token"],"actions":["automation:shutdown"],"resources":["daemon"]}"#;
 
     fn with(entry: &str) -> String {
         format!("{{\"version\":1,\"grants\":[{STOP},\n{entry}]}}")
@@ -229,20 +230,59 @@ mod tests {
     #[test]
     fn what_gives_everything_is_refused_with_its_line() {
         for (entry, fault) in [
-            (r#"{"id":"a","principals":["*"],"actions":["state:read"],"resources":["daemon"]}"#, "grants[1].principals[0]: `*` is a wildcard"),
-            (r#"{"id":"a","principals":["uid:*"],"actions":["state:read"],"resources":["daemon"]}"#, "grants[1].principals[0]: `uid:*` is a wildcard"),
-            (r#"{"id":"a","principals":["token"],"actions":["*"],"resources":["daemon"]}"#, "grants[1].actions[0]: `*` is a wildcard"),
-            (r#"{"id":"a","principals":["token"],"actions":["runtime:*"],"resources":["every runtime"]}"#, "grants[1].actions[0]: `runtime:*` is a wildcard"),
-            (r#"{"id":"a","principals":["token"],"actions":["state:read"],"resources":["*"]}"#, "grants[1].resources[0]: `*` is a wildcard"),
-            (r#"{"id":"a","principals":["token"],"actions":["runtime:read"],"resources":["runtime:*"]}"#, "grants[1].resources[0]: `runtime:*` is a wildcard"),
-            (r#"{"id":"a","principals":["token"],"actions":["lease:grant"],"resources":["every capability"]}"#, "grants[1].resources[0]: a grant names each capability"),
-            (r#"{"id":"a","principals":["token"],"actions":["lease:grant"],"resources":["capability:egress:host:*"]}"#, "grants[1].resources[0]: `capability:egress:host:*` is a wildcard"),
-            (r#"{"id":"a","allow_all":true,"principals":["token"],"actions":["state:read"],"resources":["daemon"]}"#, "grants[1].allow_all: nobody is allowed everything"),
-            (r#"{"id":"a","actions":["state:read"],"resources":["daemon"]}"#, "grants[1].principals: the key is missing"),
+            (
+                r#"{"id":"a","principals":["*"],"actions":["state:read"],"resources":["daemon"]}"#,
+                "grants[1].principals[0]: `*` is a wildcard",
+            ),
+            (
+                r#"{"id":"a","principals":["uid:*"],"actions":["state:read"],"resources":["daemon"]}"#,
+                "grants[1].principals[0]: `uid:*` is a wildcard",
+            ),
+            (
+                r#"{"id":"a","principals":["token"],"actions":["*"],"resources":["daemon"]}"#,
+                "grants[1].actions[0]: `*` is a wildcard",
+            ),
+            (
+                r#"{"id":"a","principals":["token"],"actions":["runtime:*"],"resources":["every runtime"]}"#,
+                "grants[1].actions[0]: `runtime:*` is a wildcard",
+            ),
+            (
+                r#"{"id":"a","principals":["token"],"actions":["state:read"],"resources":["*"]}"#,
+                "grants[1].resources[0]: `*` is a wildcard",
+            ),
+            (
+                r#"{"id":"a","principals":["token"],"actions":["runtime:read"],"resources":["runtime:*"]}"#,
+                "grants[1].resources[0]: `runtime:*` is a wildcard",
+            ),
+            (
+                r#"{"id":"a","principals":["token"],"actions":["lease:grant"],"resources":["every capability"]}"#,
+                "grants[1].resources[0]: a grant names each capability",
+            ),
+            (
+                r#"{"id":"a","principals":["token"],"actions":["lease:grant"],"resources":["capability:egress:host:*"]}"#,
+                "grants[1].resources[0]: `capability:egress:host:*` is a wildcard",
+            ),
+            (
+                r#"{"id":"a","allow_all":true,"principals":["token"],"actions":["state:read"],"resources":["daemon"]}"#,
+                "grants[1].allow_all: nobody is allowed everything",
+            ),
+            (
+                r#"{"id":"a","actions":["state:read"],"resources":["daemon"]}"#,
+                "grants[1].principals: the key is missing",
+            ),
             (r#"{"id":"a","principals":["token"],"resources":["daemon"]}"#, "grants[1].actions: the key is missing"),
-            (r#"{"id":"a","principals":["token"],"actions":["state:read"]}"#, "grants[1].resources: the key is missing"),
-            (r#"{"id":"a","principals":[],"actions":["state:read"],"resources":["daemon"]}"#, "grants[1].principals: the list is empty"),
-            (r#"{"id":"a","principals":["uid:65534"],"actions":["state:read"],"resources":["daemon"]}"#, "grants[1].principals[0]: this uid stands for whoever has none"),
+            (
+                r#"{"id":"a","principals":["token"],"actions":["state:read"]}"#,
+                "grants[1].resources: the key is missing",
+            ),
+            (
+                r#"{"id":"a","principals":[],"actions":["state:read"],"resources":["daemon"]}"#,
+                "grants[1].principals: the list is empty",
+            ),
+            (
+                r#"{"id":"a","principals":["uid:65534"],"actions":["state:read"],"resources":["daemon"]}"#,
+                "grants[1].principals[0]: this uid stands for whoever has none",
+            ),
         ] {
             let faults = faults(&with(entry));
             assert_eq!(faults.len(), 1, "{entry}: {faults:?}");
@@ -276,13 +316,26 @@ mod tests {
         ] {
             assert!(!faults(&with(entry)).is_empty(), "{entry}");
         }
-        for text in ["", "[]", "{}", "{\"version\":2,\"grants\":[]}", "{\"version\":1}", "\u{feff}{\"version\":1,\"grants\":[]}"] {
+        for text in [
+            "",
+            "[]",
+            "{}",
+            "{\"version\":2,\"grants\":[]}",
+            "{\"version\":1}",
+            "\u{feff}{\"version\":1,\"grants\":[]}",
+        ] {
             assert!(!faults(text).is_empty(), "{text}");
         }
         assert!(faults(&"[".repeat(200_000))[0].contains("nested too deeply"));
-        assert!(faults(&format!("{{\"version\":1,\"grants\":{}{}}}", "[".repeat(60), "]".repeat(60)))[0].contains("nested"));
+        assert!(
+            faults(&format!("{{\"version\":1,\"grants\":{}{}}}", "[".repeat(60), "]".repeat(60)))[0].contains("nested")
+        );
         let many = vec![r#"{"id":"a"}"#; MAX_ENTRIES + 1].join(",");
-        assert!(faults(&format!("{{\"version\":1,\"grants\":[{many}]}}")).iter().any(|fault| fault.contains("more than 1000")));
+        assert!(
+            faults(&format!("{{\"version\":1,\"grants\":[{many}]}}"))
+                .iter()
+                .any(|fault| fault.contains("more than 1000"))
+        );
     }
 
     #[test]
@@ -291,7 +344,8 @@ mod tests {
         assert!(faults(none)[0].contains("nobody may use the kill switch"));
         let persona = r#"{"version":1,"grants":[{"id":"a","principals":["persona:demo"],"actions":["automation:shutdown"],"resources":["daemon"]}]}"#;
         assert!(faults(persona)[0].contains("nobody may use the kill switch"));
-        let denied = format!(r#"{{"version":1,"grants":[{STOP}],"denials":[{{"id":"no","actions":["automation:shutdown"]}}]}}"#);
+        let denied =
+            format!(r#"{{"version":1,"grants":[{STOP}],"denials":[{{"id":"no","actions":["automation:shutdown"]}}]}}"#);
         assert!(faults(&denied)[0].contains("the kill switch is never denied"));
     }
 

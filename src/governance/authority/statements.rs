@@ -112,10 +112,10 @@ mod tests {
 
     #[test]
     fn statements_end_at_their_semicolon_and_nowhere_else() {
-        assert_eq!(texts("// ü; \"\n\npermit(a);\r\nforbid(\"x;//\\\";\"); // ;\n"), Ok(vec![
-            (3, "permit(a);"),
-            (4, "forbid(\"x;//\\\";\");"),
-        ]));
+        assert_eq!(
+            texts("// ü; \"\n\npermit(a);\r\nforbid(\"x;//\\\";\"); // ;\n"),
+            Ok(vec![(3, "permit(a);"), (4, "forbid(\"x;//\\\";\");"),])
+        );
         assert_eq!(texts(""), Ok(Vec::new()));
         assert_eq!(texts("/ / /;"), Ok(vec![(1, "/ / /;")]));
     }

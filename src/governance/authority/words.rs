@@ -211,9 +211,9 @@ impl Principal {
         }
         match text.split_once(':') {
             Some(("uid", number)) => uid(number).map(Self::Uid),
-            Some(("persona", id)) => PersonaId::parse(id)
-                .map(Self::Persona)
-                .map_err(|fault| WordFault::Id { text: shown(text), fault }),
+            Some(("persona", id)) => {
+                PersonaId::parse(id).map(Self::Persona).map_err(|fault| WordFault::Id { text: shown(text), fault })
+            }
             Some(_) | None => Err(WordFault::Principal(shown(text))),
         }
     }
@@ -221,7 +221,8 @@ impl Principal {
 
 /// A user id in its one form.
 pub(super) fn uid(text: &str) -> Result<u32, WordFault> {
-    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    let plain =
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     // (uid_t) -1 means "nobody" to the kernel's own calls.
     let number = plain.then(|| text.parse().ok()).flatten().filter(|uid| *uid != u32::MAX);
     number.ok_or_else(|| WordFault::Uid(shown(text)))
@@ -390,9 +391,29 @@ mod tests {
             assert_eq!(principal.to_string(), text);
         }
         for text in [
-            "", "*", "root", "Token", "token:", "uid", "uid:", "uid:*", "uid:-1", "uid:+1", "uid:01", "uid:1 ", "uid:٣",
-            "uid:4294967295", "uid:4294967296", "uid:18446744073709551616", "gid:0", "persona:", "persona:*",
-            "persona:Demo", "persona:d\u{435}mo", "реrsona:demo", "persona:demo\0",
+            "",
+            "*",
+            "root",
+            "Token",
+            "token:",
+            "uid",
+            "uid:",
+            "uid:*",
+            "uid:-1",
+            "uid:+1",
+            "uid:01",
+            "uid:1 ",
+            "uid:٣",
+            "uid:4294967295",
+            "uid:4294967296",
+            "uid:18446744073709551616",
+            "gid:0",
+            "persona:",
+            "persona:*",
+            "persona:Demo",
+            "persona:d\u{435}mo",
+            "реrsona:demo",
+            "persona:demo\0",
         ] {
             let fault = Principal::parse(text).expect_err(text);
             assert!(!fault.hint().is_empty());
@@ -414,10 +435,23 @@ mod tests {
         ] {
             assert_eq!(Resource::parse(text).unwrap_or_else(|fault| panic!("{text}: {fault}")).to_string(), text);
         }
-        for text in
-            ["", "*", "daemon:", "daemon:x", "runtime", "runtime:", "runtime:*", "runtime:../x", "every runtime", "lease:x",
-             "capability:", "capability:*", "capability:egress:*", "capability:egress:host", "capability:egress:host:*"]
-        {
+        for text in [
+            "",
+            "*",
+            "daemon:",
+            "daemon:x",
+            "runtime",
+            "runtime:",
+            "runtime:*",
+            "runtime:../x",
+            "every runtime",
+            "lease:x",
+            "capability:",
+            "capability:*",
+            "capability:egress:*",
+            "capability:egress:host",
+            "capability:egress:host:*",
+        ] {
             assert!(Resource::parse(text).is_err(), "{text}");
         }
     }

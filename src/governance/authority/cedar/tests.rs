@@ -34,35 +34,99 @@ fn permits_that_do_not_say_whom_what_or_on_what_are_refused_with_their_line() {
     for (statement, fault) in [
         ("permit (principal, action, resource);", "a wildcard grant: the permit does not name whom"),
         ("permit (principal, action == Action::\"state:read\", resource == Daemon::\"daemon\");", "does not name whom"),
-        ("permit (principal is Uid, action == Action::\"state:read\", resource == Daemon::\"daemon\");", "does not name whom"),
+        (
+            "permit (principal is Uid, action == Action::\"state:read\", resource == Daemon::\"daemon\");",
+            "does not name whom",
+        ),
         ("permit (principal == Uid::\"5\", action, resource == Daemon::\"daemon\");", "does not name what"),
         ("permit (principal == Uid::\"5\", action == Action::\"state:read\", resource);", "does not name on what"),
-        ("permit (principal == Uid::\"5\", action in [], resource == Daemon::\"daemon\");", "the list of actions is empty"),
-        ("permit (principal == Uid::\"5\", action == Action::\"lease:grant\", resource is Capability);", "does not name on what"),
-        ("permit (principal == Uid::\"5\", action == Action::\"lease:grant\", resource == Capability::\"egress:host:*\");", "is not a resource"),
-        ("permit (principal == Uid::\"5\", action == Action::\"lease:grant\", resource == Capability::\"egress:host\");", "is a family"),
-        ("permit (principal == Uid::\"5\", action == Action::\"lease:grant\", resource in Capability::\"egress:proxy\");", "has no members"),
-        ("permit (principal == Uid::\"*\", action == Action::\"state:read\", resource == Daemon::\"daemon\");", "is nobody"),
-        ("permit (principal == Uid::\"05\", action == Action::\"state:read\", resource == Daemon::\"daemon\");", "is nobody"),
-        ("permit (principal == Uid::\"65534\", action == Action::\"state:read\", resource == Daemon::\"daemon\");", "stands for whoever has none"),
-        ("permit (principal == Token::\"other\", action == Action::\"state:read\", resource == Daemon::\"daemon\");", "is nobody"),
-        ("permit (principal == Group::\"ops\", action == Action::\"state:read\", resource == Daemon::\"daemon\");", "is nobody"),
-        ("permit (principal == Uid::\"5\", action == Action::\"state:raed\", resource == Daemon::\"daemon\");", "is not an action"),
-        ("permit (principal == Uid::\"5\", action == Verb::\"state:read\", resource == Daemon::\"daemon\");", "not Cedar"),
-        ("permit (principal == Uid::\"5\", action == Action::\"state:read\", resource is Runtime);", "is done to a `daemon`"),
-        ("permit (principal == Uid::\"5\", action == Action::\"automation:shutdown\", resource == Daemon::\"daemon\") when { context.leases.contains(\"runtime:manage\") };", "must not wait for a condition"),
-        ("permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\") when { context.lease };", ""),
-        ("permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\") when { resource in Uid::\"5\" };", ""),
-        ("permit (principal == ?principal, action == Action::\"state:read\", resource == Daemon::\"daemon\");", "not Cedar"),
+        (
+            "permit (principal == Uid::\"5\", action in [], resource == Daemon::\"daemon\");",
+            "the list of actions is empty",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"lease:grant\", resource is Capability);",
+            "does not name on what",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"lease:grant\", resource == Capability::\"egress:host:*\");",
+            "is not a resource",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"lease:grant\", resource == Capability::\"egress:host\");",
+            "is a family",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"lease:grant\", resource in Capability::\"egress:proxy\");",
+            "has no members",
+        ),
+        (
+            "permit (principal == Uid::\"*\", action == Action::\"state:read\", resource == Daemon::\"daemon\");",
+            "is nobody",
+        ),
+        (
+            "permit (principal == Uid::\"05\", action == Action::\"state:read\", resource == Daemon::\"daemon\");",
+            "is nobody",
+        ),
+        (
+            "permit (principal == Uid::\"65534\", action == Action::\"state:read\", resource == Daemon::\"daemon\");",
+            "stands for whoever has none",
+        ),
+        (
+            "permit (principal == Token::\"other\", action == Action::\"state:read\", resource == Daemon::\"daemon\");",
+            "is nobody",
+        ),
+        (
+            "permit (principal == Group::\"ops\", action == Action::\"state:read\", resource == Daemon::\"daemon\");",
+            "is nobody",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"state:raed\", resource == Daemon::\"daemon\");",
+            "is not an action",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Verb::\"state:read\", resource == Daemon::\"daemon\");",
+            "not Cedar",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"state:read\", resource is Runtime);",
+            "is done to a `daemon`",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"automation:shutdown\", resource == Daemon::\"daemon\") when { context.leases.contains(\"runtime:manage\") };",
+            "must not wait for a condition",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\") when { context.lease };",
+            "",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\") when { resource in Uid::\"5\" };",
+            "",
+        ),
+        (
+            "permit (principal == ?principal, action == Action::\"state:read\", resource == Daemon::\"daemon\");",
+            "not Cedar",
+        ),
         ("forbid (principal, action, resource);", "the kill switch is never denied"),
-        ("forbid (principal, action in [Action::\"state:read\", Action::\"automation:shutdown\"], resource);", "the kill switch is never denied"),
-        ("permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\")", "without its `;`"),
+        (
+            "forbid (principal, action in [Action::\"state:read\", Action::\"automation:shutdown\"], resource);",
+            "the kill switch is never denied",
+        ),
+        (
+            "permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\")",
+            "without its `;`",
+        ),
         ("allow everything;", "not Cedar"),
     ] {
         let found = faults(&format!("@id(\"a\")\n{statement}"));
-        assert!(found.iter().any(|found| found.starts_with("p.cedar:2: ") && found.contains(fault)), "{statement}: {found:?}");
+        assert!(
+            found.iter().any(|found| found.starts_with("p.cedar:2: ") && found.contains(fault)),
+            "{statement}: {found:?}"
+        );
     }
-    let nameless = faults("permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\");");
+    let nameless =
+        faults("permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\");");
     assert!(nameless[0].contains("the statement has no id"), "{nameless:?}");
     let twice = faults(STOP);
     assert!(twice[0].contains("the id of a statement before"), "{twice:?}");
@@ -72,7 +136,8 @@ fn permits_that_do_not_say_whom_what_or_on_what_are_refused_with_their_line() {
 
 #[test]
 fn hostile_bundles_are_faults_and_never_a_crash() {
-    let head = "permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\") when";
+    let head =
+        "permit (principal == Uid::\"5\", action == Action::\"state:read\", resource == Daemon::\"daemon\") when";
     for body in [
         format!("{{ {}true{} }}", "(".repeat(31), ")".repeat(31)),
         format!("{{ {}true }}", "true && ".repeat(450)),
@@ -104,7 +169,10 @@ fn a_condition_on_leases_holds_while_they_do() {
     assert_eq!((with(&[]).allowed, with(&[]).code), (false, Why::LeaseNeeded));
     assert!(!with(&["persona:manage"]).allowed);
     assert!(with(&["persona:manage", "runtime:manage"]).allowed);
-    assert_eq!(ask(&bundle, "uid:6", Action::RuntimeManage, "runtime:trainer", &["runtime:manage"]).code, Why::NotGranted);
+    assert_eq!(
+        ask(&bundle, "uid:6", Action::RuntimeManage, "runtime:trainer", &["runtime:manage"]).code,
+        Why::NotGranted
+    );
 }
 
 #[test]
@@ -117,7 +185,10 @@ fn families_of_capabilities_and_denials() {
     let lend = |what: &str| ask(&bundle, "token", Action::LeaseGrant, &format!("capability:{what}"), &[]);
     assert!(lend("egress:host:api.example.com:443").allowed);
     assert!(lend("telemetry:persona:*").allowed && lend("telemetry:persona:demo").allowed);
-    assert_eq!((lend("egress:host:bad.example").allowed, lend("egress:host:bad.example").rule.as_deref()), (false, Some("bad-host")));
+    assert_eq!(
+        (lend("egress:host:bad.example").allowed, lend("egress:host:bad.example").rule.as_deref()),
+        (false, Some("bad-host"))
+    );
     assert!(!lend("persona:manage").allowed);
 }
 
@@ -143,8 +214,15 @@ fn written(table: &Table) -> String {
         for who in &grant.principals {
             for action in &grant.actions {
                 for on in grant.targets.iter().filter(|on| on.kind() == action.on()) {
-                    let when = grant.lease.as_ref().map(|lease| format!(" when {{ context.leases.contains(\"{lease}\") }}"));
-                    line("permit", format!("principal == {}", principal(who)), action, target(on), when.unwrap_or_default());
+                    let when =
+                        grant.lease.as_ref().map(|lease| format!(" when {{ context.leases.contains(\"{lease}\") }}"));
+                    line(
+                        "permit",
+                        format!("principal == {}", principal(who)),
+                        action,
+                        target(on),
+                        when.unwrap_or_default(),
+                    );
                 }
             }
         }
@@ -170,7 +248,9 @@ fn written(table: &Table) -> String {
 }
 
 fn principals() -> Vec<Principal> {
-    ["token", "uid:0", "uid:1000", "persona:demo", "persona:other"].map(|text| Principal::parse(text).expect(text)).to_vec()
+    ["token", "uid:0", "uid:1000", "persona:demo", "persona:other"]
+        .map(|text| Principal::parse(text).expect(text))
+        .to_vec()
 }
 
 fn resources() -> Vec<Resource> {
@@ -193,7 +273,9 @@ fn resources() -> Vec<Resource> {
 }
 
 fn leases() -> Vec<Capability> {
-    ["persona:manage", "runtime:manage", "telemetry:persona:*"].map(|text| Capability::parse(text).expect(text)).to_vec()
+    ["persona:manage", "runtime:manage", "telemetry:persona:*"]
+        .map(|text| Capability::parse(text).expect(text))
+        .to_vec()
 }
 
 /// As `policy.json` would be read: what names a family means all of it.
