@@ -241,6 +241,7 @@ gateway   open  127.0.0.1:9080  3 connections, 1 tunnel
           1 240 connections since the start, 0 turned away
 ledger    writable  2 473 lines, 2 400 signed, 1.0 MiB  /var/lib/arw/ledger
 policy    generation 2, 1 persona
+authority no policy file: an administrator may do everything
 daemon    0.1.0
 
 PERSONA  OPEN  ALLOWED  WOULD DENY  DENIED       UP     DOWN
