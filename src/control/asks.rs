@@ -53,6 +53,7 @@ fn writes(method: &Method, parts: &[&str]) -> Ask {
         ["persona", id, ..] => persona(Action::PersonaManage, id),
         ["orchestrator", "runtimes", id, "exec", ..] => runtime(Action::RuntimeExec, id),
         ["orchestrator", "runtimes", id, ..] => runtime(Action::RuntimeManage, id),
+        ["automations", id, "usage"] => automation(Action::AutomationReport, id),
         ["automations", id, ..] => automation(Action::AutomationManage, id),
         _ => daemon(Action::DaemonAdminister),
     }
@@ -117,6 +118,8 @@ mod tests {
             ("GET /state/persona/demo/history", "persona:read persona:demo"),
             ("POST /persona/demo/proposals", "persona:manage persona:demo"),
             ("POST /persona/demo/feedback", "telemetry:write persona:demo"),
+            ("POST /automations/nightly/usage", "automation:report automation:nightly"),
+            ("GET /automations/nightly/runs", "automation:read automation:nightly"),
             ("POST /automations/nightly/disable", "automation:manage automation:nightly"),
             // What nobody thought of, and what is not written plainly.
             ("GET /nope", "state:read daemon"),

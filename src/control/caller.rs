@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use super::problem::{Problem, ProblemCode};
 use super::state::App;
-use crate::domain::PersonaId;
+use crate::domain::{AutomationId, PersonaId};
 use crate::governance::authority::{Action, Capability, Permit, Principal, Question, Refusal, Resource, Why};
 
-/// Longest wait for what is leased; without it nothing counts as leased.
-const LEASES: Duration = Duration::from_secs(2);
+/// Longest wait for what a question is about. 2 s: the owners answer in microseconds.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Who asks, as the gate found; every request behind it has one.
 #[derive(Debug, Clone)]
@@ -22,6 +22,13 @@ impl App {
     pub(crate) async fn permit(&self, caller: &Caller, action: Action, resource: Resource) -> Result<Permit, Problem> {
         let authority = &self.state.governance.authority;
         let mut question = Question::new(caller.0.clone(), action, resource);
+        // An automation also goes by its runtime's name: a grant or denial is about the one, whatever it is called.
+        if let Resource::Automation(name) = &question.resource
+            && !authority.policy().is_open()
+            && let Some(id) = self.automation(name).await?
+        {
+            question.resource = Resource::Automation(id);
+        }
         // The kill switch and all else about the daemon itself never wait for the leases.
         if authority.policy().looks_at_leases()
             && let Some(persona) = self.concerned(&question)
@@ -29,6 +36,16 @@ impl App {
             question.leases = self.leased(&persona).await;
         }
         authority.ask(question).map_err(|refusal| refused(&refusal))
+    }
+
+    async fn automation(&self, name: &AutomationId) -> Result<Option<AutomationId>, Problem> {
+        let named = self.state.governance.automations.named(name.as_str());
+        match tokio::time::timeout(PATIENCE, named).await {
+            Ok(Ok(named)) => Ok(named),
+            Ok(Err(_)) | Err(_) => {
+                Err(Problem::new(ProblemCode::NotReady, "the daemon does not know its automations now"))
+            }
+        }
     }
 
     /// Whose leases count: those of the persona that asks, or of the one that it is about.
@@ -42,7 +59,7 @@ impl App {
 
     async fn leased(&self, persona: &PersonaId) -> Vec<Capability> {
         let in_force = self.state.governance.leases.in_force();
-        match tokio::time::timeout(LEASES, in_force).await {
+        match tokio::time::timeout(PATIENCE, in_force).await {
             Ok(Ok(leases)) => leases
                 .iter()
                 .filter(|lease| lease.subject == *persona)

@@ -20,6 +20,7 @@ mod actions;
 mod asks;
 mod auth;
 mod authority;
+mod automations;
 mod caller;
 mod client;
 mod egress;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::runtimes::read_manifest;
+use super::runtimes::{Declared, read_declared};
 use crate::config::{Faults, ServerConfig};
 use crate::control::ReloadReport;
 use crate::events::{EventBus, EventKind};
 use crate::governance::authority::{Authority, Policy, Summary};
+use crate::governance::automations::Automations;
 use crate::policy::{self, PolicySettings, Snapshot};
 use crate::proxy::Gateway;
 use crate::proxy::tls::ReloadableAcceptor;
@@ -23,6 +24,7 @@ pub(super) struct Reloader {
     pub(super) events: EventBus,
     pub(super) supervisor: Option<Supervisor>,
     pub(super) authority: Authority,
+    pub(super) automations: Automations,
 }
 
 /// Reads every persona file.
@@ -45,10 +47,10 @@ impl Reloader {
         // All are read before one is applied.
         let mut faults = Faults::default();
         let fresh = faults.gather(read_policy(&self.config));
-        let manifest = faults.gather(self.supervisor.as_ref().map(|_| read_manifest(&self.config)).transpose());
+        let declared = faults.gather(self.supervisor.as_ref().map(|_| read_declared(&self.config)).transpose());
         let authority = faults.gather(Policy::load(self.config.control.policy.as_deref()));
-        let (fresh, manifest, authority) = match (fresh, manifest, authority) {
-            (Some(fresh), Some(manifest), Some(authority)) => (fresh, manifest, authority),
+        let (fresh, declared, authority) = match (fresh, declared, authority) {
+            (Some(fresh), Some(declared), Some(authority)) => (fresh, declared, authority),
             _ => {
                 for fault in &faults.0 {
                     tracing::error!(%fault, "the policy was not reloaded");
@@ -74,9 +76,11 @@ impl Reloader {
             tracing::error!(%fault, "the TLS listener keeps its old certificate");
         }
         let mut runtimes = 0;
-        if let (Some(supervisor), Some(manifest)) = (&self.supervisor, manifest) {
+        if let (Some(supervisor), Some(Declared { manifest, registry })) = (&self.supervisor, declared) {
             // A demonstration that no file declares is not taken away by a reload.
             if manifest.runtimes().len() > 0 || self.config.runtimes.manifest.exists() {
+                // What is disabled stays so under its new name, before anything of it could start.
+                let _ = self.automations.declare(registry).await;
                 runtimes = supervisor.apply(manifest).await.map_or(0, |changes| changes.len());
             }
         }

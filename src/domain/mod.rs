@@ -11,6 +11,7 @@ mod host;
 mod id;
 mod intent;
 mod labels;
+mod money;
 mod path;
 mod secret;
 
@@ -22,5 +23,6 @@ pub use host::{Host, HostFault, HostName, Target, TargetFault};
 pub use id::{AutomationId, BundleId, IdFault, LeaseId, PersonaId, RuleId, Run, RuntimeId};
 pub use intent::{ClientAddr, EgressIntent, Identity, Method, MethodFault, Scheme, Surface};
 pub use labels::Labels;
+pub use money::{Currency, Money, MoneyFault};
 pub use path::{PathFault, decoded_path, normalise_path};
 pub use secret::{Secret, TokenHash};

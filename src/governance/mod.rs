@@ -3,6 +3,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `automations` | what runtimes are run for: registered, disabled, budgeted, observed |
 //! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
 //! | `switch` | the kill switch: its order, its persistence, its release |
 //! | `authority` | who may do what on the control API, by `policy.json` or a Cedar bundle |
@@ -16,6 +17,7 @@
 
 pub mod audit;
 pub mod authority;
+pub mod automations;
 pub mod bundles;
 pub mod consent;
 pub mod journal;
@@ -36,4 +38,6 @@ pub struct Governance {
     pub audit: audit::Audit,
     /// Who may do what.
     pub authority: authority::Authority,
+    /// What runtimes are run for.
+    pub automations: automations::Automations,
 }

@@ -17,6 +17,7 @@ use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Audit;
 use crate::governance::authority::{Authority, Policy};
+use crate::governance::automations;
 use crate::governance::leases;
 use crate::governance::switch::{self, KillSwitch};
 use crate::ledger::Ledger;
@@ -211,7 +212,7 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     let (audit, _) =
         Audit::open(&config.state_dir, &config.ledger, store.clone(), Arc::clone(clock)).expect("the audit log");
     let premises = leases::Premises {
-        store,
+        store: store.clone(),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),
@@ -224,6 +225,18 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     });
     let (leases, keeper) = started.join().expect("started");
     tokio::spawn(keeper.run(CancellationToken::new()));
+    let premises = automations::Premises {
+        store,
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        supervisor: None,
+        events: events.clone(),
+        clock: Arc::clone(clock),
+        config_dir: config.config_dir.clone(),
+        state_dir: config.state_dir.clone(),
+    };
+    let (automations, clerk) = automations::start(premises, automations::Found::default());
+    tokio::spawn(clerk.run(CancellationToken::new()));
     let premises = switch::Premises {
         file: LatchFile::new(&config.state_dir),
         gateway: Arc::clone(gateway),
@@ -234,5 +247,5 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
         clock: Arc::clone(clock),
     };
     let authority = Authority::new(Policy::open(), events.clone(), Arc::clone(clock));
-    Governance { leases, switch: KillSwitch::new(premises, None), audit, authority }
+    Governance { leases, switch: KillSwitch::new(premises, None), audit, authority, automations }
 }

@@ -54,6 +54,8 @@ codes! {
         AutomationRead => "automation:read",
         /// To register, enable and disable it.
         AutomationManage => "automation:manage",
+        /// To report what it used.
+        AutomationReport => "automation:report",
         /// To use the kill switch.
         AutomationShutdown => "automation:shutdown",
         /// To release it.
@@ -103,7 +105,7 @@ impl Action {
             | Self::EgressPreview
             | Self::EgressProxy => Kind::Persona,
             Self::RuntimeRead | Self::RuntimeManage | Self::RuntimeExec => Kind::Runtime,
-            Self::AutomationRead | Self::AutomationManage => Kind::Automation,
+            Self::AutomationRead | Self::AutomationManage | Self::AutomationReport => Kind::Automation,
             Self::StateRead
             | Self::EventsRead
             | Self::LedgerRead
