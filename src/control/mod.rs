@@ -18,6 +18,7 @@
 
 mod actions;
 mod asks;
+mod audit;
 mod auth;
 mod authority;
 mod automations;

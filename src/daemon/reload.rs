@@ -52,10 +52,10 @@ impl Reloader {
         let (fresh, declared, authority) = match (fresh, declared, authority) {
             (Some(fresh), Some(declared), Some(authority)) => (fresh, declared, authority),
             _ => {
+                self.gateway.metrics.reloaded(false);
                 for fault in &faults.0 {
                     tracing::error!(%fault, "the policy was not reloaded");
                 }
-                self.gateway.metrics.reloaded(false);
                 self.events.publish(EventKind::PolicyReloaded, None, json!({"applied": false, "faults": faults.0}));
                 return Err(faults);
             }
