@@ -12,6 +12,7 @@
 //! The process environment is read in [`Environment::capture`] and nowhere else. What is unknown or out
 //! of bounds is refused; nothing is clamped or repaired.
 
+mod authority;
 mod automations;
 mod bundles;
 mod checks;
@@ -27,6 +28,7 @@ mod server;
 mod server_file;
 mod signers;
 
+pub use authority::{AuthorityFile, GrantForm, MAX_AUTHORITY};
 pub use automations::{AutomationForm, AutomationsFile};
 pub use bundles::{ArtifactForm, BundleForm, BundlesFile, ConsentForm, MAX_BUNDLES};
 pub use env::Environment;

@@ -171,6 +171,8 @@ pub struct ControlConfig {
     pub bind: SocketAddr,
     /// Unix socket; peers with the daemon's own uid or root are admins. Default `<state_dir>/control.sock`.
     pub unix_socket: PathBuf,
+    /// Who may do what: `policy.json` or a Cedar bundle (`ARW_POLICY_FILE`); none means that administrators may do everything.
+    pub policy: Option<PathBuf>,
     /// SHA-256 of the admin token in hexadecimal; none means only the Unix socket administers.
     pub admin_token_sha256: Option<String>,
 }
@@ -245,6 +247,7 @@ impl ServerConfig {
             control: ControlConfig {
                 bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 8091)),
                 unix_socket: state_dir.join("control.sock"),
+                policy: None,
                 admin_token_sha256: None,
             },
             runtimes: RuntimesConfig {

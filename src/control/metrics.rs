@@ -17,6 +17,7 @@ use super::egress::blocking;
 use super::problem::Problem;
 use super::state::{App, MAX_STREAMS};
 use crate::events::BusStats;
+use crate::governance::authority::Authority;
 use crate::ledger::LedgerStatus;
 use crate::supervisor::{RuntimeView, UsageView};
 
@@ -39,6 +40,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     families.ledger(&ledger);
     families.disk(free, app.state.config.ledger.reserve_bytes);
     families.policy(&app);
+    families.authority(&app.state.governance.authority);
     let latched = app.state.gateway.as_ref().is_some_and(|gateway| gateway.latched().is_some());
     families.gauge("arw_shutdown_latched", "Whether the kill switch is latched: nothing leaves.", u8::from(latched));
     families.events(&app.state.events.stats());
@@ -86,6 +88,23 @@ impl Families {
             let _ = writeln!(text, "{name}{suffix}{labels} {value}");
         }
         self.family(name, kind, help, &text);
+    }
+
+    /// Labels are codes of closed sets.
+    fn authority(&mut self, authority: &Authority) {
+        self.gauge(
+            "arw_policy_open",
+            "1 while no policy file says who may do what.",
+            u8::from(authority.policy().is_open()),
+        );
+        self.counter("arw_policy_allowed", "Questions that the policy allowed.", authority.allowed());
+        let denials = authority.denials().flat_map(|denials| {
+            let sample = |simulated: bool, count: u64| {
+                (format!("action=\"{}\",simulated=\"{simulated}\"", denials.action), count as f64)
+            };
+            [sample(false, denials.asked), sample(true, denials.simulated)]
+        });
+        self.labelled("arw_policy_denials", "counter", "Questions that it denied.", denials);
     }
 
     /// Labels are ids and codes of closed sets: neither needs an escape, and a manifest bounds their number.

@@ -5,7 +5,8 @@
 //!                     ├─ accept ─ gate ──┤
 //! Unix socket ────────┘  bounded  Host   └ admin: everything else, unknown paths too
 //!                                 Origin
-//!                                 admin?
+//!                                 who?
+//!                                 may they? (`governance::authority`)
 //! ```
 //!
 //! One table of routes (`routes`) makes the router, says who may ask, and becomes the OpenAPI
@@ -16,9 +17,12 @@
 //! answer a browser's page of another origin; to dial or resolve anything; and to show a secret.
 
 mod actions;
+mod asks;
 mod audit;
 mod auth;
+mod authority;
 mod automations;
+mod caller;
 mod client;
 mod egress;
 mod error;
@@ -49,6 +53,7 @@ mod wire;
 mod tests;
 
 pub use auth::ADMIN_HEADER;
+pub use authority::SimulateRequest;
 pub use client::{Base, BaseFault, Client, ClientError, DEFAULT_TCP, EventStream, SseEvent, escape};
 pub use error::ControlError;
 pub use listen::Prepared;

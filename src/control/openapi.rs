@@ -23,6 +23,7 @@ const GATED: &[ProblemCode] = &[
     ProblemCode::AdminTokenWrong,
     ProblemCode::AdminTokenUnset,
     ProblemCode::PeerNotAdmin,
+    ProblemCode::NotPermitted,
     ProblemCode::TooManyFailures,
 ];
 
@@ -84,6 +85,7 @@ fn all_schemas() -> Value {
         all.extend(super::runtimes::schemas());
         all.extend(super::leases::schemas());
         all.extend(super::actions::schemas());
+        all.extend(super::authority::schemas());
         all.extend(super::audit::schemas());
         all.extend(super::automations::schemas());
     }

@@ -50,6 +50,8 @@ problems! {
     AdminTokenUnset => "admin_token_unset" 403 "No admin token is configured",
     /// The peer of the Unix socket is neither root nor the daemon's own user.
     PeerNotAdmin => "peer_not_admin" 403 "This user does not administer the daemon",
+    /// The policy does not let the caller do this.
+    NotPermitted => "not_permitted" 403 "The policy does not permit this",
     /// The request came from a page of another origin.
     CrossOrigin => "cross_origin" 403 "Requests from other origins are refused",
     /// No such route.

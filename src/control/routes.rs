@@ -9,8 +9,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, audit, automations, egress, exec, leases, ledger, metrics, policy, preview, public, runtimes, settings,
-    stream,
+    actions, audit, authority, automations, egress, exec, leases, ledger, metrics, policy, preview, public, runtimes,
+    settings, stream,
 };
 
 /// Who may ask.
@@ -128,6 +128,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(action_routes());
     table.extend(lease_routes());
     table.extend(switch_routes());
+    table.extend(authority_routes());
     table.extend(audit_routes());
     table.extend(automation_routes());
     table
@@ -501,6 +502,34 @@ fn switch_routes() -> Vec<Route> {
             answer: Answer::Json("Position"),
             problems: &[],
             handler: || get(actions::position),
+        },
+    ]
+}
+
+fn authority_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/policy",
+            access: Access::Admin,
+            about: "Who may do what here: the policy's file, and what it denied.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("PolicyState"),
+            problems: &[],
+            handler: || get(authority::state),
+        },
+        Route {
+            method: Method::POST,
+            path: "/policy/simulate",
+            access: Access::Admin,
+            about: "What the policies would decide: who may do what, or what may leave. Nothing is done or recorded in the \
+                    ledger; denials are counted.",
+            params: &[],
+            body: Some("SimulateRequest"),
+            answer: Answer::Json("Simulation"),
+            problems: &[ProblemCode::BadRequest, ProblemCode::NotJson, ProblemCode::NoSuchPersona],
+            handler: || post(authority::simulate),
         },
     ]
 }

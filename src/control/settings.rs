@@ -86,6 +86,7 @@ fn view(config: &ServerConfig) -> Value {
         "control": {
             "bind": control.bind,
             "unix_socket": control.unix_socket,
+            "policy": control.policy,
             "admin_token": control.admin_token_sha256.is_some(),
         },
         "runtimes": {

@@ -163,6 +163,10 @@ pub struct PolicyStatus {
     pub generation: u64,
     /// Personas in force.
     pub personas: u64,
+    /// Who may do what here: `none` (no policy file, so that an administrator may do everything), `json` or `cedar`.
+    pub authority: String,
+    /// Grants of that file.
+    pub grants: u64,
 }
 
 /// `GET /state/tunnels`.
@@ -337,6 +341,10 @@ pub struct ReloadReport {
     pub changed: bool,
     /// Open tunnels that the new policy ended.
     pub tunnels_ended: u64,
+    /// Who may do what here: `none`, `json` or `cedar`.
+    pub authority: String,
+    /// Grants of that file.
+    pub grants: u64,
 }
 
 /// `GET /egress/settings`: sections by name; times in milliseconds, sizes in bytes, as the names say.
@@ -394,7 +402,10 @@ pub(super) fn schemas() -> Value {
                 "signed_at": maybe("string"), "checkpoint_error": maybe("string"),
                 "segments": count(), "bytes": count(), "refused_total": count(),
             })),
-            "policy": object(json!({ "generation": count(), "personas": count() })),
+            "policy": object(json!({
+                "generation": count(), "personas": count(),
+                "authority": { "type": "string", "enum": ["none", "json", "cedar"] }, "grants": count(),
+            })),
         })),
         "Gateway": object(json!({
             "listening": list(text()), "draining": flag(), "connections": count(), "tunnels": count(),
@@ -443,6 +454,7 @@ pub(super) fn schemas() -> Value {
         },
         "ReloadReport": object(json!({
             "generation": count(), "digest": text(), "personas": count(), "changed": flag(), "tunnels_ended": count(),
+            "authority": { "type": "string", "enum": ["none", "json", "cedar"] }, "grants": count(),
         })),
         "Proof": object(json!({
             "line": text(), "seq": count(), "leaf_index": count(), "tree_size": count(), "path": list(text()),

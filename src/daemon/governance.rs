@@ -11,6 +11,7 @@ use crate::domain::Clock;
 use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Audit;
+use crate::governance::authority::{Authority, Policy, Summary};
 use crate::governance::automations;
 use crate::governance::leases::{self, Keeper, Leases};
 use crate::governance::switch::{self, KillSwitch};
@@ -25,6 +26,7 @@ pub(super) struct Foundation {
     audit: Audit,
     leases: Leases,
     keeper: Keeper,
+    authority: Authority,
     pub(super) store: Store,
 }
 
@@ -45,6 +47,10 @@ pub(super) async fn open(
     clock: &Arc<dyn Clock>,
     events: &EventBus,
 ) -> anyhow::Result<Foundation> {
+    let policy = Policy::load(config.control.policy.as_deref());
+    let policy = policy.map_err(|faults| anyhow::anyhow!("the policy is faulty:\n{faults}"))?;
+    announce(config, &policy);
+    let authority = Authority::new(policy, events.clone(), Arc::clone(clock));
     let (file, latched, store, audit) = {
         let (config, gateway, clock) = (Arc::clone(config), Arc::clone(gateway), Arc::clone(clock));
         tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
@@ -68,7 +74,22 @@ pub(super) async fn open(
         events: events.clone(),
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
-    Ok(Foundation { file, latched, audit, leases, keeper, store })
+    Ok(Foundation { file, latched, audit, leases, keeper, authority, store })
+}
+
+/// Says who may do what; a file that nobody named is not read.
+fn announce(config: &ServerConfig, policy: &Policy) {
+    let Summary { source, file, grants, .. } = policy.summary();
+    match file {
+        Some(file) => tracing::info!(%source, file = %file.display(), grants, "the policy says who may do what"),
+        None => {
+            let unused = ["policy.json", "policy.cedar"].map(|name| config.config_dir.join(name));
+            for file in unused.iter().filter(|file| file.exists()) {
+                let file = file.display();
+                tracing::warn!(%file, "this policy is not in force: name it with `control.policy` or ARW_POLICY_FILE");
+            }
+        }
+    }
 }
 
 impl Foundation {
@@ -82,7 +103,7 @@ impl Foundation {
         supervisor: Option<Supervisor>,
         found: automations::Found,
     ) -> Governing {
-        let Self { file, latched, audit, leases, keeper, store } = self;
+        let Self { file, latched, audit, leases, keeper, authority, store } = self;
         let premises = automations::Premises {
             store,
             audit: audit.clone(),
@@ -112,7 +133,7 @@ impl Foundation {
             tokio::spawn(clerk.run(stop.clone())),
         ];
         switch.resume();
-        Governing { handles: Governance { leases, switch, audit, automations }, tasks, stop }
+        Governing { handles: Governance { leases, switch, audit, authority, automations }, tasks, stop }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::control::{Command, ControlState, serve_on};
 use crate::domain::{Clock, Host, SystemClock};
 use crate::events::{EventBus, EventKind, FirstSeen};
 use crate::governance::audit::Actor;
+use crate::governance::authority::Policy;
 use crate::governance::automations::Found;
 use crate::governance::switch::KillSwitch;
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
@@ -105,7 +106,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     let demo = demonstration(&mut config, &stop).await;
     let config = Arc::new(config);
     // Before the files are read: what changes in between must not go unnoticed.
-    let watch = Watch::new(&config.config_dir.join("personas"));
+    let watch = Watch::new(&config.config_dir.join("personas"), config.control.policy.as_deref());
     let policy = read_policy(&config).map_err(|faults| anyhow::anyhow!("the personas are faulty:\n{faults}"))?;
     for warning in policy.warnings(clock.now()) {
         tracing::warn!(%warning, "policy");
@@ -201,6 +202,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         tls,
         events: events.clone(),
         supervisor: supervisor.clone(),
+        authority: governing.handles.authority.clone(),
         automations: governing.handles.automations.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
@@ -409,7 +411,13 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     }
     let declared = runtimes::read_declared(&loaded.config);
     let declared = declared.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+    let authority = Policy::load(loaded.config.control.policy.as_deref());
+    let authority = authority.map_err(|faults| anyhow::anyhow!("the policy is faulty:\n{faults}"))?;
     let (personas, runtimes) = (policy.personas().len(), declared.manifest.runtimes().len());
-    println!("settings, {personas} personas and {runtimes} runtimes are sound");
+    let grants = match authority.is_open() {
+        true => String::new(),
+        false => format!(", {} grants", authority.summary().grants),
+    };
+    println!("settings, {personas} personas{grants} and {runtimes} runtimes are sound");
     Ok(())
 }

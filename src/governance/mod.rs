@@ -6,6 +6,7 @@
 //! | `automations` | what runtimes are run for: registered, disabled, budgeted, observed |
 //! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
 //! | `switch` | the kill switch: its order, its persistence, its release |
+//! | `authority` | who may do what on the control API, by `policy.json` or a Cedar bundle |
 //! | `audit` | what administrators did, before it counts as done |
 //! | `consent` | what people were told and agreed to, and whether a launch may read data |
 //! | `recipes` | automations as signed folders: read, installed, previewed, retired |
@@ -16,6 +17,7 @@
 //! | `reason` | why somebody did something |
 
 pub mod audit;
+pub mod authority;
 pub mod automations;
 pub mod bundles;
 pub mod consent;
@@ -36,6 +38,8 @@ pub struct Governance {
     pub switch: switch::KillSwitch,
     /// What administrators did.
     pub audit: audit::Audit,
+    /// Who may do what.
+    pub authority: authority::Authority,
     /// What runtimes are run for.
     pub automations: automations::Automations,
 }

@@ -4,6 +4,7 @@ mod admin;
 mod bundles;
 mod consent;
 mod incident;
+mod policy;
 mod recipes;
 
 use std::ffi::OsString;
@@ -21,6 +22,7 @@ pub use admin::{AdminCommand, AdminPersonaCommand, AutomationCommand, GrantArgs,
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
 pub use incident::{ExportArgs as IncidentExportArgs, IncidentCommand};
+pub use policy::{PolicyCommand, SimulateArgs};
 pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
 
 /// Talk to the egress gateway of this host, and read its ledger.
@@ -111,7 +113,7 @@ pub enum Command {
     /// Personas: the identities that traffic leaves as
     #[command(subcommand)]
     Persona(PersonaCommand),
-    /// Policies
+    /// What may leave, and who may do what: checked, asked, tested
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// What people were told and agreed to
@@ -381,17 +383,6 @@ pub enum TokenCommand {
         /// The persona
         #[arg(value_parser = persona)]
         name: PersonaId,
-    },
-}
-
-/// `policy …`.
-#[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
-    /// Check all persona files of a folder together, without the daemon
-    Check {
-        /// The configuration folder [default: the daemon's]
-        #[arg(value_hint = ValueHint::DirPath)]
-        dir: Option<PathBuf>,
     },
 }
 

@@ -234,6 +234,11 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "Unix socket of the API; its own uid and root are admins. Relative to `state_dir`.",
     ),
     key(
+        "control.policy",
+        Kind::MaybePath(|d| &mut d.config.control.policy),
+        "Who may do what on the API: `policy.json` or a Cedar bundle; without it an administrator may do everything. Relative to `config_dir`.",
+    ),
+    key(
         "control.admin_token_sha256",
         Kind::TokenHash(|d| &mut d.config.control.admin_token_sha256),
         "SHA-256 of the admin token; without it only the Unix socket administers.",

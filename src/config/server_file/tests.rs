@@ -105,6 +105,7 @@ fn every_field_is_set_from_the_file() {
         [control]
         bind = "[::1]:0"
         unix_socket = "/run/c.sock"
+        policy = "policy.cedar"
         admin_token_sha256 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
         [log]
         filter = "warn"
@@ -209,13 +210,18 @@ fn every_field_is_set_from_the_file() {
             record_query
         }
     );
-    all_differ!(control, before.control, ControlConfig { bind, unix_socket, admin_token_sha256 });
+    all_differ!(control, before.control, ControlConfig { bind, unix_socket, policy, admin_token_sha256 });
     all_differ!(log, before.log, LogConfig { filter, json, journald, dir });
 
     let tls = config.proxy.tls.as_ref().expect("whole");
     assert_eq!(tls.certificate, Path::new("/c/a.pem"), "relative to the configuration folder");
     assert_eq!(tls.key, Path::new("/k.pem"));
     assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/c/ca.pem")));
+    assert_eq!(
+        config.control.policy.as_deref(),
+        Some(Path::new("/c/policy.cedar")),
+        "relative to the configuration folder"
+    );
     assert_eq!(config.log.dir.as_deref(), Some(Path::new("/s/logs")), "relative to the state folder");
     assert_eq!(config.dns.servers[0].to_string(), "9.9.9.9:53");
     assert!(config.dns.hosts.contains_key("db.internal"), "names are normalised: {:?}", config.dns.hosts);

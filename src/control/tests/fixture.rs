@@ -16,6 +16,7 @@ use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Audit;
+use crate::governance::authority::{Authority, Policy};
 use crate::governance::automations;
 use crate::governance::leases;
 use crate::governance::switch::{self, KillSwitch};
@@ -245,5 +246,6 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
         events: events.clone(),
         clock: Arc::clone(clock),
     };
-    Governance { leases, switch: KillSwitch::new(premises, None), audit, automations }
+    let authority = Authority::new(Policy::open(), events.clone(), Arc::clone(clock));
+    Governance { leases, switch: KillSwitch::new(premises, None), audit, authority, automations }
 }

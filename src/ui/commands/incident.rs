@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::context::Context;
 use crate::control::{ClientError, escape};
 use crate::domain::{Clock, PersonaId, SystemClock};
+use crate::governance::authority::Action;
 use crate::governance::incident::{
     Archive, Entry, KEY, LOGS, PROOFS, Source, TIMELINE, of_death, of_event, of_line, ordered, verify,
 };
@@ -26,7 +27,11 @@ const MASKED: &str = "(not exported)";
 
 pub(super) async fn run(command: IncidentCommand, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
     match command {
-        IncidentCommand::Export(args) => export(&args, context, screen).await,
+        // The archive is raw: a proof is about the exact line.
+        IncidentCommand::Export(args) => {
+            context.permit(Action::LedgerReadRaw)?;
+            export(&args, context, screen).await
+        }
         IncidentCommand::Verify { file } => check(&file, screen),
     }
 }

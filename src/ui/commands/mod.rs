@@ -38,7 +38,7 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Ledger(command) => ledger::run(command, &context, screen).await,
         Command::Egress(command) => gate::run(command, &context, screen).await,
         Command::Persona(command) => persona::run(command, &context, screen).await,
-        Command::Policy(command) => policy::run(&command, &context, screen),
+        Command::Policy(command) => policy::run(command, &context, screen).await,
         Command::Consent(command) => consent::run(&command, &context, screen),
         Command::Recipes(command) => recipes::run(command, &context, screen).await,
         Command::Runtime(command) => runtime::run(command, &context, screen).await,

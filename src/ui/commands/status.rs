@@ -72,6 +72,12 @@ fn show_status(status: &EgressStatus, tunnels: &[Tunnel], screen: &mut Screen) -
         amount(status.policy.personas, "persona")
     );
     screen.line(&line)?;
+    let (paint, who) = match status.policy.authority.as_str() {
+        "none" => (Paint::Warn, "no policy file: an administrator may do everything".to_owned()),
+        source => (Paint::Plain, format!("{source}, {}", amount(status.policy.grants, "grant"))),
+    };
+    let line = format!("{}{}", heading(screen, "authority"), screen.paint(paint, &crate::ui::text::safe(&who)));
+    screen.line(&line)?;
     let line = format!("{}{}", heading(screen, "daemon"), status.version);
     screen.line(&line)?;
     if let Some(gateway) = &status.gateway {
@@ -206,7 +212,7 @@ mod tests {
                 bytes: 1 << 20,
                 refused_total: 0,
             },
-            policy: PolicyStatus { generation: 2, personas: 1 },
+            policy: PolicyStatus { generation: 2, personas: 1, authority: "none".to_owned(), grants: 0 },
         }
     }
 
@@ -235,6 +241,7 @@ gateway   open  127.0.0.1:9080  3 connections, 1 tunnel
           1 240 connections since the start, 0 turned away
 ledger    writable  2 473 lines, 2 400 signed, 1.0 MiB  /var/lib/arw/ledger
 policy    generation 2, 1 persona
+authority no policy file: an administrator may do everything
 daemon    0.1.0
 
 PERSONA  OPEN  ALLOWED  WOULD DENY  DENIED       UP     DOWN
