@@ -50,6 +50,7 @@ mod window;
 pub use crew::{Premises, ShutdownReport, StartFault, Supervisor, start};
 pub use death::{Cause, Death, DeathRecord, ExitCause, MAX_LAST_LINES, MAX_LINE_BYTES, Used};
 pub use exec::{Ending, ExecFault, Execution, Said};
+pub use gpus::Sample as GpuSample;
 pub use launch::Confinement;
 pub use life::{HealthReason, State as RuntimeState};
 pub use manifest::{
@@ -62,5 +63,5 @@ pub use records::RecordFault;
 pub use request::{Action, RequestFault};
 pub use schedule::{Schedule, ScheduleFault};
 pub use shared::Permit;
-pub use view::{BudgetView, EgressView, Restarts, RuntimeView, UsageView, Waited};
+pub use view::{BudgetView, EgressView, GpuView, Restarts, RuntimeView, UsageView, Waited};
 pub use window::{Backoff, RestartWindow};

@@ -68,7 +68,7 @@ pub(super) struct Parts {
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit } = parts;
-        let gpus = Arc::new(Accelerators::new(Arc::clone(&clock)));
+        let gpus = Accelerators::new(Arc::clone(&clock), config.gpu_library.clone());
         Self {
             clock,
             gateway,

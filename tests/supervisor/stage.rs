@@ -88,6 +88,16 @@ impl Host {
 
     /// One request to the control API.
     pub(crate) fn ask(&self, method: &str, path: &str) -> (u16, Json) {
+        let (status, body) = self.exchange(method, path);
+        (status, serde_json::from_str(&body).unwrap_or(Json::Null))
+    }
+
+    /// The text of a `GET`.
+    pub(crate) fn read(&self, path: &str) -> (u16, String) {
+        self.exchange("GET", path)
+    }
+
+    fn exchange(&self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.daemon.control).unwrap();
         stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
         write!(
@@ -101,7 +111,7 @@ impl Host {
         let text = String::from_utf8_lossy(&answer);
         let status = text.split(' ').nth(1).unwrap().parse().unwrap();
         let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        (status, serde_json::from_str(body).unwrap_or(Json::Null))
+        (status, body.to_owned())
     }
 
     pub(crate) fn act(&self, id: &str, action: &str) -> (u16, Json) {

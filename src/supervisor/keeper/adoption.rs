@@ -66,9 +66,9 @@ impl Keeper {
             on_a_thread(&group, Group::freeze).await;
         }
         if !file.gpus.is_empty() {
-            let (shared, id, uuids) = (Arc::clone(&self.shared), self.spec.id.clone(), file.gpus.clone());
+            let (shared, id, held) = (Arc::clone(&self.shared), self.spec.id.clone(), file.gpus.clone());
             let run = file.run;
-            let booked = tokio::task::spawn_blocking(move || shared.gpus.adopt(&id, run, &uuids)).await;
+            let booked = tokio::task::spawn_blocking(move || shared.gpus.adopt(&id, run, &held)).await;
             if let Ok(Err(why)) = booked {
                 tracing::error!(runtime = %self.spec.id, %why, "its GPUs cannot be booked again");
             }
@@ -102,6 +102,7 @@ impl Keeper {
             notify,
             records: self.records.clone(),
             shared: Arc::clone(&self.shared),
+            has_gpus: !file.gpus.is_empty(),
         };
         Ok(Running::new(parts, &self.spec, self.spent))
     }

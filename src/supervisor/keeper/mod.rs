@@ -16,6 +16,7 @@
 mod account;
 mod adoption;
 mod effects;
+mod gpu;
 mod launching;
 mod ports;
 mod probe;

@@ -1,5 +1,7 @@
 //! One run: the sandbox, and everything that watches it.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -21,6 +23,7 @@ use super::super::manifest::{Probe, RuntimeSpec};
 use super::super::records::Records;
 use super::super::shared::Shared;
 use super::account::{self, Account, Spent};
+use super::gpu::{self, Gpus};
 use super::{Told, What, probe};
 
 /// How long killed processes are waited for before the life is asked again.
@@ -65,6 +68,7 @@ pub(in super::super) struct Running {
     pub(super) guard: Arc<RuntimeGuard>,
     pub(super) confinement: Confinement,
     pub(super) account: Arc<Account>,
+    pub(super) gpus: Arc<Gpus>,
     pub(super) notify: Option<Notifications>,
     pub(super) records: Records,
     shared: Arc<Shared>,
@@ -113,11 +117,13 @@ pub(super) struct Parts {
     pub(super) notify: Option<Notifications>,
     pub(super) records: Records,
     pub(super) shared: Arc<Shared>,
+    /// It was given GPUs, now or by a daemon before this one.
+    pub(super) has_gpus: bool,
 }
 
 impl Running {
     pub(super) fn new(parts: Parts, spec: &RuntimeSpec, spent: Spent) -> Self {
-        let Parts { run, began, channel, group, guard, confinement, notify, records, shared } = parts;
+        let Parts { run, began, channel, group, guard, confinement, notify, records, shared, has_gpus } = parts;
         let guard = Arc::new(guard);
         let leaf = group.leaf().cloned();
         let account =
@@ -130,11 +136,12 @@ impl Running {
             guard,
             confinement,
             account,
+            gpus: Arc::default(),
             notify,
             records,
             shared,
             id: spec.id.clone(),
-            has_gpus: spec.gpu.is_some(),
+            has_gpus,
             from: Place::START,
             beat: Arc::new(Beat::new()),
             tasks: Vec::new(),
@@ -152,6 +159,18 @@ impl Running {
         if let Some(Probe::Log { text }) = spec.health.as_ref().map(|health| &health.probe) {
             let reader = LogReader::new(self.records.logs());
             self.spawn(await_line(reader, self.from, text.clone(), self.run, tell.clone()));
+        }
+        if self.has_gpus {
+            let watch = gpu::Watch {
+                accelerators: Arc::clone(&self.shared.gpus),
+                holder: (self.id.clone(), self.run),
+                limit: spec.gpu.as_ref().and_then(|gpu| NonZeroU64::new(gpu.memory?)),
+                leaf: self.group.leaf().cloned(),
+                gpus: Arc::clone(&self.gpus),
+                events: self.shared.events.clone(),
+                tell: tell.clone(),
+            };
+            self.spawn(watch.run());
         }
         self.account(spec, tell);
     }
@@ -214,12 +233,22 @@ impl Running {
         let tell = tell.clone();
         self.spawn(async move {
             let run = killing.run;
+            // Who is there now is who may keep the memory of its GPUs. The driver is not asked before everything is killed.
+            let there = match killing.group.leaf().cloned().filter(|_| gpus.is_some()) {
+                Some(leaf) => tokio::task::spawn_blocking(move || leaf.pids().unwrap_or_default()).await,
+                None => Ok(BTreeSet::new()),
+            };
             if let Some(remains) = killing.through().await {
                 // Full or closed: the keeper asks again, or is gone.
                 let _ = tell.send(Told { run, what: What::Gone(Box::new(remains)) }).await;
                 if let Some(gpus) = gpus {
                     // The driver takes its time; the next launch waits for it, and this run is over.
-                    tokio::task::spawn_blocking(move || gpus.give_back(&id, run));
+                    tokio::task::spawn_blocking(move || {
+                        let pids = there.unwrap_or_default().into_iter();
+                        gpus.note(&(id.clone(), run), pids.filter_map(|pid| u32::try_from(pid).ok()));
+                        // It was logged, and whoever asks for them next is told.
+                        let _ = gpus.give_back(&id, run);
+                    });
                 }
             }
         });

@@ -17,9 +17,10 @@ use super::super::launch::Confinement;
 use super::super::life::{HealthReason, Life, Policy, State, Timer, TimerKind};
 use super::super::manifest::RuntimeSpec;
 use super::super::records::Records;
-use super::super::view::{EgressView, Restarts, RuntimeView, UsageView};
+use super::super::view::{BudgetView, EgressView, Restarts, RuntimeView, UsageView};
 use super::Running;
 use super::account::Account;
+use super::gpu::Gpus;
 
 /// One runtime, as others see it. Nothing in here waits.
 #[derive(Debug)]
@@ -45,6 +46,15 @@ struct Live {
     leaf: Option<Arc<Leaf>>,
     guard: Arc<RuntimeGuard>,
     account: Arc<Account>,
+    gpus: Arc<Gpus>,
+}
+
+impl Live {
+    fn budget(&self) -> Vec<BudgetView> {
+        let mut all = self.account.view();
+        all.extend(self.gpus.budget());
+        all
+    }
 }
 
 impl Slot {
@@ -79,6 +89,7 @@ impl Slot {
             last_death: last,
             egress: None,
             budget: Vec::new(),
+            gpus: Vec::new(),
             usage: None,
             throttled_by_host: None,
         };
@@ -103,7 +114,8 @@ impl Slot {
         let mut view = shown.view.clone();
         if let Some(live) = &shown.live {
             view.egress = Some(EgressView::of(&live.guard));
-            view.budget = live.account.view();
+            view.budget = live.budget();
+            view.gpus = live.gpus.view();
         }
         view
     }
@@ -171,6 +183,7 @@ impl Slot {
             leaf: running.group.leaf().cloned(),
             guard: Arc::clone(&running.guard),
             account: Arc::clone(&running.account),
+            gpus: Arc::clone(&running.gpus),
         });
     }
 
@@ -178,7 +191,7 @@ impl Slot {
     pub(super) fn finish(&self) {
         let mut shown = self.shown();
         if let Some(live) = shown.live.take() {
-            shown.view.budget = live.account.view();
+            shown.view.budget = live.budget();
         }
         shown.view.pid = None;
         shown.view.egress = None;
