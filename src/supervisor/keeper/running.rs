@@ -242,7 +242,7 @@ impl Running {
                 // Full or closed: the keeper asks again, or is gone.
                 let _ = tell.send(Told { run, what: What::Gone(Box::new(remains)) }).await;
                 if let Some(gpus) = gpus {
-                    // The driver takes its time; the next launch waits for it, and this run is over.
+                    // The driver takes its time; the next launch waits for it, and this run is over. So may the daemon be.
                     tokio::task::spawn_blocking(move || {
                         let pids = there.unwrap_or_default().into_iter();
                         gpus.note(&(id.clone(), run), pids.filter_map(|pid| u32::try_from(pid).ok()));
