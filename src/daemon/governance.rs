@@ -11,6 +11,7 @@ use crate::domain::Clock;
 use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Audit;
+use crate::governance::automations;
 use crate::governance::leases::{self, Keeper, Leases};
 use crate::governance::switch::{self, KillSwitch};
 use crate::proxy::Gateway;
@@ -24,6 +25,7 @@ pub(super) struct Foundation {
     audit: Audit,
     leases: Leases,
     keeper: Keeper,
+    pub(super) store: Store,
 }
 
 /// The floor at work.
@@ -59,26 +61,39 @@ pub(super) async fn open(
         .await??
     };
     let premises = leases::Premises {
-        store,
+        store: store.clone(),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),
         events: events.clone(),
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
-    Ok(Foundation { file, latched, audit, leases, keeper })
+    Ok(Foundation { file, latched, audit, leases, keeper, store })
 }
 
 impl Foundation {
     /// Puts the floor to work. A switch that was found latched ends what `supervisor` has adopted.
     pub(super) fn start(
         self,
+        config: &ServerConfig,
         gateway: &Arc<Gateway>,
         clock: &Arc<dyn Clock>,
         events: &EventBus,
         supervisor: Option<Supervisor>,
+        found: automations::Found,
     ) -> Governing {
-        let Self { file, latched, audit, leases, keeper } = self;
+        let Self { file, latched, audit, leases, keeper, store } = self;
+        let premises = automations::Premises {
+            store,
+            audit: audit.clone(),
+            gateway: Arc::clone(gateway),
+            supervisor: supervisor.clone(),
+            events: events.clone(),
+            clock: Arc::clone(clock),
+            config_dir: config.config_dir.clone(),
+            state_dir: config.state_dir.clone(),
+        };
+        let (automations, clerk) = automations::start(premises, found);
         let premises = switch::Premises {
             file,
             gateway: Arc::clone(gateway),
@@ -94,9 +109,10 @@ impl Foundation {
             tokio::spawn(audit.clone().run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(switch.clone().run(stop.clone())),
+            tokio::spawn(clerk.run(stop.clone())),
         ];
         switch.resume();
-        Governing { handles: Governance { leases, switch, audit }, tasks, stop }
+        Governing { handles: Governance { leases, switch, audit, automations }, tasks, stop }
     }
 }
 

@@ -32,6 +32,7 @@ use super::death::DeathRecord;
 use super::gpus::HeldGpu;
 use super::launch::Confinement;
 use super::life::Saved;
+use super::spent::WindowId;
 
 /// Longest file that is read back whole: 1,000 moments of a restart window are 30 KiB.
 const MAX_FILE: u64 = 1 << 20;
@@ -89,6 +90,9 @@ pub(super) struct RunFile {
     /// Its GPUs.
     #[serde(default)]
     pub(super) gpus: Vec<HeldGpu>,
+    /// The window that its budgets count in.
+    #[serde(default)]
+    pub(super) window: WindowId,
     /// The init; `None` while the launch was under way.
     pub(super) init: Option<InitId>,
 }

@@ -14,6 +14,8 @@
 
 mod watch;
 
+pub(super) use watch::STALE;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -180,7 +182,7 @@ impl Accelerators {
     /// What they measured last; nothing if that is too long ago to be true now.
     pub(super) fn sample(&self) -> Arc<Sample> {
         let latest = Arc::clone(&self.latest.borrow());
-        let is_fresh = latest.at.is_some_and(|at| self.clock.now().since(at) < watch::STALE);
+        let is_fresh = latest.at.is_some_and(|at| self.clock.now().since(at) < STALE);
         if is_fresh { latest } else { Arc::default() }
     }
 

@@ -16,7 +16,7 @@ const BUSY: Duration = Duration::from_secs(1);
 /// Between two looks while none has: for the metrics.
 const IDLE: Duration = Duration::from_secs(10);
 /// What was read longer ago is not shown any more: some looks were missed, as with a driver that hangs.
-pub(super) const STALE: Duration = Duration::from_secs(30);
+pub(in super::super) const STALE: Duration = Duration::from_secs(30);
 /// How long without events until they are asked for again, after the driver refused.
 const RETRY: Duration = Duration::from_secs(30);
 /// Between two looks for GPUs that came.

@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
+use crate::domain::AutomationId;
 use crate::events::{EventBus, EventKind};
 use crate::gpu::{self, GpuUuid, Notice, Severity, Vram, VramBudget};
 use crate::sandbox::cgroup::Leaf;
 
-use super::super::gpus::{Accelerators, Holder, Sample};
+use super::super::gpus::{Accelerators, Holder, STALE, Sample};
 use super::super::life::{HealthReason, Report};
+use super::super::spent::BudgetKind;
 use super::super::view::{BudgetView, GpuView};
 use super::{Told, What};
 
-/// The name of the budget.
-const KIND: &str = "gpu_memory";
+/// Which budget.
+const KIND: BudgetKind = BudgetKind::GpuMemory;
 
 /// What others may see of the GPUs of a run.
 #[derive(Debug, Default)]
@@ -46,6 +49,7 @@ impl Gpus {
 pub(super) struct Watch {
     pub(super) accelerators: Arc<Accelerators>,
     pub(super) holder: Holder,
+    pub(super) automation: AutomationId,
     /// Bytes on each of its GPUs.
     pub(super) limit: Option<NonZeroU64>,
     pub(super) leaf: Option<Arc<Leaf>>,
@@ -76,8 +80,15 @@ impl Watch {
             if held.iter().any(|gpu| sample.of(gpu).is_some()) && self.look(&held, &sample, &mut state).await.is_err() {
                 return;
             }
-            if samples.changed().await.is_err() {
-                return;
+            match timeout(STALE, samples.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                // The driver hangs: what it said last is not true any more.
+                Err(_) => {
+                    if self.look(&held, &Sample::default(), &mut state).await.is_err() {
+                        return;
+                    }
+                }
             }
         }
     }
@@ -94,7 +105,10 @@ impl Watch {
                 _ => Vram::Unmetered,
             };
             self.meter(gpu, vram, state).await?;
-            let wrong: Vec<gpu::HealthReason> = reading.into_iter().flat_map(|one| one.health.reasons()).collect();
+            // What is not known now is as it was.
+            let before = || state.wrong.get(gpu).cloned().unwrap_or_default();
+            let wrong: Vec<gpu::HealthReason> =
+                reading.map_or_else(before, |reading| reading.health.reasons().collect());
             unusable = unusable.or_else(|| wrong.iter().copied().find(|one| one.severity() == Severity::Unusable));
             shown.push(GpuView {
                 uuid: gpu.as_str().to_owned(),
@@ -144,7 +158,7 @@ impl Watch {
                 Vram::Bytes(bytes) => Some(bytes),
                 Vram::Unmetered => None,
             };
-            let data = json!({"runtime": id, "run": run, "kind": KIND, "gpu": gpu.as_str(), "used": used, "limit": limit, "ratio": ratio});
+            let data = json!({"automation": self.automation, "runtime": id, "run": run, "kind": KIND, "gpu": gpu.as_str(), "used": used, "limit": limit, "ratio": ratio});
             self.events.publish(kind, Some(id.as_str()), data);
         };
         for notice in notices.into_iter().flatten() {
