@@ -228,6 +228,13 @@ impl Slot {
         });
     }
 
+    /// Its init is heard over another channel.
+    pub(super) fn regain(&self, channel: &Channel) {
+        if let Some(live) = &mut self.shown().live {
+            live.channel = channel.clone();
+        }
+    }
+
     /// It has let go of its network and is being killed; what is asked of it from now on is answered by nobody.
     pub(super) fn finish(&self) {
         let mut shown = self.shown();
