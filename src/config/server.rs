@@ -201,6 +201,8 @@ pub struct RuntimesConfig {
     pub uids: usize,
     /// Size of each of the two files of a runtime's log. 8 MiB.
     pub log_bytes: u64,
+    /// NVIDIA's management library; without it the system's loader looks for one.
+    pub gpu_library: Option<PathBuf>,
 }
 
 /// The daemon's own log.
@@ -261,6 +263,7 @@ impl ServerConfig {
                 first_uid: 660_000,
                 uids: 4_096,
                 log_bytes: 8 << 20,
+                gpu_library: None,
             },
             log: LogConfig { filter: "info".to_owned(), json: false, journald: true, dir: None },
             require_signed_bundles: true,

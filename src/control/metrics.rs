@@ -18,8 +18,9 @@ use super::problem::Problem;
 use super::state::{App, MAX_STREAMS};
 use crate::events::BusStats;
 use crate::governance::authority::Authority;
+use crate::gpu;
 use crate::ledger::LedgerStatus;
-use crate::supervisor::{RuntimeView, UsageView};
+use crate::supervisor::{RuntimeView, Supervisor, UsageView};
 
 pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
     let ledger = app.state.ledger.clone();
@@ -37,6 +38,8 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
         None => Vec::new(),
     };
     families.runtimes(&runtimes);
+    let gpus = app.state.supervisor.as_ref().map(Supervisor::gpus).unwrap_or_default();
+    gpu::encode(gpus.readings(), &mut families.0);
     families.ledger(&ledger);
     families.disk(free, app.state.config.ledger.reserve_bytes);
     families.policy(&app);
@@ -118,7 +121,14 @@ impl Families {
         };
         let restarts = of(|view| Some(view.restarts.total as f64));
         self.labelled("arw_runtime_supervisor_restarts", "counter", "Restarts since the start.", restarts);
-        let reasons = views.iter().map(|view| (format!("{},reason=\"{}\"", label(view), view.health.code()), 1.0));
+        let reasons = views.iter().flat_map(|view| {
+            // What is wrong with its GPUs is shown also where it does not keep the runtime from working.
+            let mut codes: Vec<&str> = view.gpus.iter().flat_map(|gpu| gpu.health.iter().copied()).collect();
+            codes.push(view.health.code());
+            codes.sort_unstable();
+            codes.dedup();
+            codes.into_iter().map(move |code| (format!("runtime=\"{}\",reason=\"{code}\"", view.id), 1.0))
+        });
         self.labelled("arw_runtime_supervisor_health", "gauge", "1 for how the runtime is.", reasons);
         let states = views.iter().map(|view| (format!("{},state=\"{}\"", label(view), view.state.code()), 1.0));
         self.labelled("arw_runtime_supervisor_state", "gauge", "1 for the state of the runtime.", states);

@@ -39,6 +39,8 @@ const HISTORY: usize = 50_000;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Commands of the control API that may wait; reloads are rare and answered one by one.
 const COMMANDS: usize = 16;
+/// How long threads that sit in a blocking call are waited for at the end: reads and writes of files are done by then.
+const LAST_CALLS: Duration = Duration::from_secs(5);
 /// Descriptors that are not connections: listeners, ledger, journal, pipes, libraries.
 const OTHER_DESCRIPTORS: u64 = 512;
 
@@ -66,7 +68,10 @@ pub fn run(loaded: Loaded, environment: &Environment) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the executor")?;
-    executor.block_on(serve(config))
+    let outcome = executor.block_on(serve(config));
+    // All that has to be on the disk is. What still sits in a call into a driver is not waited for.
+    executor.shutdown_timeout(LAST_CALLS);
+    outcome
 }
 
 pub(super) fn make_private(folder: &Path) -> anyhow::Result<()> {

@@ -38,6 +38,8 @@ codes! {
         Tokens => "tokens",
         /// Money, as it reports it, in millionths.
         Spend => "spend",
+        /// Memory of each of its GPUs at one time, in bytes. It belongs to a run, and no window counts it.
+        GpuMemory => "gpu_memory",
     }
 }
 

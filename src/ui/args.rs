@@ -681,6 +681,44 @@ mod tests {
     }
 
     #[test]
+    fn a_runtime_is_asked_by_its_id_and_everything_behind_the_dashes_is_the_commands() {
+        let runtime = |line: &[&str]| match Cli::try_parse_from([&["arw-cli", "runtime"], line].concat()) {
+            Ok(Cli { command: Command::Runtime(command), .. }) => command,
+            other => panic!("{line:?}: {other:?}"),
+        };
+        assert!(matches!(runtime(&["start", "model", "--wait"]), RuntimeCommand::Start { wait: true, .. }));
+        assert!(matches!(runtime(&["stop", "model"]), RuntimeCommand::Stop { wait: false, .. }));
+        assert!(matches!(runtime(&["deaths", "model"]), RuntimeCommand::Deaths { limit: 5, .. }));
+        let RuntimeCommand::Logs(logs) = runtime(&["logs", "-f", "model", "--tail", "0"]) else { panic!("logs") };
+        assert!(logs.follow && logs.tail == 0);
+        let exec = ["exec", "model.v2", "--timeout", "3600", "--", "sh", "-c", "--json", "--timeout", "--"];
+        let RuntimeCommand::Exec(exec) = runtime(&exec) else { panic!("exec") };
+        assert_eq!((exec.id.as_str(), exec.timeout, exec.raw), ("model.v2", 3_600, false));
+        assert_eq!(exec.command, ["sh", "-c", "--json", "--timeout", "--"]);
+        let RuntimeCommand::Exec(exec) = runtime(&["exec", "--raw", "model", "--", "true"]) else { panic!("exec") };
+        assert!(exec.raw && exec.timeout == 60);
+        for line in [
+            &["exec", "model"][..],
+            &["exec", "model", "true"],
+            &["exec", "model", "--"],
+            &["exec", "--", "true"],
+            &["exec", "model", "--timeout", "0", "--", "true"],
+            &["exec", "model", "--timeout", "3601", "--", "true"],
+            &["exec", "../model", "--", "true"],
+            &["start"],
+            &["start", "Model"],
+            &["start", "a", "b"],
+            &["freeze", "model", "--wait"],
+            &["logs", "model", "--tail", "5001"],
+            &["deaths", "model", "--limit", "0"],
+            &["frob", "model"],
+        ] {
+            let error = Cli::try_parse_from([&["arw-cli", "runtime"], line].concat()).expect_err("wrong usage");
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
     fn moments_are_times_days_or_ages() {
         let now = Timestamp::parse("2026-11-22T12:00:00Z").expect("valid");
         for (text, expected) in [

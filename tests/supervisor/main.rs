@@ -14,6 +14,7 @@ mod ends;
 mod exec;
 mod gpu;
 mod health;
+mod metrics;
 mod network;
 mod reload;
 mod stage;

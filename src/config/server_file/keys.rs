@@ -290,6 +290,11 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "Size of each of the two files of a runtime's log.",
     ),
     key(
+        "runtimes.gpu_library",
+        Kind::MaybePath(|d| &mut d.config.runtimes.gpu_library),
+        "NVIDIA's management library, absolute; `\"\"` leaves it to the system's loader. It runs inside the daemon: nobody but root and its user may be able to write it, or a folder above it.",
+    ),
+    key(
         "log.filter",
         Kind::Text {
             field: |d| &mut d.config.log.filter,

@@ -125,6 +125,7 @@ fn every_field_is_set_from_the_file() {
         first_uid = 700000
         uids = 8
         log_bytes = "1MiB"
+        gpu_library = "/g.so"
     "#;
     let (draft, faults) = read(text);
     assert_eq!(faults, Vec::<String>::new());
@@ -190,7 +191,8 @@ fn every_field_is_set_from_the_file() {
             max_runtime,
             first_uid,
             uids,
-            log_bytes
+            log_bytes,
+            gpu_library
         }
     );
     all_differ!(dns, before.dns, DnsConfig { servers, timeout, cache_entries, max_ttl, hosts, use_hosts_file });
