@@ -12,6 +12,7 @@
 //! The process environment is read in [`Environment::capture`] and nowhere else. What is unknown or out
 //! of bounds is refused; nothing is clamped or repaired.
 
+mod alerts;
 mod bundles;
 mod checks;
 mod env;
@@ -26,6 +27,7 @@ mod server;
 mod server_file;
 mod signers;
 
+pub use alerts::{AlertsFile, MAX_ALERTS, RouteForm};
 pub use bundles::{ArtifactForm, BundleForm, BundlesFile, ConsentForm, MAX_BUNDLES};
 pub use env::Environment;
 pub use fault::{Fault, Faults};

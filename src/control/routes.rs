@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::problem::ProblemCode;
 use super::state::App;
-use super::{actions, egress, leases, ledger, metrics, policy, preview, public, runtimes, settings, stream};
+use super::{actions, alerts, egress, leases, ledger, metrics, policy, preview, public, runtimes, settings, stream};
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +123,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(action_routes());
     table.extend(lease_routes());
     table.extend(switch_routes());
+    table.extend(alert_routes());
     table
 }
 
@@ -471,6 +472,56 @@ fn switch_routes() -> Vec<Route> {
             answer: Answer::Json("Position"),
             problems: &[],
             handler: || get(actions::position),
+        },
+    ]
+}
+
+fn alert_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/alerts",
+            access: Access::Admin,
+            about: "Active alerts, the worst first, the latest that are over, and how each route does.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("Alerts"),
+            problems: &[ProblemCode::StateUnavailable, ProblemCode::NotReady],
+            handler: || get(alerts::board),
+        },
+        Route {
+            method: Method::POST,
+            path: "/alerts/{id}/ack",
+            access: Access::Admin,
+            about: "Notes that somebody has seen an alert: it is not escalated, and one that tells of a moment is over.",
+            params: const { &[Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the alert." }] },
+            body: Some("AlertNote"),
+            answer: Answer::Json("Alert"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchAlert,
+                ProblemCode::ReasonRequired,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            handler: || post(alerts::acknowledge),
+        },
+        Route {
+            method: Method::POST,
+            path: "/alerts/test",
+            access: Access::Admin,
+            about: "Sends a trial by a route at once, and says whether its sink took it.",
+            params: &[],
+            body: Some("AlertTest"),
+            answer: Answer::Json("AlertTrial"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchAlertRoute,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(alerts::test),
         },
     ]
 }

@@ -6,10 +6,10 @@ use anyhow::Context as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ServerConfig;
+use crate::config::{Faults, ServerConfig};
 use crate::domain::Clock;
 use crate::events::EventBus;
-use crate::governance::Governance;
+use crate::governance::{Governance, alerts};
 use crate::governance::audit::Audit;
 use crate::governance::leases::{self, Keeper, Leases};
 use crate::governance::switch::{self, KillSwitch};
@@ -21,6 +21,7 @@ use crate::supervisor::Supervisor;
 pub(super) struct Foundation {
     file: LatchFile,
     latched: Option<LatchRecord>,
+    store: Store,
     audit: Audit,
     leases: Leases,
     keeper: Keeper,
@@ -31,6 +32,14 @@ pub(super) struct Governing {
     pub(super) handles: Governance,
     tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
+}
+
+/// Reads `alerts.toml`.
+///
+/// # Errors
+/// Every fault of it.
+pub(super) fn read_alerts(config: &ServerConfig) -> Result<alerts::Settings, Faults> {
+    alerts::read(alerts::Folders { config: &config.config_dir, state: &config.state_dir })
 }
 
 /// Opens the state. A latched switch is obeyed first, whatever becomes of the rest.
@@ -59,26 +68,43 @@ pub(super) async fn open(
         .await??
     };
     let premises = leases::Premises {
-        store,
+        store: store.clone(),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),
         events: events.clone(),
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
-    Ok(Foundation { file, latched, audit, leases, keeper })
+    Ok(Foundation { file, latched, store, audit, leases, keeper })
 }
 
 impl Foundation {
     /// Puts the floor to work. A switch that was found latched ends what `supervisor` has adopted.
-    pub(super) fn start(
+    ///
+    /// # Errors
+    /// What is known of alerts cannot be read.
+    pub(super) async fn start(
         self,
+        config: &ServerConfig,
+        alerting: alerts::Settings,
         gateway: &Arc<Gateway>,
         clock: &Arc<dyn Clock>,
         events: &EventBus,
         supervisor: Option<Supervisor>,
-    ) -> Governing {
-        let Self { file, latched, audit, leases, keeper } = self;
+    ) -> anyhow::Result<Governing> {
+        let Self { file, latched, store, audit, leases, keeper } = self;
+        let premises = alerts::Premises {
+            store,
+            audit: audit.clone(),
+            gateway: Arc::clone(gateway),
+            supervisor: supervisor.clone(),
+            leases: leases.clone(),
+            clock: Arc::clone(clock),
+            events: events.clone(),
+            state_dir: config.state_dir.clone(),
+            ledger_dir: config.ledger.dir.clone(),
+        };
+        let (alerts, watcher) = alerts::start(premises, alerting).await.context("the alerts")?;
         let premises = switch::Premises {
             file,
             gateway: Arc::clone(gateway),
@@ -93,10 +119,11 @@ impl Foundation {
         let tasks = vec![
             tokio::spawn(audit.clone().run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
+            tokio::spawn(watcher.run(stop.clone())),
             tokio::spawn(switch.clone().run(stop.clone())),
         ];
         switch.resume();
-        Governing { handles: Governance { leases, switch, audit }, tasks, stop }
+        Ok(Governing { handles: Governance { leases, switch, audit, alerts }, tasks, stop })
     }
 }
 

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::governance::read_alerts;
 use super::runtimes::read_manifest;
 use crate::config::{Faults, ServerConfig};
 use crate::control::ReloadReport;
 use crate::events::{EventBus, EventKind};
+use crate::governance::alerts::{Alerts, Settings};
 use crate::policy::{self, PolicySettings, Snapshot};
 use crate::proxy::Gateway;
 use crate::proxy::tls::ReloadableAcceptor;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{Manifest, Supervisor};
 
 /// What a reload touches.
 #[derive(Debug, Clone)]
@@ -21,6 +23,7 @@ pub(super) struct Reloader {
     pub(super) tls: Option<Arc<ReloadableAcceptor>>,
     pub(super) events: EventBus,
     pub(super) supervisor: Option<Supervisor>,
+    pub(super) alerts: Alerts,
 }
 
 /// Reads every persona file.
@@ -34,23 +37,26 @@ pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
 }
 
 impl Reloader {
-    /// Reads the personas and the TLS files again. A narrowed policy ends what it no longer allows.
+    /// Everything that is read again, or every fault of all of it.
+    fn read(&self) -> Result<(Snapshot, Option<Manifest>, Settings), Faults> {
+        let manifest = self.supervisor.as_ref().map(|_| read_manifest(&self.config)).transpose();
+        match (read_policy(&self.config), manifest, read_alerts(&self.config)) {
+            (Ok(policy), Ok(manifest), Ok(alerting)) => Ok((policy, manifest, alerting)),
+            (policy, manifest, alerting) => {
+                let all = [policy.err(), manifest.err(), alerting.err()];
+                Err(Faults(all.into_iter().flatten().flat_map(|faults| faults.0).collect()))
+            }
+        }
+    }
+
+    /// Reads the personas, the manifest, the alerts and the TLS files again. A narrowed policy ends what it no longer allows.
     ///
     /// # Errors
     /// Every fault; the policy in force stays as it was.
     pub(super) async fn reload(&self) -> Result<ReloadReport, Faults> {
         let old = self.gateway.policy.load_full();
-        // Both are read before either is applied.
-        let manifest = self.supervisor.as_ref().map(|_| read_manifest(&self.config)).transpose();
-        let read = match (read_policy(&self.config), manifest) {
-            (Ok(policy), Ok(manifest)) => Ok((policy, manifest)),
-            (Err(mut faults), Err(more)) => {
-                faults.0.extend(more.0);
-                Err(faults)
-            }
-            (Err(faults), _) | (_, Err(faults)) => Err(faults),
-        };
-        let (fresh, manifest) = match read {
+        // All are read before any is applied.
+        let (fresh, manifest, alerting) = match self.read() {
             Ok(read) => read,
             Err(faults) => {
                 for fault in &faults.0 {
@@ -78,6 +84,9 @@ impl Reloader {
             if manifest.runtimes().len() > 0 || self.config.runtimes.manifest.exists() {
                 runtimes = supervisor.apply(manifest).await.map_or(0, |changes| changes.len());
             }
+        }
+        if let Err(fault) = self.alerts.apply(alerting).await {
+            tracing::error!(%fault, "the alerts keep their old settings");
         }
         tracing::info!(personas, generation, changed, ended, runtimes, "the policy was reloaded");
         self.events.publish(

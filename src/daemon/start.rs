@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::demo::{self, Demo};
@@ -110,6 +110,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         tracing::warn!(%warning, "policy");
     }
     let policy = Arc::new(ArcSwap::from_pointee(policy));
+    let alerting = governance::read_alerts(&config).map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
     let (ledger, recovery) = open_ledger(&config, &clock)?;
     let usage = restore_usage(&ledger)?;
     let events = EventBus::new("arw-server", Arc::clone(&clock));
@@ -164,7 +165,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         // Without the gateway a runtime would have no way out, and nothing would be recorded.
         _ => None,
     };
-    let governing = foundation.start(&gateway, &clock, &events, supervisor.clone());
+    let governing = foundation.start(&config, alerting, &gateway, &clock, &events, supervisor.clone()).await?;
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let state = ControlState {
         config: Arc::clone(&config),
@@ -195,6 +196,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         tls,
         events: events.clone(),
         supervisor: supervisor.clone(),
+        alerts: governing.handles.alerts.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
     let switch = &governing.handles.switch;
@@ -358,13 +360,18 @@ async fn tend(
                 service::reloading();
                 // Faults are in the log; the old policy stays.
                 let _ = reloader.reload().await;
+                level(&news);
                 service::ready("reloaded");
             }
-            () = watch.changed() => { let _ = reloader.reload().await; }
+            () = watch.changed() => {
+                let _ = reloader.reload().await;
+                level(&news);
+            }
             Some(command) = inbox.recv() => match command {
                 Command::Reload(answer) => {
                     // The asker may have gone.
                     let _ = answer.send(reloader.reload().await);
+                    level(&news);
                 }
                 // Full means that more listeners came at once than there may be: they are answered by silence.
                 Command::CatchUp(asker) => drop(news.try_send(asker)),
@@ -377,6 +384,13 @@ async fn tend(
             },
         }
     }
+}
+
+/// A route that was added may listen to what only the news tell: they look whether somebody does.
+fn level(news: &mpsc::Sender<Asker>) {
+    // Nobody waits for the answer; full means that they will look anyway.
+    let (asker, _) = oneshot::channel();
+    let _ = news.try_send(asker);
 }
 
 async fn beat(heartbeat: &mut Option<tokio::time::Interval>) {
@@ -402,7 +416,9 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     }
     let manifest = runtimes::read_manifest(&loaded.config);
     let manifest = manifest.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
-    let (personas, runtimes) = (policy.personas().len(), manifest.runtimes().len());
-    println!("settings, {personas} personas and {runtimes} runtimes are sound");
+    let alerts = governance::read_alerts(&loaded.config);
+    let alerts = alerts.map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
+    let (personas, runtimes, routes) = (policy.personas().len(), manifest.runtimes().len(), alerts.routes.len());
+    println!("settings, {personas} personas, {runtimes} runtimes and {routes} alert routes are sound");
     Ok(())
 }

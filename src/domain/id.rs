@@ -107,6 +107,14 @@ id! {
     /// The name of a lease: a time-boxed widening of what a persona may do.
     LeaseId
 }
+id! {
+    /// The name of an alert.
+    AlertId
+}
+id! {
+    /// The name of a route: where alerts and events are sent.
+    RouteId
+}
 
 /// One run of a runtime: from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

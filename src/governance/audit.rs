@@ -58,6 +58,10 @@ codes! {
         PolicyReloaded => "policy_reloaded",
         /// Something was asked of a runtime.
         RuntimeRequested => "runtime_requested",
+        /// An alert was acknowledged.
+        AlertAcknowledged => "alert_acknowledged",
+        /// A route of alerts was tried.
+        AlertRouteTested => "alert_route_tested",
     }
 }
 

@@ -6,6 +6,7 @@
 //! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
 //! | `switch` | the kill switch: its order, its persistence, its release |
 //! | `audit` | what administrators did, before it counts as done |
+//! | `alerts` | what a person should know: raised, sent, acknowledged, escalated, cleared |
 //! | `consent` | what people were told and agreed to, and whether a launch may read data |
 //! | `recipes` | automations as signed folders: read, installed, previewed, retired |
 //! | `bundles` | what runtimes are made of: catalogues, imports, revisions, audits |
@@ -13,6 +14,7 @@
 //! | `journal` | lines that are on the disk before they count |
 //! | `reason` | why somebody did something |
 
+pub mod alerts;
 pub mod audit;
 pub mod bundles;
 pub mod consent;
@@ -32,4 +34,6 @@ pub struct Governance {
     pub switch: switch::KillSwitch,
     /// What administrators did.
     pub audit: audit::Audit,
+    /// What a person should know.
+    pub alerts: alerts::Alerts,
 }

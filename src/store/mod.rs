@@ -11,12 +11,13 @@
 //! |---|---|
 //! | `open`, `schema` | the file, its mode, its lock, its migrations |
 //! | `owner` | the thread that has the only connection |
-//! | `leases`, `outbox` | one repository per concern |
+//! | `leases`, `alerts`, `outbox` | one repository per concern |
 //! | `latch` | the persisted kill switch, beside the database |
 //!
 //! No SQL stands outside of this module. It refuses: a file that a newer version wrote, that another process has open,
 //! that is damaged or is not ours; and to acknowledge what is not on the disk.
 
+mod alerts;
 mod fault;
 mod latch;
 mod leases;
@@ -28,6 +29,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use alerts::{AlertRow, Alerts};
 pub use fault::StoreFault;
 pub use latch::{LatchFile, LatchRecord, LatchStamp, LatchState, MAX_REASON};
 pub use leases::{LeaseRow, Leases};

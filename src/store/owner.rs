@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::alerts::Alerts;
 use super::fault::StoreFault;
 use super::leases::Leases;
 use super::open::open;
@@ -56,6 +57,11 @@ impl Store {
     /// The leases.
     pub const fn leases(&self) -> Leases<'_> {
         Leases(self)
+    }
+
+    /// The alerts.
+    pub const fn alerts(&self) -> Alerts<'_> {
+        Alerts(self)
     }
 
     /// Audit entries that are not in their log yet.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod alerts;
 mod bundles;
 mod consent;
 mod recipes;
@@ -17,6 +18,7 @@ use crate::sandbox::ProfileName;
 use crate::sandbox::preset::PresetName;
 
 pub use admin::{AdminCommand, AdminPersonaCommand, AutomationCommand, GrantArgs, LeaseCommand};
+pub use alerts::AlertsCommand;
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
 pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
@@ -127,6 +129,9 @@ pub enum Command {
     /// Automations, and the kill switch over all of them
     #[command(subcommand)]
     Automation(AutomationCommand),
+    /// What a person should know
+    #[command(subcommand)]
+    Alerts(AlertsCommand),
     /// Run one command in a sandbox whose only way out is a gateway of its own; needs no daemon
     Run(RunArgs),
     /// Sandboxes
@@ -647,6 +652,11 @@ mod tests {
             &["arw-cli", "automation", "shutdown", "--reason", " "],
             &["arw-cli", "automation", "shutdown", "--reason", "x", "--grace", "soon"],
             &["arw-cli", "automation", "rearm"],
+            &["arw-cli", "alerts", "ack", "alert-1"],
+            &["arw-cli", "alerts", "ack", "../x", "--note", "x"],
+            &["arw-cli", "alerts", "ack", "alert-1", "--note", " "],
+            &["arw-cli", "alerts", "test"],
+            &["arw-cli", "alerts", "test", "A route"],
             &["arw-cli", "recipes", "install"],
             &["arw-cli", "recipes", "run", "../x", "--preview"],
             &["arw-cli", "recipes", "sign", "x"],

@@ -14,7 +14,7 @@ use super::super::{Base, Client, Command, ControlState, Prepared, Running};
 use crate::config::ServerConfig;
 use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
-use crate::governance::Governance;
+use crate::governance::{Governance, alerts};
 use crate::governance::audit::Audit;
 use crate::governance::leases;
 use crate::governance::switch::{self, KillSwitch};
@@ -210,7 +210,7 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     let (audit, _) =
         Audit::open(&config.state_dir, &config.ledger, store.clone(), Arc::clone(clock)).expect("the audit log");
     let premises = leases::Premises {
-        store,
+        store: store.clone(),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),
@@ -232,5 +232,23 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
         events: events.clone(),
         clock: Arc::clone(clock),
     };
-    Governance { leases, switch: KillSwitch::new(premises, None), audit }
+    let switch = KillSwitch::new(premises, None);
+    let premises = alerts::Premises {
+        store,
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        supervisor: None,
+        leases: leases.clone(),
+        clock: Arc::clone(clock),
+        events: events.clone(),
+        state_dir: config.state_dir.clone(),
+        ledger_dir: config.ledger.dir.clone(),
+    };
+    let started = std::thread::spawn(move || {
+        let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
+        executor.block_on(alerts::start(premises, alerts::Settings::default())).expect("the alerts")
+    });
+    let (alerts, keeper) = started.join().expect("started");
+    tokio::spawn(keeper.run(CancellationToken::new()));
+    Governance { leases, switch, audit, alerts }
 }
