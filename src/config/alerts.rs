@@ -83,17 +83,7 @@ impl AlertsFile {
         let disk_free = root.section("disk_low").and_then(|section| take_one(section, "free"));
         let routes = root.sections("routes").into_iter().map(RouteForm::take).collect();
         root.end();
-        Ok(Self {
-            document,
-            clear_after,
-            severities,
-            respond,
-            denials,
-            denial_window,
-            restarts,
-            disk_free,
-            routes,
-        })
+        Ok(Self { document, clear_after, severities, respond, denials, denial_window, restarts, disk_free, routes })
     }
 }
 

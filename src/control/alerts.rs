@@ -37,9 +37,7 @@ pub(super) fn schemas() -> Map<String, Value> {
         let required: Vec<String> = properties.as_object().map(|map| map.keys().cloned().collect()).unwrap_or_default();
         json!({ "type": "object", "properties": properties, "required": required })
     };
-    let body = |name: &str| {
-        json!({ "type": "object", "properties": { name: text() }, "required": [name], "additionalProperties": false })
-    };
+    let body = |name: &str| json!({ "type": "object", "properties": { name: text() }, "required": [name], "additionalProperties": false });
     let alert = object(json!({
         "id": text(), "code": codes(AlertKind::ALL.iter().map(|kind| kind.code()).collect()), "key": text(),
         "severity": codes(Severity::ALL.iter().map(|severity| severity.code()).collect()),
@@ -54,10 +52,12 @@ pub(super) fn schemas() -> Map<String, Value> {
         "events": { "type": "array", "items": text() }, "sent": count(), "failures": count(), "lost": count(),
         "waiting": count(), "fault": maybe("string"),
     }));
-    let board =
-        object(json!({ "active": list("Alert"), "cleared": list("Alert"), "routes": list("AlertRoute"), "dropped": count() }));
-    let trial =
-        object(json!({ "route": text(), "event": text(), "delivered": { "type": "boolean" }, "detail": maybe("string") }));
+    let board = object(
+        json!({ "active": list("Alert"), "cleared": list("Alert"), "routes": list("AlertRoute"), "dropped": count() }),
+    );
+    let trial = object(
+        json!({ "route": text(), "event": text(), "delivered": { "type": "boolean" }, "detail": maybe("string") }),
+    );
     let all = [
         ("Alert", alert),
         ("AlertRoute", route),
@@ -93,7 +93,8 @@ pub(super) async fn acknowledge(
     Path(id): Path<String>,
     JsonBody(said): JsonBody<Acknowledging>,
 ) -> Result<Json<Alert>, Problem> {
-    let id = AlertId::parse(&id).map_err(|_| Problem::new(ProblemCode::NoSuchAlert, "there is no such active alert"))?;
+    let id =
+        AlertId::parse(&id).map_err(|_| Problem::new(ProblemCode::NoSuchAlert, "there is no such active alert"))?;
     let done = app.state.governance.alerts.acknowledge(id, Actor::of(peer), &said.note).await;
     done.map(Json).map_err(|fault| refused(&fault))
 }

@@ -21,6 +21,7 @@ mod auth;
 mod client;
 mod egress;
 mod error;
+mod exec;
 mod extract;
 mod leases;
 mod ledger;

@@ -62,6 +62,7 @@ impl Reloader {
                 for fault in &faults.0 {
                     tracing::error!(%fault, "the policy was not reloaded");
                 }
+                self.gateway.metrics.reloaded(false);
                 self.events.publish(EventKind::PolicyReloaded, None, json!({"applied": false, "faults": faults.0}));
                 return Err(faults);
             }
@@ -88,6 +89,7 @@ impl Reloader {
         if let Err(fault) = self.alerts.apply(alerting).await {
             tracing::error!(%fault, "the alerts keep their old settings");
         }
+        self.gateway.metrics.reloaded(true);
         tracing::info!(personas, generation, changed, ended, runtimes, "the policy was reloaded");
         self.events.publish(
             EventKind::PolicyReloaded,

@@ -110,7 +110,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         tracing::warn!(%warning, "policy");
     }
     let policy = Arc::new(ArcSwap::from_pointee(policy));
-    let alerting = governance::read_alerts(&config).map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
+    let alerting =
+        governance::read_alerts(&config).map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
     let (ledger, recovery) = open_ledger(&config, &clock)?;
     let usage = restore_usage(&ledger)?;
     let events = EventBus::new("arw-server", Arc::clone(&clock));

@@ -33,7 +33,8 @@ mod tests {
     #[test]
     fn it_agrees_with_rfc_4231() {
         let counting: Vec<u8> = (1..=25).collect();
-        let long = b"This is a test using a larger than block-size key and a larger than block-size data. The key needs \
+        let long =
+            b"This is a test using a larger than block-size key and a larger than block-size data. The key needs \
                      to be hashed before being used by the HMAC algorithm.";
         let cases: [(&[u8], &[u8], &str); 5] = [
             (&[0x0b; 20], b"Hi There", "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7"),

@@ -62,6 +62,8 @@ codes! {
         AlertAcknowledged => "alert_acknowledged",
         /// A route of alerts was tried.
         AlertRouteTested => "alert_route_tested",
+        /// A command was to be executed inside a runtime.
+        RuntimeExec => "runtime_exec",
     }
 }
 

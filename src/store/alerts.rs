@@ -33,7 +33,9 @@ impl Alerts<'_> {
     /// See [`StoreFault`].
     pub async fn open(&self) -> Result<Vec<AlertRow>, StoreFault> {
         self.0
-            .run(|connection| select(connection, "cleared_at IS NULL OR told = 0 ORDER BY raised_at, id LIMIT ?1", i64::MAX))
+            .run(|connection| {
+                select(connection, "cleared_at IS NULL OR told = 0 ORDER BY raised_at, id LIMIT ?1", i64::MAX)
+            })
             .await
     }
 

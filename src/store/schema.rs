@@ -6,7 +6,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub(super) const APPLICATION: i64 = 0x4152_5753;
 
 /// Each step leads from the version that is its index to the next.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE leases (
         id TEXT PRIMARY KEY NOT NULL,
         capability TEXT NOT NULL,
@@ -28,7 +29,8 @@ const STEPS: &[&str] = &["
         id TEXT NOT NULL UNIQUE,
         body TEXT NOT NULL
     ) STRICT;
-", "
+",
+    "
     CREATE TABLE alerts (
         id TEXT PRIMARY KEY NOT NULL,
         body TEXT NOT NULL,
@@ -38,7 +40,8 @@ const STEPS: &[&str] = &["
     ) STRICT;
     CREATE INDEX alerts_open ON alerts (id) WHERE cleared_at IS NULL OR told = 0;
     CREATE INDEX alerts_cleared ON alerts (cleared_at) WHERE cleared_at IS NOT NULL;
-"];
+",
+];
 
 /// The version that this program writes.
 pub(super) const KNOWN: i64 = STEPS.len() as i64;

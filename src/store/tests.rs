@@ -127,7 +127,10 @@ fn the_file_of_a_newer_version_is_left_alone() {
     opened(folder.path()).pragma_update(None, "user_version", 99).expect("set");
     let fault = fault(folder.path());
     assert_eq!(fault.code(), "store_newer");
-    assert!(fault.to_string().contains(&format!("schema 99 and this version knows {}", super::schema::KNOWN)), "{fault}");
+    assert!(
+        fault.to_string().contains(&format!("schema 99 and this version knows {}", super::schema::KNOWN)),
+        "{fault}"
+    );
 }
 
 #[test]

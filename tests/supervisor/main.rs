@@ -10,6 +10,7 @@ mod adoption;
 mod budgets;
 mod crowd;
 mod ends;
+mod exec;
 mod gpu;
 mod health;
 mod network;

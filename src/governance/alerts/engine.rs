@@ -178,11 +178,16 @@ impl Engine {
     ///
     /// # Errors
     /// There is no such active alert.
-    pub fn acknowledge(&mut self, id: &AlertId, by: &str, note: &str, now: Timestamp) -> Result<Vec<Change>, NoSuchAlert> {
+    pub fn acknowledge(
+        &mut self,
+        id: &AlertId,
+        by: &str,
+        note: &str,
+        now: Timestamp,
+    ) -> Result<Vec<Change>, NoSuchAlert> {
         let held = self.active.values_mut().find(|held| held.alert.id == *id);
         let held = held.ok_or_else(|| NoSuchAlert(id.clone()))?;
-        held.alert.acknowledged =
-            Some(Acknowledgement { at: now, by: by.to_owned(), note: note.to_owned() });
+        held.alert.acknowledged = Some(Acknowledgement { at: now, by: by.to_owned(), note: note.to_owned() });
         held.alert.respond_by = None;
         let (alert, key) = (held.alert.clone(), held.alert.key.clone());
         let mut changes = vec![Change { step: Step::Acknowledged, alert }];
@@ -257,7 +262,9 @@ impl Engine {
             alert.last_at = now;
             held.touched = true;
         }
-        if let Some(sample) = sample.filter(|sample| alert.samples.len() < MAX_SAMPLES && !alert.samples.contains(sample)) {
+        if let Some(sample) =
+            sample.filter(|sample| alert.samples.len() < MAX_SAMPLES && !alert.samples.contains(sample))
+        {
             alert.samples.push(sample);
             held.touched = true;
         }
@@ -415,7 +422,9 @@ impl Engine {
         let mut found = Vec::new();
         for (route, lost) in &look.lost {
             let before = self.lost.insert(route.clone(), *lost).unwrap_or(0);
-            let Some(severity) = self.rules.severity(AlertKind::SinkLosing).filter(|_| *lost > before) else { continue };
+            let Some(severity) = self.rules.severity(AlertKind::SinkLosing).filter(|_| *lost > before) else {
+                continue;
+            };
             found.push(Finding {
                 kind: AlertKind::SinkLosing,
                 key: key(AlertKind::SinkLosing, &[route.as_str()]),
@@ -451,7 +460,9 @@ impl Engine {
         match *state {
             "quarantined" => tell(
                 AlertKind::RuntimeQuarantined,
-                format!("the runtime `{id}` failed too often and was given up: `arw-cli runtime restore {id}` starts it"),
+                format!(
+                    "the runtime `{id}` failed too often and was given up: `arw-cli runtime restore {id}` starts it"
+                ),
                 json!({ "reason": unwell }),
             ),
             "error" => tell(
@@ -461,7 +472,11 @@ impl Engine {
             ),
             _ => {
                 if let Some(reason) = unwell {
-                    tell(AlertKind::RuntimeHealth, format!("the runtime `{id}` is not well: {reason}"), json!({ "reason": reason }));
+                    tell(
+                        AlertKind::RuntimeHealth,
+                        format!("the runtime `{id}` is not well: {reason}"),
+                        json!({ "reason": reason }),
+                    );
                 }
                 if *restarts >= self.rules.restarts {
                     let summary = format!("the runtime `{id}` was restarted {} times or more", self.rules.restarts);

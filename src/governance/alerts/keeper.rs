@@ -239,8 +239,7 @@ pub async fn start(premises: Premises, settings: Settings) -> Result<(Alerts, Ke
     if premises.gateway.latched().is_some() {
         engine.note(Signal::Shut, premises.clock.now());
     }
-    let keeper =
-        Keeper { premises, asks, engine, outlets, untold, unsaved: BTreeMap::new(), store_fault: None };
+    let keeper = Keeper { premises, asks, engine, outlets, untold, unsaved: BTreeMap::new(), store_fault: None };
     keeper.outlets.apply(&settings.routes, &keeper.ground()).await;
     Ok((alerts, keeper))
 }
@@ -302,7 +301,9 @@ impl Keeper {
         let now = self.premises.clock.now();
         let before = self.engine.active().into_iter().find(|alert| alert.id == *id).cloned();
         let changes = self.engine.acknowledge(id, by.as_str(), note, now)?;
-        let Some(alert) = changes.last().map(|change| change.alert.clone()) else { return Err(NoSuchAlert(id.clone()).into()) };
+        let Some(alert) = changes.last().map(|change| change.alert.clone()) else {
+            return Err(NoSuchAlert(id.clone()).into());
+        };
         let entry = self.premises.audit.entry(Deed {
             persona: alert.persona.clone(),
             why: Some(note.to_owned()),
@@ -514,5 +515,6 @@ fn disks(state: &Path, ledger: &Path) -> Option<Vec<(&'static str, u64)>> {
 fn fresh_id() -> AlertId {
     let mut random = [0_u8; 8];
     getrandom::fill(&mut random).expect("the system has randomness");
-    AlertId::parse(&format!("alert-{:016x}", u64::from_be_bytes(random))).expect("letters, a hyphen and digits are an id")
+    AlertId::parse(&format!("alert-{:016x}", u64::from_be_bytes(random)))
+        .expect("letters, a hyphen and digits are an id")
 }

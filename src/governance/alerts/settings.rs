@@ -244,7 +244,8 @@ fn time(document: &Document, found: &Found<Duration>, least: Duration) -> Durati
 fn severity(document: &Document, found: &Found<String>, more: &[&str]) -> Option<Severity> {
     let severity = Severity::from_code(&found.value);
     if severity.is_none() {
-        let known: Vec<&str> = Severity::ALL.iter().map(|severity| severity.code()).chain(more.iter().copied()).collect();
+        let known: Vec<&str> =
+            Severity::ALL.iter().map(|severity| severity.code()).chain(more.iter().copied()).collect();
         unknown(document, &found.place, &found.value, "severity", &known);
     }
     severity
@@ -461,7 +462,10 @@ fn secret(path: &Path) -> Result<Secret<Vec<u8>>, (String, &'static str)> {
         return Err((format!("`{}` is not a file", path.display()), MAKE));
     }
     if metadata.uid() != own && metadata.uid() != 0 {
-        return Err((format!("`{}` belongs to uid {}", path.display(), metadata.uid()), "chown it to the daemon's user"));
+        return Err((
+            format!("`{}` belongs to uid {}", path.display(), metadata.uid()),
+            "chown it to the daemon's user",
+        ));
     }
     if metadata.mode() & 0o077 != 0 {
         return Err((format!("`{}` can be read or written by others", path.display()), "chmod 600 it"));
@@ -538,7 +542,6 @@ fn file(document: &Document, found: &Found<String>, folder: &Path) -> Option<Pat
     }
     Some(folder.join(path))
 }
-
 
 #[cfg(test)]
 mod tests;

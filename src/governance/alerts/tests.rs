@@ -87,7 +87,12 @@ fn each_condition_is_raised_once_and_cleared_when_it_is_over() {
         (K::RuntimeError, Severity::Critical, runtime("error", Some("launch_refused"), 0, &[]), well()),
         (K::RuntimeHealth, Severity::Warning, runtime("degraded", Some("probe_failed"), 0, &[]), well()),
         (K::RuntimeRestarts, Severity::Warning, runtime("ready", None, 2, &[]), runtime("ready", None, 1, &[])),
-        (K::BudgetWarning, Severity::Warning, runtime("ready", None, 0, &[("egress", 0.7)]), runtime("ready", None, 0, &[("egress", 0.69)])),
+        (
+            K::BudgetWarning,
+            Severity::Warning,
+            runtime("ready", None, 0, &[("egress", 0.7)]),
+            runtime("ready", None, 0, &[("egress", 0.69)]),
+        ),
         (K::BudgetEscalated, Severity::Critical, runtime("ready", None, 0, &[("egress", 0.9)]), well()),
         (K::BudgetExhausted, Severity::Critical, runtime("ready", None, 0, &[("egress", 1.0)]), well()),
         (K::LedgerUnavailable, Severity::Critical, ledger(Some("disk full"), None), ledger(None, None)),
@@ -103,7 +108,11 @@ fn each_condition_is_raised_once_and_cleared_when_it_is_over() {
         assert_eq!(told(&raised), [(Step::Raised, kind)]);
         assert_eq!((raised[0].alert.severity, raised[0].alert.lasting), (severity, true), "{kind}");
         assert_eq!(engine.look(&there, at(2)), [], "{kind}: once");
-        assert_eq!(engine.look(&Look { store: there.store.clone(), ..Look::default() }, at(3)), [], "{kind}: not known, so not over");
+        assert_eq!(
+            engine.look(&Look { store: there.store.clone(), ..Look::default() }, at(3)),
+            [],
+            "{kind}: not known, so not over"
+        );
         let cleared = engine.look(&over, at(4));
         assert_eq!(told(&cleared), [(Step::Cleared, kind)]);
         assert_eq!(cleared[0].alert.cleared.map(|clearing| clearing.why), Some(Cleared::Over));
@@ -114,7 +123,8 @@ fn each_condition_is_raised_once_and_cleared_when_it_is_over() {
 
 #[test]
 fn what_comes_back_within_the_hold_is_the_same_alert() {
-    let mut engine = Engine::new(Rules { clear_after: Duration::from_secs(30), ..Rules::default() }, Vec::new(), mint());
+    let mut engine =
+        Engine::new(Rules { clear_after: Duration::from_secs(30), ..Rules::default() }, Vec::new(), mint());
     let (sick, well) = (runtime("degraded", Some("probe_failed"), 0, &[]), runtime("ready", None, 0, &[]));
     assert_eq!(engine.look(&sick, at(0)).len(), 1);
     for round in 0..20 {
@@ -177,7 +187,11 @@ fn denials_are_counted_for_each_persona_within_the_window() {
     let raised = engine.look(&look(20, 0), at(599));
     assert_eq!(told(&raised), [(Step::Raised, AlertKind::PolicyDenials)]);
     assert_eq!(raised[0].alert.persona, Some(persona("demo")));
-    assert_eq!(told(&engine.look(&look(20, 0), at(601))), [(Step::Cleared, AlertKind::PolicyDenials)], "the first are over");
+    assert_eq!(
+        told(&engine.look(&look(20, 0), at(601))),
+        [(Step::Cleared, AlertKind::PolicyDenials)],
+        "the first are over"
+    );
     assert_eq!(engine.look(&look(39, 19), at(602)).len(), 1, "demo again, and nobody not yet");
     let raised = engine.look(&look(39, 20), at(603));
     assert_eq!(raised[0].alert.persona, None);
@@ -210,13 +224,17 @@ fn a_budget_goes_through_its_marks_as_one_alert_that_gets_worse() {
 #[test]
 fn a_budget_that_only_events_tell_of_is_over_once_it_is_acknowledged() {
     let mut engine = engine();
-    let signal = |mark| Signal::Budget { automation: "crawl".to_owned(), persona: None, budget: "tokens".to_owned(), mark };
+    let signal =
+        |mark| Signal::Budget { automation: "crawl".to_owned(), persona: None, budget: "tokens".to_owned(), mark };
     let raised = engine.note(signal(Mark::Warning), at(0)).expect("raised");
     assert_eq!(engine.note(signal(Mark::Warning), at(1)), None, "a restart tells it again");
     assert_eq!(engine.look(&runtime("ready", None, 0, &[]), at(2)), [], "no look can say that it is over");
     assert_eq!(engine.note(signal(Mark::Exhausted), at(3)).map(|change| change.step), Some(Step::Worsened));
     let changes = engine.acknowledge(&raised.alert.id, "unix:uid=0", "raised the cap", at(4)).expect("active");
-    assert_eq!(told(&changes), [(Step::Acknowledged, AlertKind::BudgetExhausted), (Step::Cleared, AlertKind::BudgetExhausted)]);
+    assert_eq!(
+        told(&changes),
+        [(Step::Acknowledged, AlertKind::BudgetExhausted), (Step::Cleared, AlertKind::BudgetExhausted)]
+    );
 }
 
 #[test]
@@ -284,7 +302,10 @@ fn who_does_not_respond_in_time_is_asked_again_three_times() {
     let changes = engine.acknowledge(&id, "unix:uid=0", "restoring it", at(200)).expect("active");
     assert_eq!(told(&changes), [(Step::Acknowledged, AlertKind::RuntimeQuarantined)]);
     assert_eq!(engine.look(&sick, at(9_000)), [], "somebody is on it");
-    assert_eq!(told(&engine.look(&runtime("ready", None, 0, &[]), at(9_001))), [(Step::Cleared, AlertKind::RuntimeQuarantined)]);
+    assert_eq!(
+        told(&engine.look(&runtime("ready", None, 0, &[]), at(9_001))),
+        [(Step::Cleared, AlertKind::RuntimeQuarantined)]
+    );
 }
 
 #[test]
@@ -329,7 +350,8 @@ fn a_restart_neither_forgets_nor_raises_twice() {
     engine.look(&cadence(60), at(0));
     let mut changes = engine.look(&cadence(60), at(121));
     changes.extend(engine.note(new_domain("a.example"), at(122)));
-    changes.extend(engine.look(&Look { runtimes: runtime("quarantined", None, 3, &[]).runtimes, ..cadence(60) }, at(123)));
+    changes
+        .extend(engine.look(&Look { runtimes: runtime("quarantined", None, 3, &[]).runtimes, ..cadence(60) }, at(123)));
     assert_eq!(changes.len(), 3);
     // As it is kept and read back.
     let kept: Vec<Alert> = engine

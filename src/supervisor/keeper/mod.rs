@@ -40,7 +40,6 @@ use super::shared::Shared;
 
 pub(super) use account::Spent;
 pub(super) use running::{Remains, Running, Trouble};
-pub use slot::Executing;
 pub(super) use slot::Slot;
 
 /// Orders that may wait at one keeper: each is answered within a turn of its task.

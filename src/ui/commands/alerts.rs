@@ -57,7 +57,15 @@ fn show(board: &Value, cleared: bool, screen: &mut Screen) -> Result<(), Failure
         let text = |key: &str| safe(alert[key].as_str().unwrap_or("-")).into_owned();
         let summary = summary(alert);
         let count = alert["count"].as_u64().unwrap_or(1).to_string();
-        let row = [text("id"), text("severity"), text("code"), count, text("raised_at"), state(alert), cut(&summary, WIDTH).into_owned()];
+        let row = [
+            text("id"),
+            text("severity"),
+            text("code"),
+            count,
+            text("raised_at"),
+            state(alert),
+            cut(&summary, WIDTH).into_owned(),
+        ];
         table.row(paint(alert), &row.each_ref().map(String::as_str));
     }
     if table.is_empty() {
@@ -79,7 +87,14 @@ fn show(board: &Value, cleared: bool, screen: &mut Screen) -> Result<(), Failure
         let text = |key: &str| safe(route[key].as_str().unwrap_or("-")).into_owned();
         let number = |key: &str| route[key].as_u64().unwrap_or(0).to_string();
         let trouble = text("fault");
-        let row = [text("name"), text("sink"), number("sent"), number("waiting"), number("lost"), cut(&trouble, WIDTH).into_owned()];
+        let row = [
+            text("name"),
+            text("sink"),
+            number("sent"),
+            number("waiting"),
+            number("lost"),
+            cut(&trouble, WIDTH).into_owned(),
+        ];
         let paint = if route["fault"].is_null() { Paint::Plain } else { Paint::Bad };
         table.row(paint, &row.each_ref().map(String::as_str));
     }

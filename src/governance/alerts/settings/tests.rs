@@ -156,7 +156,9 @@ sink = "syslog"
 fn a_webhook_goes_by_tls_or_stays_on_this_machine() {
     let ground = Ground::new();
     let url = |url: &str| {
-        ground.read(&format!("[[routes]]\nname = \"a\"\nsink = \"webhook\"\nsecret_file = \"webhook.secret\"\nurl = \"{url}\"\n"))
+        ground.read(&format!(
+            "[[routes]]\nname = \"a\"\nsink = \"webhook\"\nsecret_file = \"webhook.secret\"\nurl = \"{url}\"\n"
+        ))
     };
     for (good, host, port, path) in [
         ("http://127.0.0.1:8080/hook?x=1", "127.0.0.1", 8080, "/hook?x=1"),
@@ -165,7 +167,11 @@ fn a_webhook_goes_by_tls_or_stays_on_this_machine() {
     ] {
         let settings = url(good).unwrap_or_else(|faults| panic!("{good}: {faults:?}"));
         let SinkSettings::Webhook(webhook) = &settings.routes[0].sink else { panic!("not a webhook") };
-        assert_eq!((webhook.host.to_string().as_str(), webhook.port, webhook.path.as_str()), (host, port, path), "{good}");
+        assert_eq!(
+            (webhook.host.to_string().as_str(), webhook.port, webhook.path.as_str()),
+            (host, port, path),
+            "{good}"
+        );
         assert!(webhook.tls.is_none());
         assert!(!format!("{settings:?}").contains("0123456789abcdef"), "a secret does not print");
     }

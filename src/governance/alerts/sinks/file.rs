@@ -41,7 +41,8 @@ impl JsonLines {
             file = self.open()?;
             size = file.metadata()?.len();
         }
-        let written = file.write_all(line.as_bytes()).and_then(|()| if parcel.alert { file.sync_data() } else { Ok(()) });
+        let written =
+            file.write_all(line.as_bytes()).and_then(|()| if parcel.alert { file.sync_data() } else { Ok(()) });
         if let Err(fault) = written {
             // Part of a line would spoil the next one.
             let _ = file.set_len(size);

@@ -180,8 +180,7 @@ impl Outlet {
         let stop = CancellationToken::new();
         let (offers, offered) = mpsc::channel(OFFERED);
         let sink = Sink::of(&route, &ground.resolver);
-        let wanted: Vec<String> =
-            route.events.iter().filter(|prefix| !prefix.starts_with("alert.")).cloned().collect();
+        let wanted: Vec<String> = route.events.iter().filter(|prefix| !prefix.starts_with("alert.")).cloned().collect();
         // No prefix would be all of them.
         let heard = (!wanted.is_empty()).then(|| ground.events.subscribe(None, 0, &wanted));
         let intake = intake(Arc::clone(&queue), Arc::clone(&stats), offered, heard, stop.clone());

@@ -42,7 +42,14 @@ struct Envelope {
 impl Parcel {
     pub(in super::super) fn of(event: &Event) -> Self {
         let kind = event.kind.code();
-        Self::new(event.id.to_string(), kind, event.time.to_string(), event.subject.as_deref(), &event.data, event.json().into())
+        Self::new(
+            event.id.to_string(),
+            kind,
+            event.time.to_string(),
+            event.subject.as_deref(),
+            &event.data,
+            event.json().into(),
+        )
     }
 
     /// From the text of an event, as it was spooled.

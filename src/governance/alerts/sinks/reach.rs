@@ -63,14 +63,13 @@ pub(super) async fn connect(resolver: &Resolver, host: &Host, port: u16) -> Resu
 /// # Errors
 /// Why there are none, in words for an operator.
 pub(in super::super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
-    let path = match file {
-        Some(file) => file.to_owned(),
-        None => ROOTS
-            .iter()
-            .map(PathBuf::from)
-            .find(|path| path.exists())
-            .ok_or("this system has no file of trusted roots: install `ca-certificates`, or name one as `ca_file`")?,
-    };
+    let path =
+        match file {
+            Some(file) => file.to_owned(),
+            None => ROOTS.iter().map(PathBuf::from).find(|path| path.exists()).ok_or(
+                "this system has no file of trusted roots: install `ca-certificates`, or name one as `ca_file`",
+            )?,
+        };
     let shown = path.display();
     let size = std::fs::metadata(&path).map_err(|fault| format!("`{shown}` cannot be read: {fault}"))?.len();
     if size > MAX_ROOTS {

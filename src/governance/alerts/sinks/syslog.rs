@@ -34,7 +34,8 @@ impl Syslog {
     pub(super) async fn deliver(&mut self, parcel: &Parcel) -> Result<(), SinkFault> {
         match self.address.clone() {
             SyslogAddress::Udp(host, port) => {
-                let address = *reach::addresses(&self.resolver, &host, port).await?.first().ok_or_else(reach::nowhere)?;
+                let address =
+                    *reach::addresses(&self.resolver, &host, port).await?.first().ok_or_else(reach::nowhere)?;
                 let any: SocketAddr = match address {
                     SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
                     SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),

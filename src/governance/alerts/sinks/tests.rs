@@ -186,7 +186,8 @@ async fn syslog_says_rfc_5424_over_udp_tcp_and_unix() {
     let news = parcel(EventKind::EgressNewDomain, "x");
     let alert = alert("two\nlines and a ] and a \"");
 
-    let mut sink = syslog::Syslog::new(SyslogAddress::Udp(host.clone(), port(udp.local_addr().expect("bound"))), 16, resolver());
+    let mut sink =
+        syslog::Syslog::new(SyslogAddress::Udp(host.clone(), port(udp.local_addr().expect("bound"))), 16, resolver());
     let mut buffer = vec![0; 64 << 10];
     for (parcel, priority) in [(&alert, 16 * 8 + 2), (&news, 16 * 8 + 6)] {
         sink.deliver(parcel).await.expect("sent");
@@ -200,7 +201,10 @@ async fn syslog_says_rfc_5424_over_udp_tcp_and_unix() {
     let length = udp.recv(&mut buffer).await.expect("received");
     let (_, _, body) = rfc5424(&buffer[..length]).expect("RFC 5424");
     let body: serde_json::Value = serde_json::from_str(&body).expect("JSON, not a part of it");
-    assert_eq!((body["id"].as_str(), body["data"]["oversize"].as_u64()), (Some(long.id.as_str()), Some(long.body.len() as u64)));
+    assert_eq!(
+        (body["id"].as_str(), body["data"]["oversize"].as_u64()),
+        (Some(long.id.as_str()), Some(long.body.len() as u64))
+    );
 
     let mut sink = syslog::Syslog::new(SyslogAddress::Unix(folder.path().join("log")), 3, resolver());
     sink.deliver(&alert).await.expect("sent");

@@ -84,7 +84,10 @@ impl Webhook {
             // Redirects too: what was configured is where it goes.
             _ => {
                 let fault = format!("the receiver answered {status}");
-                Err(wait.map_or_else(|| SinkFault::Later(fault.clone()), |secs| SinkFault::After(fault.clone(), Duration::from_secs(secs))))
+                Err(wait.map_or_else(
+                    || SinkFault::Later(fault.clone()),
+                    |secs| SinkFault::After(fault.clone(), Duration::from_secs(secs)),
+                ))
             }
         }
     }
