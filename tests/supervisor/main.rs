@@ -16,6 +16,7 @@ mod health;
 mod network;
 mod reload;
 mod stage;
+mod switch;
 
 /// Whether sandboxes can be made here at all; says why not.
 fn can_launch() -> bool {

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::capability::Capability;
-use super::lease::{Lease, LeaseEnd, LeaseFault, LeaseRequest, MAX_IN_FORCE, end_of, justified};
+use super::lease::{Lease, LeaseEnd, LeaseFault, LeaseRequest, MAX_IN_FORCE, end_of, justified, useful};
 use crate::domain::{Clock, LeaseId, Timestamp};
 use crate::events::{EventBus, EventKind};
 use crate::governance::audit::{Actor, Audit, AuditAction, Deed};
@@ -190,7 +190,9 @@ pub async fn start(premises: Premises) -> Result<(Leases, Keeper), StoreFault> {
         }
     }
     keeper.premises.gateway.usage.keep_leases(|id| keeper.in_force.contains_key(id));
-    keeper.put_in_force();
+    if !keeper.in_force.is_empty() {
+        keeper.put_in_force();
+    }
     Ok((leases, keeper))
 }
 
@@ -226,7 +228,7 @@ impl Keeper {
             Ask::Renew(id, ttl, why, by, answer) => drop(answer.send(self.renew(&id, ttl, &why, by).await)),
             Ask::Revoke(id, end, by, why, answer) => drop(answer.send(self.revoke(id, end, &by, &why).await)),
             Ask::List(answer) => {
-                drop(answer.send(self.in_force.values().map(|held| held.clone()).collect()));
+                drop(answer.send(self.in_force.values().cloned().collect()));
             }
         }
     }
@@ -252,7 +254,7 @@ impl Keeper {
             let same = lease.subject == request.subject && lease.capability == capability;
             same && unbounded && !lease.is_over(now) && lease.expires_at < now.plus(request.ttl)
         };
-        Ok(self.in_force.values().find(|held| serves(&held)).map(|held| held.id.clone()))
+        Ok(self.in_force.values().find(|held| serves(held)).map(|held| held.id.clone()))
     }
 
     async fn give(&mut self, request: LeaseRequest, by: Actor) -> Result<Lease, LeaseFault> {
@@ -291,6 +293,7 @@ impl Keeper {
         if held.is_over(now) {
             return Err(LeaseFault::Ended(id.clone()));
         }
+        useful(&held.capability, &held.subject, &gateway.policy.load())?;
         let expires_at = end_of(&held.capability, ttl, now)?;
         let entry = audit.entry(Deed {
             persona: Some(held.subject.clone()),

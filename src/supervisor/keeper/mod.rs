@@ -258,7 +258,11 @@ impl Keeper {
             self.policy.stop_grace = grace;
         }
         self.waiting.push(done);
+        let asked = self.life.state() == State::Stopping;
         self.turn(Event::StopRequested).await;
+        if asked && self.policy.stop_grace < self.spec.policy().stop_grace {
+            self.turn(Event::Hastened).await;
+        }
         self.policy = self.spec.policy();
     }
 
