@@ -13,6 +13,7 @@
 //! of bounds is refused; nothing is clamped or repaired.
 
 mod alerts;
+mod automations;
 mod bundles;
 mod checks;
 mod env;
@@ -28,6 +29,7 @@ mod server_file;
 mod signers;
 
 pub use alerts::{AlertsFile, MAX_ALERTS, RouteForm};
+pub use automations::{AutomationForm, AutomationsFile};
 pub use bundles::{ArtifactForm, BundleForm, BundlesFile, ConsentForm, MAX_BUNDLES};
 pub use env::Environment;
 pub use fault::{Fault, Faults};
@@ -36,6 +38,7 @@ pub use persona::{MAX_PERSONA_FILE, PersonaFile, PortForm, RuleForm, TlsForm, To
 pub use recipe::{MAX_RECIPE, RecipeFile};
 pub use runtimes::{
     BudgetForm, GpuForm, HealthForm, LimitsForm, MAX_MANIFEST, ProcessForm, RestartForm, RuntimeForm, RuntimesFile,
+    WindowForm,
 };
 pub use server::{
     ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, ProxyConfig, RuntimesConfig,

@@ -18,6 +18,7 @@
 mod actions;
 mod alerts;
 mod auth;
+mod automations;
 mod client;
 mod egress;
 mod error;

@@ -12,7 +12,7 @@ use crate::events::EventBus;
 use crate::governance::audit::Audit;
 use crate::governance::leases::{self, Keeper, Leases};
 use crate::governance::switch::{self, KillSwitch};
-use crate::governance::{Governance, alerts};
+use crate::governance::{Governance, alerts, automations};
 use crate::proxy::Gateway;
 use crate::store::{LatchFile, LatchRecord, Store};
 use crate::supervisor::Supervisor;
@@ -21,10 +21,11 @@ use crate::supervisor::Supervisor;
 pub(super) struct Foundation {
     file: LatchFile,
     latched: Option<LatchRecord>,
-    store: Store,
     audit: Audit,
     leases: Leases,
     keeper: Keeper,
+    pub(super) store: Store,
+    alerting: alerts::Settings,
 }
 
 /// The floor at work.
@@ -67,6 +68,7 @@ pub(super) async fn open(
         })
         .await??
     };
+    let alerting = read_alerts(config).map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
     let premises = leases::Premises {
         store: store.clone(),
         audit: audit.clone(),
@@ -75,7 +77,7 @@ pub(super) async fn open(
         events: events.clone(),
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
-    Ok(Foundation { file, latched, store, audit, leases, keeper })
+    Ok(Foundation { file, latched, audit, leases, keeper, store, alerting })
 }
 
 impl Foundation {
@@ -86,15 +88,15 @@ impl Foundation {
     pub(super) async fn start(
         self,
         config: &ServerConfig,
-        alerting: alerts::Settings,
         gateway: &Arc<Gateway>,
         clock: &Arc<dyn Clock>,
         events: &EventBus,
         supervisor: Option<Supervisor>,
+        found: automations::Found,
     ) -> anyhow::Result<Governing> {
-        let Self { file, latched, store, audit, leases, keeper } = self;
+        let Self { file, latched, audit, leases, keeper, store, alerting } = self;
         let premises = alerts::Premises {
-            store,
+            store: store.clone(),
             audit: audit.clone(),
             gateway: Arc::clone(gateway),
             supervisor: supervisor.clone(),
@@ -105,6 +107,17 @@ impl Foundation {
             ledger_dir: config.ledger.dir.clone(),
         };
         let (alerts, watcher) = alerts::start(premises, alerting).await.context("the alerts")?;
+        let premises = automations::Premises {
+            store,
+            audit: audit.clone(),
+            gateway: Arc::clone(gateway),
+            supervisor: supervisor.clone(),
+            events: events.clone(),
+            clock: Arc::clone(clock),
+            config_dir: config.config_dir.clone(),
+            state_dir: config.state_dir.clone(),
+        };
+        let (automations, clerk) = automations::start(premises, found);
         let premises = switch::Premises {
             file,
             gateway: Arc::clone(gateway),
@@ -121,9 +134,10 @@ impl Foundation {
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(watcher.run(stop.clone())),
             tokio::spawn(switch.clone().run(stop.clone())),
+            tokio::spawn(clerk.run(stop.clone())),
         ];
         switch.resume();
-        Ok(Governing { handles: Governance { leases, switch, audit, alerts }, tasks, stop })
+        Ok(Governing { handles: Governance { leases, switch, audit, automations, alerts }, tasks, stop })
     }
 }
 

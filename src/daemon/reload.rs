@@ -5,15 +5,16 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::governance::read_alerts;
-use super::runtimes::read_manifest;
+use super::runtimes::{Declared, read_declared};
 use crate::config::{Faults, ServerConfig};
 use crate::control::ReloadReport;
 use crate::events::{EventBus, EventKind};
 use crate::governance::alerts::{Alerts, Settings};
+use crate::governance::automations::Automations;
 use crate::policy::{self, PolicySettings, Snapshot};
 use crate::proxy::Gateway;
 use crate::proxy::tls::ReloadableAcceptor;
-use crate::supervisor::{Manifest, Supervisor};
+use crate::supervisor::Supervisor;
 
 /// What a reload touches.
 #[derive(Debug, Clone)]
@@ -24,6 +25,7 @@ pub(super) struct Reloader {
     pub(super) events: EventBus,
     pub(super) supervisor: Option<Supervisor>,
     pub(super) alerts: Alerts,
+    pub(super) automations: Automations,
 }
 
 /// Reads every persona file.
@@ -38,12 +40,12 @@ pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
 
 impl Reloader {
     /// Everything that is read again, or every fault of all of it.
-    fn read(&self) -> Result<(Snapshot, Option<Manifest>, Settings), Faults> {
-        let manifest = self.supervisor.as_ref().map(|_| read_manifest(&self.config)).transpose();
-        match (read_policy(&self.config), manifest, read_alerts(&self.config)) {
-            (Ok(policy), Ok(manifest), Ok(alerting)) => Ok((policy, manifest, alerting)),
-            (policy, manifest, alerting) => {
-                let all = [policy.err(), manifest.err(), alerting.err()];
+    fn read(&self) -> Result<(Snapshot, Option<Declared>, Settings), Faults> {
+        let declared = self.supervisor.as_ref().map(|_| read_declared(&self.config)).transpose();
+        match (read_policy(&self.config), declared, read_alerts(&self.config)) {
+            (Ok(policy), Ok(declared), Ok(alerting)) => Ok((policy, declared, alerting)),
+            (policy, declared, alerting) => {
+                let all = [policy.err(), declared.err(), alerting.err()];
                 Err(Faults(all.into_iter().flatten().flat_map(|faults| faults.0).collect()))
             }
         }
@@ -56,7 +58,7 @@ impl Reloader {
     pub(super) async fn reload(&self) -> Result<ReloadReport, Faults> {
         let old = self.gateway.policy.load_full();
         // All are read before any is applied.
-        let (fresh, manifest, alerting) = match self.read() {
+        let (fresh, declared, alerting) = match self.read() {
             Ok(read) => read,
             Err(faults) => {
                 for fault in &faults.0 {
@@ -80,9 +82,11 @@ impl Reloader {
             tracing::error!(%fault, "the TLS listener keeps its old certificate");
         }
         let mut runtimes = 0;
-        if let (Some(supervisor), Some(manifest)) = (&self.supervisor, manifest) {
+        if let (Some(supervisor), Some(Declared { manifest, registry })) = (&self.supervisor, declared) {
             // A demonstration that no file declares is not taken away by a reload.
             if manifest.runtimes().len() > 0 || self.config.runtimes.manifest.exists() {
+                // What is disabled stays so under its new name, before anything of it could start.
+                let _ = self.automations.declare(registry).await;
                 runtimes = supervisor.apply(manifest).await.map_or(0, |changes| changes.len());
             }
         }

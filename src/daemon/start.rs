@@ -23,6 +23,7 @@ use crate::control::{Command, ControlState, serve_on};
 use crate::domain::{Clock, Host, SystemClock};
 use crate::events::{EventBus, EventKind, FirstSeen};
 use crate::governance::audit::Actor;
+use crate::governance::automations::Found;
 use crate::governance::switch::KillSwitch;
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
@@ -110,8 +111,6 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         tracing::warn!(%warning, "policy");
     }
     let policy = Arc::new(ArcSwap::from_pointee(policy));
-    let alerting =
-        governance::read_alerts(&config).map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
     let (ledger, recovery) = open_ledger(&config, &clock)?;
     let usage = restore_usage(&ledger)?;
     let events = EventBus::new("arw-server", Arc::clone(&clock));
@@ -148,13 +147,14 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         true => Some(proxy::start(&gateway, &config.proxy, tls.clone(), sockets.proxy)?),
         false => None,
     };
-    let supervisor = match &proxy {
+    let started = match &proxy {
         Some(proxy) if config.runtimes.enable => {
             let demo = demo.as_ref();
             let (clock, gateway, events) = (&clock, &gateway, &events);
-            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo };
+            let store = &foundation.store;
+            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo, store };
             match runtimes::start(parts).await {
-                Ok(supervisor) => Some(supervisor),
+                Ok(started) => Some(started),
                 // The demonstration of the gateway is worth having without that of the runtime.
                 Err(fault) if demo.is_some() => {
                     tracing::warn!("there is no supervisor: {fault:#}");
@@ -166,7 +166,11 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         // Without the gateway a runtime would have no way out, and nothing would be recorded.
         _ => None,
     };
-    let governing = foundation.start(&config, alerting, &gateway, &clock, &events, supervisor.clone()).await?;
+    let (supervisor, found) = match started {
+        Some((supervisor, found)) => (Some(supervisor), found),
+        None => (None, Found::default()),
+    };
+    let governing = foundation.start(&config, &gateway, &clock, &events, supervisor.clone(), found).await?;
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let state = ControlState {
         config: Arc::clone(&config),
@@ -198,6 +202,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         events: events.clone(),
         supervisor: supervisor.clone(),
         alerts: governing.handles.alerts.clone(),
+        automations: governing.handles.automations.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
     let switch = &governing.handles.switch;
@@ -415,11 +420,12 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     for warning in policy.warnings(SystemClock.now()) {
         eprintln!("warning: {warning}");
     }
-    let manifest = runtimes::read_manifest(&loaded.config);
-    let manifest = manifest.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+    let declared = runtimes::read_declared(&loaded.config);
+    let declared = declared.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
     let alerts = governance::read_alerts(&loaded.config);
     let alerts = alerts.map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
-    let (personas, runtimes, routes) = (policy.personas().len(), manifest.runtimes().len(), alerts.routes.len());
+    let personas = policy.personas().len();
+    let (runtimes, routes) = (declared.manifest.runtimes().len(), alerts.routes.len());
     println!("settings, {personas} personas, {runtimes} runtimes and {routes} alert routes are sound");
     Ok(())
 }

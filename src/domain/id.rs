@@ -116,6 +116,11 @@ id! {
     RouteId
 }
 
+id! {
+    /// The name of an automation: what a runtime is run for, on whose budget.
+    AutomationId
+}
+
 /// One run of a runtime: from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Run {

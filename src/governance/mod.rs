@@ -3,6 +3,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `automations` | what runtimes are run for: registered, disabled, budgeted, observed |
 //! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
 //! | `switch` | the kill switch: its order, its persistence, its release |
 //! | `audit` | what administrators did, before it counts as done |
@@ -16,6 +17,7 @@
 
 pub mod alerts;
 pub mod audit;
+pub mod automations;
 pub mod bundles;
 pub mod consent;
 pub mod journal;
@@ -36,4 +38,6 @@ pub struct Governance {
     pub audit: audit::Audit,
     /// What a person should know.
     pub alerts: alerts::Alerts,
+    /// What runtimes are run for.
+    pub automations: automations::Automations,
 }

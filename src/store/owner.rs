@@ -8,6 +8,7 @@ use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
 use super::alerts::Alerts;
+use super::automations::Automations;
 use super::fault::StoreFault;
 use super::leases::Leases;
 use super::open::open;
@@ -62,6 +63,11 @@ impl Store {
     /// The alerts.
     pub const fn alerts(&self) -> Alerts<'_> {
         Alerts(self)
+    }
+
+    /// Which automations are disabled, what ran, what was reported.
+    pub const fn automations(&self) -> Automations<'_> {
+        Automations(self)
     }
 
     /// Audit entries that are not in their log yet.

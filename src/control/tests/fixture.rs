@@ -15,6 +15,7 @@ use crate::config::ServerConfig;
 use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
 use crate::governance::audit::Audit;
+use crate::governance::automations;
 use crate::governance::leases;
 use crate::governance::switch::{self, KillSwitch};
 use crate::governance::{Governance, alerts};
@@ -223,6 +224,18 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     });
     let (leases, keeper) = started.join().expect("started");
     tokio::spawn(keeper.run(CancellationToken::new()));
+    let premises = automations::Premises {
+        store: store.clone(),
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        supervisor: None,
+        events: events.clone(),
+        clock: Arc::clone(clock),
+        config_dir: config.config_dir.clone(),
+        state_dir: config.state_dir.clone(),
+    };
+    let (automations, clerk) = automations::start(premises, automations::Found::default());
+    tokio::spawn(clerk.run(CancellationToken::new()));
     let premises = switch::Premises {
         file: LatchFile::new(&config.state_dir),
         gateway: Arc::clone(gateway),
@@ -250,5 +263,5 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     });
     let (alerts, keeper) = started.join().expect("started");
     tokio::spawn(keeper.run(CancellationToken::new()));
-    Governance { leases, switch, audit, alerts }
+    Governance { leases, switch, audit, automations, alerts }
 }

@@ -441,7 +441,7 @@ impl Engine {
     }
 
     fn runtime(&self, runtime: &RuntimeLook) -> Vec<Finding> {
-        let RuntimeLook { id, persona, state, unwell, restarts, budgets } = runtime;
+        let RuntimeLook { id, automation, persona, state, unwell, restarts, budgets } = runtime;
         let mut found = Vec::new();
         let mut tell = |kind: AlertKind, summary: String, facts: Value| {
             let Some(severity) = self.rules.severity(kind) else { return };
@@ -486,7 +486,7 @@ impl Engine {
         }
         for (budget, ratio) in budgets {
             let Some(mark) = Mark::of(*ratio) else { continue };
-            found.extend(self.budget(id.as_str(), Some(persona.clone()), budget, mark, true));
+            found.extend(self.budget(automation, Some(persona.clone()), budget, mark, true));
         }
         found
     }

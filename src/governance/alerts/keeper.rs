@@ -486,7 +486,8 @@ fn runtime(view: &RuntimeView) -> RuntimeLook {
         // One that is stopped on purpose is not unwell.
         unwell: state.filter(|code| *code != "well"),
         restarts: view.restarts.used as u64,
-        budgets: view.budget.iter().filter_map(|budget| Some((budget.kind, budget.ratio?))).collect(),
+        automation: view.automation.to_string(),
+        budgets: view.budget.iter().filter_map(|budget| Some((budget.kind.code(), budget.ratio?))).collect(),
     }
 }
 

@@ -158,6 +158,8 @@ pub struct RuntimeLook {
     pub id: RuntimeId,
     /// Whose.
     pub persona: PersonaId,
+    /// What it is run for.
+    pub automation: String,
     /// Code of its state.
     pub state: &'static str,
     /// Code of how it is, unless it is well.

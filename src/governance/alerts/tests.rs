@@ -50,7 +50,9 @@ fn new_domain(host: &str) -> Signal {
 
 fn runtime(state: &'static str, unwell: Option<&'static str>, restarts: u64, budgets: &[(&'static str, f64)]) -> Look {
     let id = RuntimeId::parse("nightly").expect("an id");
-    let runtime = RuntimeLook { id, persona: persona("demo"), state, unwell, restarts, budgets: budgets.to_vec() };
+    let automation = "nightly".to_owned();
+    let runtime =
+        RuntimeLook { id, automation, persona: persona("demo"), state, unwell, restarts, budgets: budgets.to_vec() };
     Look { runtimes: Some(vec![runtime]), ..Look::default() }
 }
 
@@ -473,7 +475,7 @@ proptest! {
                 Happening::Runtime(number, sick) => {
                     let id = RuntimeId::parse(&format!("r{number}")).expect("an id");
                     let (state, unwell) = if sick { ("degraded", Some("probe_failed")) } else { ("ready", None) };
-                    look.runtimes = Some(vec![RuntimeLook { id, persona: persona("demo"), state, unwell, restarts: 0, budgets: Vec::new() }]);
+                    look.runtimes = Some(vec![RuntimeLook { id, automation: format!("r{number}"), persona: persona("demo"), state, unwell, restarts: 0, budgets: Vec::new() }]);
                 }
                 Happening::Denials(count) => {
                     denials += count;

@@ -3,6 +3,7 @@
 mod admin;
 mod alerts;
 mod automation;
+mod automations;
 mod bundles;
 mod consent;
 mod context;
