@@ -37,6 +37,11 @@ run *ARGS:
 bench *ARGS:
     cargo bench --bench gateway -- {{ARGS}}
 
+# Minutes of mixed traffic while reloads, restarts, a silent name server and a full disk come and go, then a look at what
+# was left behind. ARW_SOAK_SECONDS (default 180).
+soak:
+    cargo test --release --locked --test endurance -- --ignored --nocapture --exact soak::soak
+
 # Each fuzz target for FUZZ_SECONDS (default 10).
 fuzz:
     FUZZ_SECONDS="${FUZZ_SECONDS:-10}" cargo test --release --test fuzz
