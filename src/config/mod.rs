@@ -12,6 +12,7 @@
 //! The process environment is read in [`Environment::capture`] and nowhere else. What is unknown or out
 //! of bounds is refused; nothing is clamped or repaired.
 
+mod alerts;
 mod authority;
 mod automations;
 mod bundles;
@@ -28,6 +29,7 @@ mod server;
 mod server_file;
 mod signers;
 
+pub use alerts::{AlertsFile, MAX_ALERTS, RouteForm};
 pub use authority::{AuthorityFile, GrantForm, MAX_AUTHORITY};
 pub use automations::{AutomationForm, AutomationsFile};
 pub use bundles::{ArtifactForm, BundleForm, BundlesFile, ConsentForm, MAX_BUNDLES};

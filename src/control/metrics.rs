@@ -17,6 +17,7 @@ use super::egress::blocking;
 use super::problem::Problem;
 use super::state::{App, MAX_STREAMS};
 use crate::events::BusStats;
+use crate::governance::alerts::{RouteStatus, Severity};
 use crate::governance::authority::Authority;
 use crate::gpu;
 use crate::ledger::LedgerStatus;
@@ -49,6 +50,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     families.events(&app.state.events.stats());
     let clients = MAX_STREAMS - app.streams.available_permits();
     families.gauge("arw_events_sse_clients", "Open event streams.", clients);
+    families.alerts(&app).await;
     families.build();
     families.process();
     families.0.push_str("# EOF\n");
@@ -214,6 +216,32 @@ impl Families {
         self.counter("arw_events_published", "Events published since the start.", stats.published);
         self.counter("arw_events_lost", "Events that slow listeners lost, once per listener.", stats.lost);
         self.gauge("arw_events_subscribers", "Listeners now.", stats.subscribers);
+    }
+
+    /// Labels are codes and names of routes: neither needs an escape, and a file bounds their number.
+    async fn alerts(&mut self, app: &App) {
+        let alerts = &app.state.governance.alerts;
+        // Without an answer the daemon is going down, and there is nothing to count.
+        if let Ok((active, dropped)) = alerts.active().await {
+            let count = |severity: Severity| active.iter().filter(|alert| alert.severity == severity).count() as f64;
+            let by_severity =
+                Severity::ALL.iter().map(|severity| (format!("severity=\"{severity}\""), count(*severity)));
+            self.labelled("arw_alerts_active", "gauge", "Alerts that are not over.", by_severity);
+            let unseen = active.iter().filter(|alert| alert.acknowledged.is_none()).count();
+            self.gauge("arw_alerts_unacknowledged", "Active alerts that nobody has acknowledged.", unseen);
+            self.counter("arw_alerts_dropped", "Alerts for which there was no room.", dropped);
+        }
+        let routes = alerts.routes();
+        let of = |value: fn(&RouteStatus) -> u64| {
+            routes
+                .iter()
+                .map(move |route| (format!("route=\"{}\"", route.name), value(route) as f64))
+                .collect::<Vec<_>>()
+        };
+        self.labelled("arw_sink_sent", "counter", "Events that the sink took.", of(|route| route.sent));
+        self.labelled("arw_sink_failures", "counter", "Attempts that failed.", of(|route| route.failures));
+        self.labelled("arw_sink_lost", "counter", "Events that were lost.", of(|route| route.lost));
+        self.labelled("arw_sink_waiting", "gauge", "Events that wait for the sink.", of(|route| route.waiting));
     }
 
     fn build(&mut self) {

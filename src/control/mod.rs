@@ -17,6 +17,7 @@
 //! answer a browser's page of another origin; to dial or resolve anything; and to show a secret.
 
 mod actions;
+mod alerts;
 mod asks;
 mod audit;
 mod auth;

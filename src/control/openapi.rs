@@ -87,6 +87,7 @@ fn all_schemas() -> Value {
         all.extend(super::actions::schemas());
         all.extend(super::authority::schemas());
         all.extend(super::audit::schemas());
+        all.extend(super::alerts::schemas());
         all.extend(super::automations::schemas());
     }
     all

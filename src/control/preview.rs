@@ -1,6 +1,7 @@
 //! What the gate would decide, without a dial or a look-up.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::{Extension, Json};
@@ -55,6 +56,9 @@ impl App {
         let host = intent.target.host.to_string();
         let record = record(&verdict, &intent, scheme, &host);
         let receipt = self.state.ledger.append(&record).map_err(|error| ledger_problem(&error))?;
+        if verdict.answer == Answer::Deny {
+            self.state.metrics.persona(&intent.persona).previews_denied.fetch_add(1, Ordering::Relaxed);
+        }
         let lease_hint = verdict
             .denial
             .as_ref()

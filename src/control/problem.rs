@@ -64,6 +64,10 @@ problems! {
     UnknownRuntime => "unknown_runtime" 404 "There is no such runtime",
     /// No such lease is in force.
     NoSuchLease => "no_such_lease" 404 "There is no such lease in force",
+    /// No such alert is active.
+    NoSuchAlert => "no_such_alert" 404 "There is no such active alert",
+    /// No such route of alerts.
+    NoSuchAlertRoute => "no_such_alert_route" 404 "There is no such route",
     /// What was asked for cannot be had in the runtime's state.
     NotInThisState => "not_in_this_state" 409 "The runtime is in another state",
     /// The kill switch was used.

@@ -9,8 +9,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, audit, authority, automations, egress, exec, leases, ledger, metrics, policy, preview, public, runtimes,
-    settings, stream,
+    actions, alerts, audit, authority, automations, egress, exec, leases, ledger, metrics, policy, preview, public,
+    runtimes, settings, stream,
 };
 
 /// Who may ask.
@@ -130,6 +130,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(switch_routes());
     table.extend(authority_routes());
     table.extend(audit_routes());
+    table.extend(alert_routes());
     table.extend(automation_routes());
     table
 }
@@ -571,6 +572,56 @@ fn audit_routes() -> Vec<Route> {
                 ProblemCode::StateUnavailable,
             ],
             handler: || post(audit::attest),
+        },
+    ]
+}
+
+fn alert_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/alerts",
+            access: Access::Admin,
+            about: "Active alerts, the worst first, the latest that are over, and how each route does.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("Alerts"),
+            problems: &[ProblemCode::StateUnavailable, ProblemCode::NotReady],
+            handler: || get(alerts::board),
+        },
+        Route {
+            method: Method::POST,
+            path: "/alerts/{id}/ack",
+            access: Access::Admin,
+            about: "Notes that somebody has seen an alert: it is not escalated, and one that tells of a moment is over.",
+            params: const { &[Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the alert." }] },
+            body: Some("AlertNote"),
+            answer: Answer::Json("Alert"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchAlert,
+                ProblemCode::ReasonRequired,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            handler: || post(alerts::acknowledge),
+        },
+        Route {
+            method: Method::POST,
+            path: "/alerts/test",
+            access: Access::Admin,
+            about: "Sends a trial by a route at once, and says whether its sink took it.",
+            params: &[],
+            body: Some("AlertTest"),
+            answer: Answer::Json("AlertTrial"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchAlertRoute,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(alerts::test),
         },
     ]
 }

@@ -6,15 +6,14 @@ use anyhow::Context as _;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ServerConfig;
+use crate::config::{Faults, ServerConfig};
 use crate::domain::Clock;
 use crate::events::EventBus;
-use crate::governance::Governance;
 use crate::governance::audit::Audit;
 use crate::governance::authority::{Authority, Policy, Summary};
-use crate::governance::automations;
 use crate::governance::leases::{self, Keeper, Leases};
 use crate::governance::switch::{self, KillSwitch};
+use crate::governance::{Governance, alerts, automations};
 use crate::proxy::Gateway;
 use crate::store::{LatchFile, LatchRecord, Store};
 use crate::supervisor::Supervisor;
@@ -28,6 +27,7 @@ pub(super) struct Foundation {
     keeper: Keeper,
     authority: Authority,
     pub(super) store: Store,
+    alerting: alerts::Settings,
 }
 
 /// The floor at work.
@@ -35,6 +35,14 @@ pub(super) struct Governing {
     pub(super) handles: Governance,
     tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
+}
+
+/// Reads `alerts.toml`.
+///
+/// # Errors
+/// Every fault of it.
+pub(super) fn read_alerts(config: &ServerConfig) -> Result<alerts::Settings, Faults> {
+    alerts::read(alerts::Folders { config: &config.config_dir, state: &config.state_dir })
 }
 
 /// Opens the state. A latched switch is obeyed first, whatever becomes of the rest.
@@ -66,6 +74,7 @@ pub(super) async fn open(
         })
         .await??
     };
+    let alerting = read_alerts(config).map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
     let premises = leases::Premises {
         store: store.clone(),
         audit: audit.clone(),
@@ -74,7 +83,7 @@ pub(super) async fn open(
         events: events.clone(),
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
-    Ok(Foundation { file, latched, audit, leases, keeper, authority, store })
+    Ok(Foundation { file, latched, audit, leases, keeper, authority, store, alerting })
 }
 
 /// Says who may do what; a file that nobody named is not read.
@@ -94,7 +103,10 @@ fn announce(config: &ServerConfig, policy: &Policy) {
 
 impl Foundation {
     /// Puts the floor to work. A switch that was found latched ends what `supervisor` has adopted.
-    pub(super) fn start(
+    ///
+    /// # Errors
+    /// What is known of alerts cannot be read.
+    pub(super) async fn start(
         self,
         config: &ServerConfig,
         gateway: &Arc<Gateway>,
@@ -102,8 +114,20 @@ impl Foundation {
         events: &EventBus,
         supervisor: Option<Supervisor>,
         found: automations::Found,
-    ) -> Governing {
-        let Self { file, latched, audit, leases, keeper, authority, store } = self;
+    ) -> anyhow::Result<Governing> {
+        let Self { file, latched, audit, leases, keeper, authority, store, alerting } = self;
+        let premises = alerts::Premises {
+            store: store.clone(),
+            audit: audit.clone(),
+            gateway: Arc::clone(gateway),
+            supervisor: supervisor.clone(),
+            leases: leases.clone(),
+            clock: Arc::clone(clock),
+            events: events.clone(),
+            state_dir: config.state_dir.clone(),
+            ledger_dir: config.ledger.dir.clone(),
+        };
+        let (alerts, watcher) = alerts::start(premises, alerting).await.context("the alerts")?;
         let premises = automations::Premises {
             store,
             audit: audit.clone(),
@@ -129,11 +153,12 @@ impl Foundation {
         let tasks = vec![
             tokio::spawn(audit.clone().run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
+            tokio::spawn(watcher.run(stop.clone())),
             tokio::spawn(switch.clone().run(stop.clone())),
             tokio::spawn(clerk.run(stop.clone())),
         ];
         switch.resume();
-        Governing { handles: Governance { leases, switch, audit, authority, automations }, tasks, stop }
+        Ok(Governing { handles: Governance { leases, switch, audit, authority, automations, alerts }, tasks, stop })
     }
 }
 

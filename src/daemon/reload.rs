@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::governance::read_alerts;
 use super::runtimes::{Declared, read_declared};
 use crate::config::{Faults, ServerConfig};
 use crate::control::ReloadReport;
 use crate::events::{EventBus, EventKind};
+use crate::governance::alerts::Alerts;
 use crate::governance::authority::{Authority, Policy, Summary};
 use crate::governance::automations::Automations;
 use crate::policy::{self, PolicySettings, Snapshot};
@@ -24,6 +26,7 @@ pub(super) struct Reloader {
     pub(super) events: EventBus,
     pub(super) supervisor: Option<Supervisor>,
     pub(super) authority: Authority,
+    pub(super) alerts: Alerts,
     pub(super) automations: Automations,
 }
 
@@ -38,7 +41,8 @@ pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
 }
 
 impl Reloader {
-    /// Reads the personas, the manifest, the policy and the TLS files again. A narrowed persona ends what it no longer allows.
+    /// Reads the personas, the manifest, the policy, the alerts and the TLS files again. A narrowed persona ends what it no
+    /// longer allows.
     ///
     /// # Errors
     /// Every fault; the policy in force stays as it was.
@@ -49,8 +53,9 @@ impl Reloader {
         let fresh = faults.gather(read_policy(&self.config));
         let declared = faults.gather(self.supervisor.as_ref().map(|_| read_declared(&self.config)).transpose());
         let authority = faults.gather(Policy::load(self.config.control.policy.as_deref()));
-        let (fresh, declared, authority) = match (fresh, declared, authority) {
-            (Some(fresh), Some(declared), Some(authority)) => (fresh, declared, authority),
+        let alerting = faults.gather(read_alerts(&self.config));
+        let (fresh, declared, authority, alerting) = match (fresh, declared, authority, alerting) {
+            (Some(fresh), Some(declared), Some(authority), Some(alerting)) => (fresh, declared, authority, alerting),
             _ => {
                 self.gateway.metrics.reloaded(false);
                 for fault in &faults.0 {
@@ -83,6 +88,9 @@ impl Reloader {
                 let _ = self.automations.declare(registry).await;
                 runtimes = supervisor.apply(manifest).await.map_or(0, |changes| changes.len());
             }
+        }
+        if let Err(fault) = self.alerts.apply(alerting).await {
+            tracing::error!(%fault, "the alerts keep their old settings");
         }
         self.gateway.metrics.reloaded(true);
         tracing::info!(personas, generation, changed, ended, runtimes, "the policy was reloaded");

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::demo::{self, Demo};
@@ -176,7 +176,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         Some((supervisor, found)) => (Some(supervisor), found),
         None => (None, Found::default()),
     };
-    let governing = foundation.start(&config, &gateway, &clock, &events, supervisor.clone(), found);
+    let governing = foundation.start(&config, &gateway, &clock, &events, supervisor.clone(), found).await?;
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let state = ControlState {
         config: Arc::clone(&config),
@@ -208,6 +208,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         events: events.clone(),
         supervisor: supervisor.clone(),
         authority: governing.handles.authority.clone(),
+        alerts: governing.handles.alerts.clone(),
         automations: governing.handles.automations.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
@@ -372,13 +373,18 @@ async fn tend(
                 service::reloading();
                 // Faults are in the log; the old policy stays.
                 let _ = reloader.reload().await;
+                level(&news);
                 service::ready("reloaded");
             }
-            () = watch.changed() => { let _ = reloader.reload().await; }
+            () = watch.changed() => {
+                let _ = reloader.reload().await;
+                level(&news);
+            }
             Some(command) = inbox.recv() => match command {
                 Command::Reload(answer) => {
                     // The asker may have gone.
                     let _ = answer.send(reloader.reload().await);
+                    level(&news);
                 }
                 // Full means that more listeners came at once than there may be: they are answered by silence.
                 Command::CatchUp(asker) => drop(news.try_send(asker)),
@@ -391,6 +397,13 @@ async fn tend(
             },
         }
     }
+}
+
+/// A route that was added may listen to what only the news tell: they look whether somebody does.
+fn level(news: &mpsc::Sender<Asker>) {
+    // Nobody waits for the answer; full means that they will look anyway.
+    let (asker, _) = oneshot::channel();
+    let _ = news.try_send(asker);
 }
 
 async fn beat(heartbeat: &mut Option<tokio::time::Interval>) {
@@ -423,6 +436,9 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
         true => String::new(),
         false => format!(", {} grants", authority.summary().grants),
     };
-    println!("settings, {personas} personas{grants} and {runtimes} runtimes are sound");
+    let alerts = governance::read_alerts(&loaded.config);
+    let alerts = alerts.map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
+    let routes = alerts.routes.len();
+    println!("settings, {personas} personas{grants}, {runtimes} runtimes and {routes} alert routes are sound");
     Ok(())
 }

@@ -66,6 +66,10 @@ codes! {
         Attested => "attested",
         /// Something was asked of a runtime.
         RuntimeRequested => "runtime_requested",
+        /// An alert was acknowledged.
+        AlertAcknowledged => "alert_acknowledged",
+        /// A route of alerts was tried.
+        AlertRouteTested => "alert_route_tested",
         /// A command was to be executed inside a runtime.
         RuntimeExec => "runtime_exec",
     }

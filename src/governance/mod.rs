@@ -8,6 +8,7 @@
 //! | `switch` | the kill switch: its order, its persistence, its release |
 //! | `authority` | who may do what on the control API, by `policy.json` or a Cedar bundle |
 //! | `audit` | what administrators did, before it counts as done |
+//! | `alerts` | what a person should know: raised, sent, acknowledged, escalated, cleared |
 //! | `consent` | what people were told and agreed to, and whether a launch may read data |
 //! | `recipes` | automations as signed folders: read, installed, previewed, retired |
 //! | `bundles` | what runtimes are made of: catalogues, imports, revisions, audits |
@@ -16,6 +17,7 @@
 //! | `journal` | lines that are on the disk before they count |
 //! | `reason` | why somebody did something |
 
+pub mod alerts;
 pub mod audit;
 pub mod authority;
 pub mod automations;
@@ -40,6 +42,8 @@ pub struct Governance {
     pub audit: audit::Audit,
     /// Who may do what.
     pub authority: authority::Authority,
+    /// What a person should know.
+    pub alerts: alerts::Alerts,
     /// What runtimes are run for.
     pub automations: automations::Automations,
 }

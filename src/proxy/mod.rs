@@ -46,7 +46,7 @@ pub use gate::Gateway;
 pub use handle::{Handle, PersonaStatus, Status};
 pub use latch::{Latch, Latched};
 pub use listener::{Inherited, ListenFault, Running, RuntimeDoors, start};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, PersonaStats};
 pub use own::OwnListeners;
 pub use pulse::Pulses;
 pub use refusal::lease_hint;

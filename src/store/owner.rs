@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::alerts::Alerts;
 use super::automations::Automations;
 use super::fault::StoreFault;
 use super::leases::Leases;
@@ -57,6 +58,11 @@ impl Store {
     /// The leases.
     pub const fn leases(&self) -> Leases<'_> {
         Leases(self)
+    }
+
+    /// The alerts.
+    pub const fn alerts(&self) -> Alerts<'_> {
+        Alerts(self)
     }
 
     /// Which automations are disabled, what ran, what was reported.

@@ -72,6 +72,17 @@ const STEPS: &[&str] = &[
         CHECK ((spend IS NULL) = (currency IS NULL))
     ) STRICT;
 ",
+    "
+    CREATE TABLE alerts (
+        id TEXT PRIMARY KEY NOT NULL,
+        body TEXT NOT NULL,
+        raised_at INTEGER NOT NULL,
+        cleared_at INTEGER,
+        told INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX alerts_open ON alerts (id) WHERE cleared_at IS NULL OR told = 0;
+    CREATE INDEX alerts_cleared ON alerts (cleared_at) WHERE cleared_at IS NOT NULL;
+",
 ];
 
 /// The version that this program writes.

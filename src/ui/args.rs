@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod alerts;
 mod bundles;
 mod consent;
 mod incident;
@@ -19,6 +20,7 @@ use crate::sandbox::ProfileName;
 use crate::sandbox::preset::PresetName;
 
 pub use admin::{AdminCommand, AdminPersonaCommand, AutomationCommand, GrantArgs, LeaseCommand};
+pub use alerts::AlertsCommand;
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
 pub use incident::{ExportArgs as IncidentExportArgs, IncidentCommand};
@@ -134,6 +136,9 @@ pub enum Command {
     /// What is known of an incident, in one archive
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// What a person should know
+    #[command(subcommand)]
+    Alerts(AlertsCommand),
     /// Run one command in a sandbox whose only way out is a gateway of its own; needs no daemon
     Run(RunArgs),
     /// Sandboxes
@@ -668,6 +673,11 @@ mod tests {
             &["arw-cli", "automation", "shutdown", "--reason", " "],
             &["arw-cli", "automation", "shutdown", "--reason", "x", "--grace", "soon"],
             &["arw-cli", "automation", "rearm"],
+            &["arw-cli", "alerts", "ack", "alert-1"],
+            &["arw-cli", "alerts", "ack", "../x", "--note", "x"],
+            &["arw-cli", "alerts", "ack", "alert-1", "--note", " "],
+            &["arw-cli", "alerts", "test"],
+            &["arw-cli", "alerts", "test", "A route"],
             &["arw-cli", "recipes", "install"],
             &["arw-cli", "recipes", "run", "../x", "--preview"],
             &["arw-cli", "recipes", "sign", "x"],

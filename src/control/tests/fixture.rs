@@ -14,12 +14,12 @@ use super::super::{Base, Client, Command, ControlState, Prepared, Running};
 use crate::config::ServerConfig;
 use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
-use crate::governance::Governance;
 use crate::governance::audit::Audit;
 use crate::governance::authority::{Authority, Policy};
 use crate::governance::automations;
 use crate::governance::leases;
 use crate::governance::switch::{self, KillSwitch};
+use crate::governance::{Governance, alerts};
 use crate::ledger::Ledger;
 use crate::policy::{PolicySettings, Usage, load};
 use crate::proxy::{FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
@@ -226,7 +226,7 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     let (leases, keeper) = started.join().expect("started");
     tokio::spawn(keeper.run(CancellationToken::new()));
     let premises = automations::Premises {
-        store,
+        store: store.clone(),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         supervisor: None,
@@ -247,5 +247,23 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
         clock: Arc::clone(clock),
     };
     let authority = Authority::new(Policy::open(), events.clone(), Arc::clone(clock));
-    Governance { leases, switch: KillSwitch::new(premises, None), audit, authority, automations }
+    let switch = KillSwitch::new(premises, None);
+    let premises = alerts::Premises {
+        store,
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        supervisor: None,
+        leases: leases.clone(),
+        clock: Arc::clone(clock),
+        events: events.clone(),
+        state_dir: config.state_dir.clone(),
+        ledger_dir: config.ledger.dir.clone(),
+    };
+    let started = std::thread::spawn(move || {
+        let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
+        executor.block_on(alerts::start(premises, alerts::Settings::default())).expect("the alerts")
+    });
+    let (alerts, keeper) = started.join().expect("started");
+    tokio::spawn(keeper.run(CancellationToken::new()));
+    Governance { leases, switch, audit, authority, automations, alerts }
 }

@@ -246,6 +246,7 @@ async fn metrics_are_openmetrics_to_the_end() {
         "arw_ledger_sync_seconds",
         "arw_ledger_queue",
         "arw_events_sse_clients",
+        "arw_alerts_active",
         "arw_build",
         "process_resident_memory_bytes",
     ] {

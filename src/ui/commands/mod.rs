@@ -1,6 +1,7 @@
 //! One file per group of commands. Each asks the daemon or reads files, and shows the answer.
 
 mod admin;
+mod alerts;
 mod automation;
 mod automations;
 mod bundles;
@@ -43,6 +44,7 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Recipes(command) => recipes::run(command, &context, screen).await,
         Command::Runtime(command) => runtime::run(command, &context, screen).await,
         Command::Admin(command) => admin::run(command, &context, screen).await,
+        Command::Alerts(command) => alerts::run(command, &context, screen).await,
         Command::Automation(command) => automation::run(command, &context, screen).await,
         Command::Incident(command) => incident::run(command, &context, screen).await,
         // The program itself runs these: they stand on the floor of the daemon.
