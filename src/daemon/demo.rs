@@ -44,7 +44,7 @@ pub(super) fn wanted(config: &ServerConfig) -> bool {
     let Ok(entries) = fs::read_dir(config.config_dir.join("personas")) else { return true };
     entries.flatten().filter(|entry| entry.path().extension().is_some_and(|end| end == "toml")).all(|entry| {
         entry.file_name() == format!("{PERSONA}.toml").as_str()
-            && fs::read_to_string(entry.path()).is_ok_and(|text| text.starts_with(MARK))
+            && fs::read_to_string(entry.path()).is_ok_and(|text| text.is_empty() || text.starts_with(MARK))
     })
 }
 
@@ -165,7 +165,7 @@ fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(text.as_bytes())?;
-    file.sync_all()?;
+    // Not synced: it is made anew at each start, and an empty one that a power cut leaves is taken for ours.
     fs::rename(&fresh, path)
 }
 

@@ -6,7 +6,8 @@
 //! persona ─ policy ─ gateway ◀─┘      ledger: <state>/runs/<run>/ledger
 //! ```
 //!
-//! The command's only way out is the listener that the gateway holds, so its persona needs no credentials. It
+//! The sandbox is made while the ledger is opened, and the gateway starts when both are there: until then what the command
+//! sends waits in the listener's queue. That is its only way out, so its persona needs no credentials. It
 //! ends with the command: its exit status is ours, and nothing it started survives.
 
 use std::os::fd::AsFd;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::demo::{self, Demo};
@@ -24,14 +26,14 @@ use super::reload::read_policy;
 use crate::config::{Environment, Overrides, ServerConfig};
 use crate::domain::{Clock, SystemClock};
 use crate::events::EventBus;
-use crate::ledger::Ledger;
-use crate::policy::Usage;
+use crate::ledger::{Ledger, LedgerError, Recovery};
+use crate::policy::{Snapshot, Usage};
 use crate::proxy::{self, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
 use crate::sandbox::cgroup::{self, Limits, Roots};
 use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{End, Entry, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
+use crate::sandbox::{End, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
 use crate::store::{LatchFile, LatchState};
 use crate::supervisor::launch::{self, Confinement, Group, group};
 use crate::ui::args::RunArgs;
@@ -80,16 +82,27 @@ async fn govern(
     let stop = CancellationToken::new();
     let run = own_folder(&mut config)?;
     let demo = demonstration(arguments, &mut config, &stop, &run).await?;
-    let gateway = gateway(arguments, &config)?;
+    let policy = policy(arguments, &config)?;
+    let resolver = Resolver::new(&config.dns, tokio::runtime::Handle::current()).context("name resolution")?;
+    let ledger = open_ledger(&config)?;
     let leaf = OwnGroup(Group::make(&group::discover(&Roots::default()), &run));
     let preset = Preset::load(arguments.preset)?;
     let launched = {
-        let ports = launch::transparent_ports(&gateway.policy.load(), &arguments.persona, &[]);
+        let ports = launch::transparent_ports(&policy, &arguments.persona, &[]);
         let plan = plan(arguments, user, demo.as_ref(), ports)?;
         let limits = preset::resolve(&preset, &Host::read()?);
         launch_it(launcher, plan, leaf, limits, arguments.preset)?
     };
     let Sandbox { mut launched, leaf, report } = launched;
+    let ledger = match ledger.await? {
+        Ok((ledger, _)) => ledger,
+        Err(fault) => {
+            // It has run for a moment, and nothing of it has left: nobody accepts its connections.
+            launched.kill(PATIENCE).context("ending a command without a ledger")?;
+            return Err(fault).context("opening the ledger of the run");
+        }
+    };
+    let gateway = gateway(&config, policy, resolver, ledger);
     if arguments.report {
         eprint!("{report}");
     }
@@ -169,18 +182,29 @@ async fn demonstration(
     Ok(Some(demo))
 }
 
-fn gateway(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Arc<Gateway>> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+fn policy(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Snapshot> {
     let policy = read_policy(config).map_err(|faults| anyhow::anyhow!("the personas are faulty:\n{faults}"))?;
     if policy.persona(&arguments.persona).is_none() {
         bail!("there is no persona `{}` in {}", arguments.persona, config.config_dir.join("personas").display());
     }
-    let (ledger, _) = Ledger::open(&config.ledger, Arc::clone(&clock)).context("opening the ledger of the run")?;
-    Ok(Arc::new(Gateway {
+    Ok(policy)
+}
+
+/// Opens the ledger on a thread of its own: its keys take a dozen syncs, and the sandbox is made meanwhile. The gateway
+/// starts when both are there, so nothing leaves before. That the folder can be made is found out first.
+fn open_ledger(config: &ServerConfig) -> anyhow::Result<JoinHandle<Result<(Ledger, Recovery), LedgerError>>> {
+    super::start::make_private(&config.ledger.dir)?;
+    let config = config.ledger.clone();
+    Ok(tokio::task::spawn_blocking(move || Ledger::open(&config, Arc::new(SystemClock))))
+}
+
+fn gateway(config: &ServerConfig, policy: Snapshot, resolver: Resolver, ledger: Ledger) -> Arc<Gateway> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    Arc::new(Gateway {
         policy: Arc::new(ArcSwap::from_pointee(policy)),
         usage: Usage::new(),
         ledger,
-        resolver: Resolver::new(&config.dns, tokio::runtime::Handle::current()).context("name resolution")?,
+        resolver,
         limits: config.limits,
         record_query: config.ledger.record_query,
         flows: Arc::new(FlowTable::default()),
@@ -191,7 +215,7 @@ fn gateway(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Arc<Gat
         draining: CancellationToken::new(),
         latch: Latch::default(),
         clock,
-    }))
+    })
 }
 
 fn plan(arguments: &RunArgs, user: User, demo: Option<&Demo>, transparent_ports: Vec<u16>) -> anyhow::Result<Plan> {
@@ -246,9 +270,7 @@ fn launch_it(
     let doors = opened.map_err(|(path, fault)| anyhow::anyhow!("opening {}: {fault}", path.display()))?;
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let mut streams = Streams::new(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
-    if !doors.is_empty() {
-        streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
-    }
+    streams.cgroup = doors.entry();
     let launched = launcher.launch(&plan, &streams).context("the sandbox")?;
     let applied = cgroup::merge(of_group, launched.scheduled.clone());
     let claim = preset::claim(&applied, &Preset::load(name)?);

@@ -62,19 +62,26 @@ pub struct Log<'a> {
 impl<'a> Streams<'a> {
     /// The standard streams alone.
     pub const fn new(stdin: BorrowedFd<'a>, stdout: BorrowedFd<'a>, stderr: BorrowedFd<'a>) -> Self {
-        Self { standard: [stdin, stdout, stderr], cgroup: Entry::None, exit_record: None, adoption: None, log: None }
+        Self {
+            standard: [stdin, stdout, stderr],
+            cgroup: Entry { into: None, join: Vec::new() },
+            exit_record: None,
+            adoption: None,
+            log: None,
+        }
     }
 }
 
-/// How a sandbox enters its cgroup.
-#[derive(Debug, Clone)]
-pub enum Entry<'a> {
-    /// It stays in the launcher's.
-    None,
+/// The cgroups that a sandbox starts in. Where nothing is named it stays in the launcher's.
+///
+/// Neither way takes the kernel's lock of all thread groups, which one write to `cgroup.procs` waits for as long as an
+/// RCU grace period lasts: 7 ms and more.
+#[derive(Debug, Clone, Default)]
+pub struct Entry<'a> {
     /// It is made inside this cgroup v2 folder (`CLONE_INTO_CGROUP`).
-    Into(BorrowedFd<'a>),
-    /// Its init writes itself into these opened `cgroup.procs` files first of all: one per v1 controller.
-    Join(Vec<BorrowedFd<'a>>),
+    pub into: Option<BorrowedFd<'a>>,
+    /// Its init, which has one thread, writes itself into these opened `tasks` files first of all: one per v1 hierarchy.
+    pub join: Vec<BorrowedFd<'a>>,
 }
 
 /// Launches one sandbox with a launcher made for it alone.
@@ -119,8 +126,8 @@ impl Launcher {
         matches!(poll(&mut wanted, PollTimeout::ZERO), Ok(0))
     }
 
-    /// Has the namespaces for the next sandbox of `user` made now, which is a quarter of a launch. They wait in an init
-    /// that has nothing to do yet, and that ends with the launcher. A failure shows itself at the launch.
+    /// Has the namespaces for the next sandbox of `user` made now, which is a quarter of a launch. A process waits in them
+    /// that makes the init then, and that ends with the launcher. A failure shows itself at the launch.
     ///
     /// # Errors
     /// The launcher is gone.
@@ -146,18 +153,9 @@ impl Launcher {
     fn request(&self, plan: &Plan, streams: &Streams<'_>, sealed: &File, control: &OwnedFd) -> Result<(), Fault> {
         let mut descriptors = vec![sealed.as_fd(), control.as_fd()];
         descriptors.extend(streams.standard);
-        let (mut cgroup, mut joins) = (false, 0);
-        match &streams.cgroup {
-            Entry::None => {}
-            Entry::Into(folder) => {
-                cgroup = true;
-                descriptors.push(*folder);
-            }
-            Entry::Join(files) => {
-                joins = files.len();
-                descriptors.extend(files);
-            }
-        }
+        let Entry { into, join } = &streams.cgroup;
+        descriptors.extend(into);
+        descriptors.extend(join);
         descriptors.extend(streams.exit_record);
         descriptors.extend(streams.adoption);
         descriptors.extend(streams.log.iter().flat_map(|log| log.files));
@@ -166,8 +164,8 @@ impl Launcher {
         }
         let request = Request {
             namespaces: namespaces(plan.user, |control| plan.applies(control)),
-            cgroup,
-            joins,
+            cgroup: into.is_some(),
+            joins: join.len(),
             exit_record: streams.exit_record.is_some(),
             adoption: streams.adoption.is_some(),
             log: streams.log.map(|log| log.bound),

@@ -4,7 +4,8 @@
 //! <state>/runtimes/            0700
 //!   instance                   names this state folder's cgroups, so that two daemons do not end each other's
 //!   <id>/
-//!     saved.json               restart window, quarantine, run number, user id; on disk before the launch it speaks of
+//!     saved.json               restart window, quarantine, run number, user id; written before the launch it speaks of,
+//!                              and on disk before one that nobody asked for
 //!     run.json                 the run that may live: how it is found again
 //!     spent.json               what its budgets have paid
 //!     deaths.jsonl             how runs ended, newest last
@@ -120,15 +121,25 @@ impl Records {
         self.write("saved.json", kept)
     }
 
+    /// The same for whoever reads it, a daemon after a `kill -9` included; [`Records::settle`] makes it outlive the host.
+    pub(super) fn note(&self, kept: &Kept) -> Result<(), RecordFault> {
+        self.exchange("saved.json", kept)
+    }
+
+    /// Waits until what was noted is on disk.
+    pub(super) fn settle(&self) -> Result<(), RecordFault> {
+        let path = self.folder.join("saved.json");
+        let settled = File::open(&path).and_then(|file| file.sync_all()).and_then(|()| sync_folder_of(&path));
+        settled.map_err(|why| RecordFault { path, why })
+    }
+
     pub(super) fn run(&self) -> Result<Option<RunFile>, RecordFault> {
         self.read("run.json")
     }
 
     /// Not synced: what it speaks of does not survive a power cut either, and a killed daemon loses nothing of it.
     pub(super) fn begin(&self, run: &RunFile) -> Result<(), RecordFault> {
-        let path = self.folder.join("run.json");
-        let json = serde_json::to_vec(run).map_err(io::Error::from);
-        json.and_then(|json| swap(&path, &json)).map_err(|why| RecordFault { path, why })
+        self.exchange("run.json", run)
     }
 
     /// Nothing of the run lives any more.
@@ -209,6 +220,12 @@ impl Records {
         let json = serde_json::to_vec(value).map_err(io::Error::from);
         json.and_then(|json| replace(&path, &json)).map_err(|why| RecordFault { path, why })
     }
+
+    fn exchange<T: Serialize>(&self, name: &str, value: &T) -> Result<(), RecordFault> {
+        let path = self.folder.join(name);
+        let json = serde_json::to_vec(value).map_err(io::Error::from);
+        json.and_then(|json| swap(&path, &json)).map_err(|why| RecordFault { path, why })
+    }
 }
 
 /// The name of this state folder's cgroups: eight random hexadecimal digits, made once.
@@ -269,7 +286,11 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&fresh, path)?;
-    // Without this the name may come back as the old file after a power cut.
+    sync_folder_of(path)
+}
+
+/// Without this the name may come back as the old file after a power cut.
+fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
@@ -315,6 +336,10 @@ mod tests {
         let kept = Kept { uid: Some(7), held: true, ..Kept::default() };
         records.keep(&kept).expect("written");
         assert_eq!(records.kept().expect("kept"), kept);
+        let noted = Kept { held: false, ..kept };
+        records.note(&noted).expect("written");
+        assert_eq!(records.kept().expect("kept"), noted);
+        records.settle().expect("on disk");
         records.bury(&record(1)).expect("buried");
         let path = home.path().join("demo/deaths.jsonl");
         let whole = fs::metadata(&path).expect("there").len();

@@ -36,7 +36,8 @@ pub fn is_single_threaded() -> io::Result<bool> {
 }
 
 /// A new process in the new namespaces of `flags`, in cgroup v2 folder `cgroup`, with signal handlers at
-/// their defaults (`clone3(2)`, Linux 5.7; before it without a cgroup by `clone(2)`, Linux 5.2).
+/// their defaults (`clone3(2)`, Linux 5.7; before it without a cgroup by `clone(2)`, Linux 5.2). With `CLONE_PARENT` it is a
+/// child of this one's parent, which hears of its end.
 ///
 /// The new process is a copy of this one, so the caller must have one thread: another could hold a lock
 /// (of the allocator, of a stream) that nobody would ever release in the copy.
@@ -101,10 +102,12 @@ fn clone3(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side>
     if cgroup.is_some() {
         wish |= CLONE_INTO_CGROUP;
     }
+    // A sibling ends with this one's own signal, and naming another is EINVAL.
+    let exit_signal = if flags.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 };
     let mut arguments = CloneArguments {
         flags: wish,
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        exit_signal,
         cgroup: cgroup.map_or(0, |fd| u64::try_from(fd.as_raw_fd()).unwrap_or(0)),
         ..CloneArguments::default()
     };

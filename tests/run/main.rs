@@ -122,6 +122,39 @@ fn a_program_that_knows_of_no_proxy_reaches_an_allowed_name_and_no_other() {
     }
 }
 
+/// It is opened while the sandbox is made: when that fails, the command may have begun, and must not go on.
+#[test]
+fn a_command_without_a_ledger_is_ended() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIP: it takes root to mount a file system that is full");
+        return;
+    }
+    let home = Home::new();
+    let state = home.path().join("small");
+    std::fs::create_dir(&state).expect("a folder");
+    // Files enough for what comes before the ledger, and for its folder; not for its keys, segment and checkpoints.
+    let script = format!(
+        "mount -t tmpfs -o nr_inodes=10 tmpfs {state} && exec {program} --state-dir {state} run --persona demo -- sleep 61.5",
+        state = state.display(),
+        program = home.path().join("arw-cli").display(),
+    );
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script]).env("HOME", home.path()).stdin(Stdio::null());
+    let output = command.output().expect("it runs");
+    let said = both(&output);
+    if said.contains("unshare failed") || said.contains("mount:") {
+        println!("SKIP: no mounts of its own here: {said}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("opening the ledger of the run"), "{said}");
+    let lives = |entry: std::fs::DirEntry| {
+        std::fs::read(entry.path().join("cmdline")).is_ok_and(|line| line == b"sleep\x0061.5\x00")
+    };
+    let found = std::fs::read_dir("/proc").expect("proc").flatten().any(lives);
+    assert!(!found, "the command goes on");
+}
+
 #[test]
 fn the_exit_status_is_the_commands() {
     for caller in callers() {

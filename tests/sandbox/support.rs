@@ -107,7 +107,7 @@ pub(crate) fn start_with(plan: &Plan, extra: &Extra<'_>) -> Result<Running, Laun
     let null = File::open("/dev/null").expect("null");
     let out = tempfile::tempfile().expect("file");
     let mut streams = Streams::new(extra.input.unwrap_or(null.as_fd()), extra.out.unwrap_or(out.as_fd()), out.as_fd());
-    streams.cgroup = extra.cgroup.clone().unwrap_or(Entry::None);
+    streams.cgroup = extra.cgroup.clone().unwrap_or_default();
     streams.exit_record = extra.exit_record;
     streams.adoption = extra.adoption;
     streams.log = extra.log;

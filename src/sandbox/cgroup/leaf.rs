@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::libc::O_DIRECTORY;
 use serde::{Deserialize, Serialize};
 
+use super::layout::Hierarchy;
 use super::walk::{self, write};
 use super::{CgroupFault, Controller, Withheld};
 
@@ -31,6 +32,14 @@ impl LeafPlace {
     /// Whether there is no group.
     pub fn is_empty(&self) -> bool {
         self.unified.is_none() && self.v1.is_empty()
+    }
+
+    pub(super) fn put(&mut self, hierarchy: &Hierarchy, path: PathBuf) {
+        if hierarchy.controllers.is_empty() {
+            self.unified = Some(path);
+        } else {
+            self.v1.push((hierarchy.controllers.clone(), path));
+        }
     }
 
     pub(super) fn v1_of(&self, controller: Controller) -> Option<&Path> {
@@ -80,16 +89,14 @@ impl Leaf {
         self.dir.as_ref().map(AsFd::as_fd)
     }
 
-    /// The files into which a process writes `0` to enter the v1 groups with what it starts later.
+    /// The files into which a process of one thread writes `0` to enter the v1 groups with what it starts later.
     ///
-    /// The process must be one that may end with the runtime: from then on [`Leaf::kill`] means it too.
+    /// The process must be one that may end with the runtime: from then on [`Leaf::kill`] means it too. Of a process with
+    /// more threads only the one that writes would be moved. `cgroup.procs` moves them all, and for that waits until no
+    /// thread of the host can be under way in a fork or an exit: an RCU grace period, 7 ms and more. The writer's own
+    /// thread needs no such wait (Linux 5.5).
     pub fn enter_self_paths(&self) -> Vec<PathBuf> {
-        self.place.v1.iter().map(|(_, path)| path.join("cgroup.procs")).collect()
-    }
-
-    /// The same for every hierarchy, where `clone3` cannot place the child in the v2 group.
-    pub fn enter_all_paths(&self) -> Vec<PathBuf> {
-        self.place.paths().map(|path| path.join("cgroup.procs")).collect()
+        self.place.v1.iter().map(|(_, path)| path.join("tasks")).collect()
     }
 
     /// Moves a process into every group. Its children from before stay where they are.
@@ -97,7 +104,7 @@ impl Leaf {
     /// # Errors
     /// The first group that does not take it; it may be in others then.
     pub fn admit(&self, pid: u32) -> Result<(), CgroupFault> {
-        for path in self.enter_all_paths() {
+        for path in self.place.paths().map(|path| path.join("cgroup.procs")) {
             write(&path, &pid.to_string()).map_err(|fault| CgroupFault::file(&path, fault))?;
         }
         Ok(())

@@ -1,6 +1,5 @@
 //! Makes leaves below the group that is ours, and finds them again.
 
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -99,31 +98,20 @@ impl Cgroups {
         Leaf::open(place, Vec::new())
     }
 
-    /// The leaves that are there, by name: those of this daemon, and those that an earlier one left.
+    /// The leaf of this name, if a group of it is there.
     ///
     /// # Errors
-    /// A folder of ours that cannot be read.
-    pub fn leaves(&self) -> Result<BTreeMap<String, LeafPlace>, CgroupFault> {
-        let mut found: BTreeMap<String, LeafPlace> = BTreeMap::new();
+    /// [`CgroupFault::Name`].
+    pub fn find(&self, name: &str) -> Result<Option<LeafPlace>, CgroupFault> {
+        let folder = format!("{PREFIX}{}", check_name(name)?);
+        let mut place = LeafPlace::default();
         for hierarchy in self.layout.v1.iter().chain(&self.layout.unified) {
-            let base = hierarchy.dir.join(&self.folder);
-            let entries = match std::fs::read_dir(&base) {
-                Ok(entries) => entries,
-                Err(fault) if fault.kind() == io::ErrorKind::NotFound => continue,
-                Err(fault) => return Err(CgroupFault::file(&base, fault)),
-            };
-            for path in entries.map_while(Result::ok).map(|entry| entry.path()).filter(|path| self.is_ours(path)) {
-                let name = path.file_name().and_then(OsStr::to_str).and_then(|name| name.strip_prefix(PREFIX));
-                let Some(name) = name.filter(|_| path.is_dir()) else { continue };
-                let place = found.entry(name.to_owned()).or_default();
-                if hierarchy.controllers.is_empty() {
-                    place.unified = Some(path);
-                } else {
-                    place.v1.push((hierarchy.controllers.clone(), path));
-                }
+            let path = hierarchy.dir.join(&self.folder).join(&folder);
+            if path.is_dir() {
+                place.put(hierarchy, path);
             }
         }
-        Ok(found)
+        Ok(Some(place).filter(|place| !place.is_empty()))
     }
 
     /// Removes our folders where no leaf is left in them. The daemon's own group stays: it is in it.
@@ -305,7 +293,11 @@ mod tests {
         assert!(cgroups.adopt(leaf.place().clone()).is_ok());
         std::fs::create_dir(dir.path().join("pids/me/arw/other")).expect("dir");
         std::fs::write(dir.path().join("pids/me/arw/rt-file"), "").expect("write");
-        assert_eq!(cgroups.leaves().expect("listed"), BTreeMap::from([("demo".to_owned(), leaf.place().clone())]));
+        assert_eq!(cgroups.find("demo").expect("found").as_ref(), Some(leaf.place()));
+        for absent in ["file", "other", "none"] {
+            assert_eq!(cgroups.find(absent).expect("looked"), None, "{absent}");
+        }
+        assert!(cgroups.find("../demo").is_err());
         std::fs::remove_dir(dir.path().join("pids/me/arw/other")).expect("removed");
         std::fs::remove_file(dir.path().join("pids/me/arw/rt-file")).expect("removed");
         cgroups.tidy().expect("a folder in use is left");

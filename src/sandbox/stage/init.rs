@@ -33,13 +33,13 @@ use super::{command, identity, journal, landlock, network, root};
 /// What an init returns when it could not launch, or has to give up.
 pub(super) const GAVE_UP: i32 = 125;
 
-/// When this init was made.
+/// Where this init was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Birth {
-    /// For this launch, and inside its cgroup v2 if it has one.
-    ForThis,
-    /// Before, in the launcher's cgroup.
-    Ahead,
+    /// Inside its cgroup v2, if it has one.
+    Inside,
+    /// In the launcher's.
+    Outside,
 }
 
 /// Carries the plan out and stays until the command ends.
@@ -113,13 +113,13 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth) -> Res
     start(plan, descriptors, made, seen, start_ticks)
 }
 
-/// Enters the cgroups that `clone3` has not entered: those of version 1, and version 2 if this init was made ahead. It
-/// has done nothing yet that would have to be counted there.
+/// Enters the cgroups that `clone3` has not entered: those of version 1, and version 2 if it was made outside. It has done
+/// nothing yet that would have to be counted there, and has one thread.
 fn join(descriptors: &mut Descriptors, birth: Birth) -> Result<bool, Fault> {
     let mut joins = std::mem::take(&mut descriptors.joins);
     let into = descriptors.cgroup.take();
     let any = into.is_some() || !joins.is_empty();
-    if let (Some(folder), Birth::Ahead) = (into, birth) {
+    if let (Some(folder), Birth::Outside) = (into, birth) {
         joins
             .push(openat(&folder, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).at(Step::Cgroup)?);
     }

@@ -56,7 +56,7 @@ fn serve() -> Result<(), Fault> {
                 let flags = flags(&request.namespaces);
                 let spare = spare.take().filter(|spare| spare.flags == flags);
                 if spare.is_none_or(|spare| spare.serve(&request, &descriptors).is_err()) {
-                    launch(&request, descriptors, &outside);
+                    launch(&request, descriptors, flags, &outside);
                 }
             }
         }
@@ -87,9 +87,6 @@ pub(super) struct LogFiles {
 }
 
 impl Descriptors {
-    /// The place of the control channel.
-    const CONTROL: usize = 1;
-
     fn sort(request: &Request, all: Vec<OwnedFd>) -> Option<Self> {
         let mut rest = all.into_iter();
         let sorted = Self {
@@ -109,10 +106,11 @@ impl Descriptors {
     }
 }
 
-/// An init made ahead: it stands in its namespaces and waits for its request.
+/// Namespaces made ahead: a process stands in them, waits for the request, and makes the init. It is not the init itself,
+/// which has to be made inside its cgroup: moving there would wait for a grace period.
 struct Spare {
+    /// Of the whole launch.
     flags: CloneFlags,
-    child: Child,
     /// Its other end is the spare's; closed, it sends the spare away.
     socket: OwnedFd,
 }
@@ -120,40 +118,41 @@ struct Spare {
 impl Spare {
     fn make(flags: CloneFlags, outside: &Outside) -> io::Result<Self> {
         let (ours, theirs) = message::pair()?;
-        match clone_into(flags, None)? {
-            Side::Parent(child) => Ok(Self { flags, child, socket: ours }),
-            Side::Child => wait_for_request(&theirs, outside),
+        match clone_into(flags.difference(CloneFlags::CLONE_NEWPID), None)? {
+            Side::Parent(_) => Ok(Self { flags, socket: ours }),
+            Side::Child => wait_for_request(&theirs, flags.intersection(CloneFlags::CLONE_NEWPID), outside),
         }
     }
 
     fn serve(&self, request: &Request, descriptors: &[OwnedFd]) -> io::Result<()> {
-        let control = descriptors.get(Descriptors::CONTROL).ok_or(io::ErrorKind::InvalidInput)?;
         let all: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         // If it was killed meanwhile, this fails before anybody has heard of it.
-        tell(&self.socket, request, &all)?;
-        let _ = started(control, &self.child);
-        Ok(())
+        tell(&self.socket, request, &all)
     }
 }
 
-fn wait_for_request(socket: &OwnedFd, outside: &Outside) -> ! {
+fn wait_for_request(socket: &OwnedFd, rest: CloneFlags, outside: &Outside) -> ! {
     // The launcher's own socket above all: a spare that held it would keep the caller waiting for ever.
     if descriptor::close_from(3, &[socket]).is_err() {
         exit(125);
     }
-    match hear::<Request>(socket) {
-        Ok(Some((request, descriptors))) => match Descriptors::sort(&request, descriptors) {
-            Some(descriptors) => init::run(descriptors, outside, Birth::Ahead),
-            None => exit(125),
-        },
-        Ok(None) | Err(_) => exit(0),
+    if let Ok(Some((request, descriptors))) = hear::<Request>(socket) {
+        // The launcher's child, as every init: it is reaped there, and this process ends.
+        launch(&request, descriptors, rest | CloneFlags::CLONE_PARENT, outside);
     }
+    exit(0);
 }
 
-fn launch(request: &Request, descriptors: Vec<OwnedFd>, outside: &Outside) {
+/// Makes the init in the new namespaces of `flags`.
+fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outside: &Outside) {
     let Some(descriptors) = Descriptors::sort(request, descriptors) else { return };
-    let said = match clone_into(flags(&request.namespaces), descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
-        Ok(Side::Child) => init::run(descriptors, outside, Birth::ForThis),
+    let (made, birth) = match clone_into(flags, descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
+        // A container runtime's filter may know no `clone3`. Then the init moves, which takes longer.
+        Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => (clone_into(flags, None), Birth::Outside),
+        made => (made, Birth::Inside),
+    };
+    let said = match made {
+        Ok(Side::Child) => init::run(descriptors, outside, birth),
         Ok(Side::Parent(child)) => started(&descriptors.control, &child),
         Err(fault) => {
             let hint = why_refused(request, &fault);

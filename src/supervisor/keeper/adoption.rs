@@ -152,7 +152,7 @@ impl Keeper {
         let place = file.and_then(|file| file.leaf.clone());
         let (id, name) = (self.spec.id.clone(), launch::group::leaf_name(&self.shared.instance, self.spec.id.as_str()));
         let swept = tokio::task::spawn_blocking(move || {
-            let named = || shared.cgroups.as_ref().ok()?.leaves().ok()?.remove(&name);
+            let named = || shared.cgroups.as_ref().ok()?.find(&name).ok()?;
             let mut oom = false;
             if let Some(place) = place.or_else(named)
                 && let Ok(group) = Group::adopt(&shared.cgroups, Some(place))

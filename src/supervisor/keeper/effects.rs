@@ -19,15 +19,33 @@ const FREEZE: Duration = Duration::from_secs(2);
 /// How long a signal may take to reach the init.
 const SIGNAL: Duration = Duration::from_secs(2);
 
+/// When what was written has to be on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durable {
+    /// Before anything else is done.
+    First,
+    /// While the launch goes on. Written it is first, so a daemon that was killed finds it.
+    Soon,
+}
+
+/// A launch that nobody asked for counts in the restart window, and the window is on disk before it: if the launch takes the
+/// host down, it ends in a quarantine and not in a host that goes down again at each boot. An operator's own launch loses
+/// nothing with the power but its number, and does not wait for the disk.
+fn durability(effects: &[Effect]) -> Durable {
+    let asked = |effect: &Effect| matches!(effect, Effect::Launch { why: Why::Asked(Origin::Operator), .. });
+    if effects.iter().any(asked) { Durable::Soon } else { Durable::First }
+}
+
 impl Keeper {
     pub(super) async fn perform_all(&mut self, effects: Vec<Effect>) {
         self.unwritten = None;
+        let durable = durability(&effects);
         for effect in effects {
-            self.perform(effect).await;
+            self.perform(effect, durable).await;
         }
     }
 
-    async fn perform(&mut self, effect: Effect) {
+    async fn perform(&mut self, effect: Effect, durable: Durable) {
         match effect {
             Effect::Launch { run, why } => self.launch(run, why).await,
             Effect::StartWatching { run } => {
@@ -49,7 +67,7 @@ impl Keeper {
             Effect::WriteDeathRecord(death) => self.bury(death).await,
             Effect::Persist(saved) => {
                 self.kept.life = saved;
-                self.persist().await;
+                self.persist(durable).await;
             }
             Effect::Publish(notice) => self.publish(notice),
         }
@@ -124,7 +142,7 @@ impl Keeper {
         }
         let uid = self.shared.take_uid().ok_or("every user id of `runtimes.uids` is taken")?;
         self.kept.uid = Some(uid);
-        self.persist().await;
+        self.persist(Durable::First).await;
         match &self.unwritten {
             None => Ok(uid),
             Some(why) => Err(format!("its state cannot be written, so it is not launched: {why}")),
@@ -201,11 +219,23 @@ impl Keeper {
     }
 
     /// What outlives the daemon; a failure keeps it from launching.
-    pub(super) async fn persist(&mut self) {
+    pub(super) async fn persist(&mut self, durable: Durable) {
         let kept = self.kept.clone();
-        if let Err(fault) = self.on_disk(move |records| records.keep(&kept)).await {
+        let written = match durable {
+            Durable::First => self.on_disk(move |records| records.keep(&kept)).await,
+            Durable::Soon => self.on_disk(move |records| records.note(&kept)).await,
+        };
+        if let Err(fault) = written {
             tracing::error!(runtime = %self.spec.id, %fault, "the state of a runtime could not be written");
             self.unwritten = Some(fault.to_string());
+        } else if durable == Durable::Soon {
+            let (id, records) = (self.spec.id.clone(), self.records.clone());
+            // It has an end of its own, and nobody waits for it: what it is for is a power cut.
+            tokio::task::spawn_blocking(move || {
+                if let Err(fault) = records.settle() {
+                    tracing::error!(runtime = %id, %fault, "the state of a runtime would not outlive a power cut");
+                }
+            });
         }
     }
 

@@ -17,7 +17,7 @@ use crate::sandbox::plan::{Plan, Resource, Scheduling, WhenAlone};
 use crate::sandbox::preset::{self, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{
-    Control, Entry, LaunchError, Launched, Log, Profile, ProfileName, Step, Streams, Text, User, listen_for_adoption,
+    Control, LaunchError, Launched, Log, Profile, ProfileName, Step, Streams, Text, User, listen_for_adoption,
 };
 
 use super::super::gpus::Granted;
@@ -212,9 +212,7 @@ impl Wanted {
         streams.exit_record = Some(exit.as_fd());
         streams.adoption = Some(adoption.as_fd());
         streams.log = Some(Log { files: [files[0].as_fd(), files[1].as_fd()], bound: self.shared.config.log_bytes });
-        if !doors.is_empty() {
-            streams.cgroup = Entry::Join(doors.iter().map(AsFd::as_fd).collect());
-        }
+        streams.cgroup = doors.entry();
         let launcher = self.shared.launchers.get().map_err(|fault| failed("the launcher", &fault))?;
         let launched = match launcher.launch(plan, &streams) {
             // It died meanwhile; another one is asked, once.
@@ -254,17 +252,16 @@ impl Wanted {
     /// The groups of this run. What an earlier launch left under the name is ended first.
     fn group(&self) -> Result<Group, Trouble> {
         let name = leaf_name(&self.shared.instance, self.spec.id.as_str());
-        if let Ok(groups) = &self.shared.cgroups {
-            let left = groups.leaves().ok().and_then(|mut leaves| leaves.remove(&name));
-            if let Some(place) = left {
-                let ended = groups.adopt(place).and_then(|leaf| {
-                    leaf.kill(PATIENCE)?;
-                    leaf.remove(PATIENCE)
-                });
-                match ended {
-                    Ok(()) | Err(CgroupFault::Unavailable(_)) => {}
-                    Err(fault) => return Err(Trouble::failed(format!("what an earlier run left: {fault}"))),
-                }
+        if let Ok(groups) = &self.shared.cgroups
+            && let Ok(Some(place)) = groups.find(&name)
+        {
+            let ended = groups.adopt(place).and_then(|leaf| {
+                leaf.kill(PATIENCE)?;
+                leaf.remove(PATIENCE)
+            });
+            match ended {
+                Ok(()) | Err(CgroupFault::Unavailable(_)) => {}
+                Err(fault) => return Err(Trouble::failed(format!("what an earlier run left: {fault}"))),
             }
         }
         Ok(Group::make(&self.shared.cgroups, &name))

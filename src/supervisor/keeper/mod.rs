@@ -41,6 +41,7 @@ use super::request::{Action, RequestFault};
 use super::shared::Shared;
 use super::spent::{BudgetKind, Spent, Window};
 
+use self::effects::Durable;
 pub(super) use running::{Remains, Running, Trouble};
 pub(super) use slot::Slot;
 
@@ -242,7 +243,8 @@ impl Keeper {
         let held = action == Action::Stop;
         if self.kept.held != held && !matches!(action, Action::Freeze | Action::Thaw) {
             self.kept.held = held;
-            self.persist().await;
+            // Held after all, if the power is cut in that moment, is what an operator can undo.
+            self.persist(if held { Durable::First } else { Durable::Soon }).await;
         }
         self.turn(event).await;
         Ok(())

@@ -2,17 +2,32 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sandbox::Plan;
 use crate::sandbox::cgroup::{self, Applied, CgroupFault, Cgroups, Leaf, LeafPlace, Limits, ProcessResource};
 use crate::sandbox::plan::{Limit, Resource};
+use crate::sandbox::{Entry, Plan};
 
 /// The groups of one launch. Cheap to clone; dropping it changes nothing.
 #[derive(Debug, Clone)]
 pub struct Group(Result<(Cgroups, Arc<Leaf>), String>);
+
+/// The ways into the groups of one launch.
+#[derive(Debug, Default)]
+pub struct Doors<'g> {
+    unified: Option<BorrowedFd<'g>>,
+    tasks: Vec<File>,
+}
+
+impl Doors<'_> {
+    /// How a sandbox starts in the groups.
+    pub fn entry(&self) -> Entry<'_> {
+        Entry { into: self.unified, join: self.tasks.iter().map(AsFd::as_fd).collect() }
+    }
+}
 
 impl Group {
     /// Makes the groups of `name` below those of this process. Where none can be had, that is told by each limit.
@@ -73,14 +88,15 @@ impl Group {
         }
     }
 
-    /// The files through which a sandbox enters, opened.
+    /// The ways into the groups, opened; none where there are no groups.
     ///
     /// # Errors
     /// The first that cannot be opened.
-    pub fn doors(&self) -> Result<Vec<File>, (PathBuf, io::Error)> {
-        let Some(leaf) = self.leaf() else { return Ok(Vec::new()) };
+    pub fn doors(&self) -> Result<Doors<'_>, (PathBuf, io::Error)> {
+        let Some(leaf) = self.leaf() else { return Ok(Doors::default()) };
         let open = |path: PathBuf| OpenOptions::new().write(true).open(&path).map_err(|fault| (path, fault));
-        leaf.enter_all_paths().into_iter().map(open).collect()
+        let tasks = leaf.enter_self_paths().into_iter().map(open).collect::<Result<_, _>>()?;
+        Ok(Doors { unified: leaf.dir_fd(), tasks })
     }
 
     /// Lets a frozen leaf run on; where there is none, nothing was frozen.
@@ -162,7 +178,8 @@ mod tests {
     #[test]
     fn a_path_is_not_needed_where_there_are_no_groups() {
         let group = Group::make(&Err("none here".to_owned()), "x");
-        assert!(group.doors().expect("none").is_empty());
+        let doors = group.doors().expect("none");
+        assert!(doors.entry().into.is_none() && doors.entry().join.is_empty());
         assert_eq!(group.reason(), Some("none here"));
         assert!(group.end(Duration::ZERO).is_ok());
     }
