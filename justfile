@@ -37,6 +37,11 @@ run *ARGS:
 bench *ARGS:
     cargo bench --bench gateway -- {{ARGS}}
 
+# Minutes of mixed traffic while reloads, restarts, a silent name server and a full disk come and go, then a look at what
+# was left behind. ARW_SOAK_SECONDS (default 180).
+soak:
+    cargo test --release --locked --test endurance -- --ignored --nocapture --exact soak::soak
+
 # Each fuzz target for FUZZ_SECONDS (default 10).
 fuzz:
     FUZZ_SECONDS="${FUZZ_SECONDS:-10}" cargo test --release --test fuzz
@@ -58,7 +63,7 @@ smoke-safe:
     cargo build --locked --bins
     /usr/bin/env python3 tests/smoke/smoke.py safe
 
-# Supervised runtimes: a stub stage, and with RUNTIME_SMOKE_ALLOW_CPU=1 real launches, limits, a watchdog, a quarantine, an adoption.
+# Supervised runtimes: a stub stage, and with RUNTIME_SMOKE_ALLOW_CPU=1 real launches, limits, a watchdog, a quarantine, an adoption, the kill switch.
 runtime-smoke:
     cargo build --locked --bins
     /usr/bin/env python3 tests/smoke/smoke.py runtime

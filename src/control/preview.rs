@@ -30,8 +30,13 @@ pub(super) async fn preview(
 impl App {
     fn preview(&self, request: &PreviewRequest, question: Question, client: ClientAddr) -> Result<Preview, Problem> {
         let now = self.state.clock.now();
-        let (intent, verdict) = self.state.policy.load().verdict(&question, request.persona.clone(), client, now);
+        let (intent, mut verdict) = self.state.policy.load().verdict(&question, request.persona.clone(), client, now);
         let Question { scheme, mut notes, .. } = question;
+        if let Some(denial) = self.state.gateway.as_ref().and_then(|gateway| gateway.denial_while_latched()) {
+            let otherwise = verdict.denial.as_ref().map_or("granted", |denial| denial.code.code());
+            notes.push(format!("without the kill switch: {otherwise}"));
+            verdict = Verdict { answer: Answer::Deny, grant: None, denial: Some(denial) };
+        }
         if verdict.answer != Answer::Deny {
             if verdict.scheme() != Some(scheme)
                 && let Some(granted) = verdict.scheme()

@@ -55,10 +55,10 @@ impl Reloader {
         let (fresh, declared) = match read {
             Ok(read) => read,
             Err(faults) => {
+                self.gateway.metrics.reloaded(false);
                 for fault in &faults.0 {
                     tracing::error!(%fault, "the policy was not reloaded");
                 }
-                self.gateway.metrics.reloaded(false);
                 self.events.publish(EventKind::PolicyReloaded, None, json!({"applied": false, "faults": faults.0}));
                 return Err(faults);
             }

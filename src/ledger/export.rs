@@ -175,8 +175,9 @@ fn ocsf_event(line: &Line) -> Option<Value> {
         "disposition_id": if denied { 2 } else { 1 },
         "metadata": {
             "version": "1.3.0",
-            "profiles": ["security_control"],
-            "product": { "name": "Guardrail Gateway", "vendor_name": "ARW" },
+            // `actor` is of the second, the disposition of the first.
+            "profiles": ["security_control", "host"],
+            "product": { "name": "Guardrail Gateway", "vendor_name": "ARW", "version": env!("CARGO_PKG_VERSION") },
             "uid": line.seq.to_string(),
             "sequence": line.seq,
         },
@@ -221,6 +222,10 @@ fn endpoint(line: &Line) -> Value {
     if let Some(fields) = endpoint.as_object_mut() {
         fields.extend(line.host.as_ref().map(|host| ("hostname".to_owned(), json!(host))));
         fields.extend(line.port.map(|port| ("port".to_owned(), json!(port))));
+        // An endpoint is called something; nobody knows where a malformed request wanted to go.
+        if !["ip", "name", "hostname"].iter().any(|name| fields.contains_key(*name)) {
+            fields.insert("name".to_owned(), json!("unknown"));
+        }
     }
     endpoint
 }

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::flow::TunnelView;
 use super::gate::Gateway;
-use super::latch::Latched;
+use super::latch::{Latch, Latched};
 use super::metrics::Metrics;
-use crate::domain::{CloseReason, PersonaId};
+use crate::domain::{CloseReason, Denial, PersonaId};
 
 /// A view of the running gateway; cheap to clone.
 #[derive(Debug, Clone)]
@@ -114,6 +114,11 @@ impl Handle {
     /// Why the kill switch is latched, if it is.
     pub fn latched(&self) -> Option<Latched> {
         self.gateway.latched()
+    }
+
+    /// What every request is answered while the kill switch is latched.
+    pub fn denial_while_latched(&self) -> Option<Denial> {
+        self.gateway.latched().map(|_| Latch::denial())
     }
 
     /// Ends every open flow of `persona`. Says how many there were.

@@ -42,16 +42,27 @@ fn the_commands_of_the_consent_page_run_as_they_stand() {
     assert!(told.contains("acknowledged local-model: text:read") && told.contains("text:read is closed"), "{told}");
 }
 
+/// A ground on which a daemon launches nothing.
+fn idle() -> Ground {
+    let ground = Ground::new();
+    for manifest in ["runtimes.toml", "automations.toml"] {
+        std::fs::remove_file(ground.path("config/runtime").join(manifest)).expect("there");
+    }
+    ground
+}
+
 /// A ground with a daemon on it, which launches nothing.
 fn served() -> (Ground, Serving) {
-    let ground = Ground::new();
-    std::fs::remove_file(ground.path("config/runtime/runtimes.toml")).expect("there");
+    let ground = idle();
     let serving = Serving::over(&ground.path(""));
     (ground, serving)
 }
 
 #[test]
 fn the_monitoring_playbook_runs_as_it_stands() {
+    if !has("curl") {
+        return;
+    }
     let (ground, _serving) = served();
     let told = ground.run("docs/ops/monitoring.md");
     for part in ["ready", "gateway   open", "# EOF", "service.start", "the ledger is sound"] {
@@ -60,6 +71,78 @@ fn the_monitoring_playbook_runs_as_it_stands() {
     for export in ["egress.ocsf.jsonl", "denied.jsonl", "egress.csv"] {
         assert!(ground.path("work").join(export).is_file(), "{export}");
     }
+}
+
+#[test]
+fn the_automation_runbook_runs_as_it_stands() {
+    let (ground, _serving) = served();
+    let told = ground.run("docs/ops/automation_ops.md");
+    for part in [
+        "allow  https://status.example.net:443 as example",
+        "shutdown_latched",
+        "the ledger is sound",
+        "denied_by_rule",
+    ] {
+        assert!(told.contains(part), "{part}:\n{told}");
+    }
+    for kept in ["ledger.jsonl", "persona.jsonl", "line-1.proof.json", "checkpoint", "personas/example.toml"] {
+        assert!(ground.path("work/incident-4711").join(kept).is_file(), "{kept}");
+    }
+}
+
+#[test]
+fn the_trial_checklist_runs_as_it_stands() {
+    let (ground, _serving) = served();
+    let told = ground.run("docs/ops/trial_readiness.md");
+    for part in ["are sound", "acknowledged local-model: text:read", "special_address", "shutdown_latched"] {
+        assert!(told.contains(part), "{part}:\n{told}");
+    }
+}
+
+#[test]
+fn the_cluster_runbook_runs_as_it_stands() {
+    if !has("openssl") || !has("curl") {
+        return;
+    }
+    let ground = idle();
+    let text = repository_text("docs/ops/cluster_runbook.md");
+    // An address of loopback that nobody else here listens on.
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let text = text.replace("192.0.2.10", &format!("127.{}.{low}.77", 128 + high % 64));
+    let (gateway, rest) = text.split_once("### From the worker").expect("there");
+    let (worker, leaves) = rest.split_once("### It leaves").expect("there");
+    ground.run_text("cluster_runbook.md, at the gateway", gateway);
+    // The restart that the runbook asks for.
+    let _serving = Serving::over(&ground.path(""));
+    let told = ground.run_text("cluster_runbook.md, at the worker", worker);
+    let codes: Vec<&str> = told.lines().filter(|line| line.len() == 3 && line.parse::<u16>().is_ok()).collect();
+    assert_eq!(codes, ["403", "407"], "with the certificate, and without: {told}");
+    assert!(told.contains("not_allowlisted") && told.contains("no_identity"), "{told}");
+    let told = ground.run_text("cluster_runbook.md, when it leaves", leaves);
+    assert!(told.lines().any(|line| line == "407"), "{told}");
+}
+
+#[test]
+fn the_commands_of_the_operations_page_run_as_they_stand() {
+    let ground = Ground::new();
+    ground.run("docs/operations.md");
+    for made in ["man-pages/arw-cli.1", "man-pages/arw-server.8", "arw-cli.1", "arw-cli.bash"] {
+        assert!(ground.path("work").join(made).is_file(), "{made}");
+    }
+}
+
+/// Whether the runbook's foreign program is here; says when not.
+fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).any(|folder| folder.join(program).is_file());
+    if !found {
+        println!("SKIP: {program} is not installed");
+    }
+    found
+}
+
+fn repository_text(path: &str) -> String {
+    std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect(path)
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod disk;
 mod idle;
 mod load;
 mod reload;
+mod soak;
 mod transfer;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -6,8 +6,11 @@
 mod support;
 
 mod collector;
+mod documents;
+mod examples;
 mod exposition;
 mod files;
+mod ocsf;
 mod prometheus;
 mod promql;
 mod rules;

@@ -41,16 +41,7 @@ impl Default for Setup {
 impl Setup {
     /// Listeners on free ports, two workers, no name server, no hosts, no persona.
     pub fn new() -> Self {
-        let setup = Self {
-            settings: toml::Table::new(),
-            personas: BTreeMap::new(),
-            files: Vec::new(),
-            environment: Vec::new(),
-            wrapper: Vec::new(),
-            mounts: false,
-            home: None,
-        };
-        setup
+        Self::bare()
             .set("log.json", true)
             .set("log.journald", false)
             .set("proxy.bind", "127.0.0.1:0")
@@ -62,6 +53,19 @@ impl Setup {
             .set("dns.servers", vec!["127.0.0.1:1".to_owned()])
             .set("dns.timeout", "2s")
             .set("ledger.reserve_bytes", "1MiB")
+    }
+
+    /// No setting at all.
+    pub fn bare() -> Self {
+        Self {
+            settings: toml::Table::new(),
+            personas: BTreeMap::new(),
+            files: Vec::new(),
+            environment: Vec::new(),
+            wrapper: Vec::new(),
+            mounts: false,
+            home: None,
+        }
     }
 
     /// Sets one key by its dotted name, as in `limits.head_time`.
@@ -175,6 +179,19 @@ impl Setup {
     pub fn in_home(mut self, home: Arc<TempDir>) -> Self {
         self.home = Some(home);
         self
+    }
+
+    /// These settings, and over them those of `other`, with its folders.
+    #[must_use]
+    pub fn over(mut self, other: Self) -> Self {
+        for (section, table) in other.settings {
+            let ours = self.settings.entry(section).or_insert_with(|| Value::Table(toml::Table::new()));
+            match (ours.as_table_mut(), table) {
+                (Some(ours), Value::Table(table)) => ours.extend(table),
+                (_, value) => *ours = value,
+            }
+        }
+        Self { settings: self.settings, ..other }
     }
 
     /// Starts the daemon and gives the first words that it fails with.

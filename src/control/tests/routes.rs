@@ -72,6 +72,23 @@ async fn a_preview_decides_as_the_gate_would_and_is_recorded() {
 }
 
 #[tokio::test]
+async fn while_the_kill_switch_is_latched_a_preview_says_so() {
+    let fixture = Fixture::start();
+    let (client, gateway) = (fixture.unix(), fixture.state.gateway.clone().expect("there"));
+    gateway.latch("drill");
+    for (url, otherwise) in [("https://api.example.com", "granted"), ("https://evil.example", "not_allowlisted")] {
+        let answer: Preview = client.send("/egress/preview", &question("demo", url)).await.expect("answered");
+        assert_eq!((answer.decision, answer.code), (Outcome::Deny, Some(DenialCode::ShutdownLatched)), "{url}");
+        assert!(answer.notes.contains(&format!("without the kill switch: {otherwise}")), "{:?}", answer.notes);
+        assert!(answer.rule.is_none() && !answer.notes.iter().any(|note| note.contains("drill")), "{answer:?}");
+    }
+    assert!(gateway.release());
+    let answer: Preview =
+        client.send("/egress/preview", &question("demo", "https://api.example.com")).await.expect("answered");
+    assert_eq!(answer.decision, Outcome::Allow);
+}
+
+#[tokio::test]
 async fn a_preview_that_is_not_clear_is_refused() {
     let fixture = Fixture::start();
     let client = fixture.unix();
