@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn the_gateways_own_names_are_no_place_to_go_to_whatever_is_configured() {
-        let rule = "[[allow]]\nid = \"a\"\nhosts = [\"gateway.arw.internal\", \"*.internal\", \"arw.internal\"]\nports = \"all\"\n\
+        let rule = "[[allow]]\nid = \"a\"\nhosts = [\"gateway.arw.internal\", \"*.arw.internal\", \"arw.internal\", \"xarw.internal\"]\nports = [\"1-65535\"]\n\
                     schemes = [\"http\", \"https\", \"tcp\"]\n";
         for text in [rule, "posture = \"public\"\n", "mode = \"report\"\n", &format!("mode = \"report\"\n{rule}")] {
             for name in ["gateway.arw.internal", "arw.internal", "x.gateway.arw.internal"] {

@@ -322,7 +322,7 @@ fn no_road_leads_from_a_sandbox_to_the_control_api_or_to_another_automation() {
         dial; say "GET /usage HTTP/1.1\r\nHost: gateway.arw.internal\r\nOrigin: http://evil.test\r\n\r\n"; hear page
         dial; say "POST /usage HTTP/1.1\r\nHost: gateway.arw.internal\r\nContent-Type: application/json\r\nContent-Length: 40\r\n\r\n{\"rep"; hear slow
         get last /usage"#;
-    let rules = "[[allow]]\nid = \"reserved\"\nhosts = [\"gateway.arw.internal\", \"*.arw.internal\", \"allowed.test\"]\ncidrs = [\"127.0.0.0/8\"]\nports = \"all\"\nschemes = [\"http\", \"tcp\"]\n";
+    let rules = "[[allow]]\nid = \"reserved\"\nhosts = [\"gateway.arw.internal\", \"*.arw.internal\", \"allowed.test\"]\ncidrs = [\"127.0.0.0/8\"]\nports = [\"1-65535\"]\nschemes = [\"http\", \"tcp\"]\n";
     let dns = DnsServer::start();
     let control = crate::network::free_port();
     let manifest = format!(
@@ -340,8 +340,8 @@ fn no_road_leads_from_a_sandbox_to_the_control_api_or_to_another_automation() {
         ("for_another", "403", "not_yours"),
         ("tunnel", "403", "special_address"),
         ("under", "403", "special_address"),
-        ("forward", "403", "special_address"),
-        ("connect", "403", "special_address"),
+        ("forward", "403", "Proxy-Status"),
+        ("connect", "403", "Proxy-Status"),
         ("both", "400", "malformed"),
         ("huge", "413", "body_too_large"),
         ("undeclared", "415", "not_json"),
