@@ -63,7 +63,7 @@ smoke-safe:
     cargo build --locked --bins
     /usr/bin/env python3 tests/smoke/smoke.py safe
 
-# Supervised runtimes: a stub stage, and with RUNTIME_SMOKE_ALLOW_CPU=1 real launches, limits, a watchdog, a quarantine, an adoption.
+# Supervised runtimes: a stub stage, and with RUNTIME_SMOKE_ALLOW_CPU=1 real launches, limits, a watchdog, a quarantine, an adoption, the kill switch.
 runtime-smoke:
     cargo build --locked --bins
     /usr/bin/env python3 tests/smoke/smoke.py runtime

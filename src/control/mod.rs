@@ -16,6 +16,7 @@
 //! answer a browser's page of another origin; to dial or resolve anything; and to show a secret.
 
 mod actions;
+mod audit;
 mod auth;
 mod automations;
 mod client;

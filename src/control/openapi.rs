@@ -84,6 +84,7 @@ fn all_schemas() -> Value {
         all.extend(super::runtimes::schemas());
         all.extend(super::leases::schemas());
         all.extend(super::actions::schemas());
+        all.extend(super::audit::schemas());
         all.extend(super::automations::schemas());
     }
     all

@@ -9,7 +9,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, automations, egress, exec, leases, ledger, metrics, policy, preview, public, runtimes, settings, stream,
+    actions, audit, automations, egress, exec, leases, ledger, metrics, policy, preview, public, runtimes, settings,
+    stream,
 };
 
 /// Who may ask.
@@ -94,7 +95,7 @@ pub(crate) const MAX_LEASES: u64 = 1_000;
 /// Runs in one answer. 1000: as many as are kept.
 pub(crate) const MAX_RUNS: u64 = 1_000;
 /// Largest number that JSON readers keep exact (2^53 - 1, RFC 8259 section 6).
-const MAX_SEQ: u64 = (1 << 53) - 1;
+pub(crate) const MAX_SEQ: u64 = (1 << 53) - 1;
 
 const fn query(name: &'static str, form: Form, about: &'static str) -> Param {
     Param { name, place: Place::Query, form, about }
@@ -127,6 +128,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(action_routes());
     table.extend(lease_routes());
     table.extend(switch_routes());
+    table.extend(audit_routes());
     table.extend(automation_routes());
     table
 }
@@ -366,6 +368,7 @@ fn runtime_routes() -> Vec<Route> {
                 ProblemCode::BudgetExhausted,
                 ProblemCode::DependencyFailed,
                 ProblemCode::Unavailable,
+                ProblemCode::StateUnavailable,
                 ProblemCode::NotReady,
             ],
             handler: || post(runtimes::act),
@@ -498,6 +501,47 @@ fn switch_routes() -> Vec<Route> {
             answer: Answer::Json("Position"),
             problems: &[],
             handler: || get(actions::position),
+        },
+    ]
+}
+
+fn audit_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/audit",
+            access: Access::Admin,
+            about: "What administrators did, newest last.",
+            params: const {
+                &[
+                    query("limit", Form::Integer(1, MAX_LINES), "At most so many entries; 100 without it."),
+                    query(
+                        "after",
+                        Form::Integer(0, MAX_SEQ),
+                        "Only behind this line of the log, the oldest of them first.",
+                    ),
+                ]
+            },
+            body: None,
+            answer: Answer::Json("AuditPage"),
+            problems: &[ProblemCode::BadQuery, ProblemCode::LedgerUnavailable],
+            handler: || get(audit::lines),
+        },
+        Route {
+            method: Method::POST,
+            path: "/attestations",
+            access: Access::Admin,
+            about: "Records in the audit that a person did what no program can see.",
+            params: &[],
+            body: Some("Attestation"),
+            answer: Answer::Json("Attested"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(audit::attest),
         },
     ]
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,8 @@ use super::extract::Strict;
 use super::problem::{Problem, ProblemCode};
 use super::routes::{MAX_DEATHS, MAX_LOG_LINES};
 use super::state::{App, MAX_STREAMS};
-use crate::domain::{RuntimeId, Timestamp};
+use crate::domain::{ClientAddr, RuntimeId, Timestamp};
+use crate::governance::audit::{Actor, AuditAction, Deed};
 use crate::sandbox::log::{Batch, Line, LogReader, Place};
 use crate::supervisor::{Action, Confinement, RequestFault, RuntimeState, RuntimeView, Supervisor};
 
@@ -177,6 +178,7 @@ pub(super) async fn deaths(
 
 pub(super) async fn act(
     State(app): State<Arc<App>>,
+    Extension(peer): Extension<ClientAddr>,
     Path((id, action)): Path<(String, String)>,
 ) -> Result<Json<RuntimeView>, Problem> {
     let (supervisor, id) = (supervisor(&app)?, known(&id)?);
@@ -185,7 +187,26 @@ pub(super) async fn act(
         Problem::new(ProblemCode::BadRequest, format!("an action is one of {}", names.join(", ")))
     })?;
     tracing::info!(runtime = %id, %action, "an operator asks");
-    supervisor.request(&id, action).await.map(Json).map_err(|fault| refused(&fault))
+    let view = supervisor.runtime(&id).ok_or_else(unknown)?;
+    let deed = Deed {
+        runtime: Some(id.clone()),
+        persona: Some(view.persona),
+        before: Some(json!({ "state": view.state, "run": view.run })),
+        after: Some(json!({ "asked": action })),
+        ..Deed::new(Actor::of(peer), AuditAction::RuntimeRequested)
+    };
+    // At the same time: a launch does not wait for the disk, and is not acknowledged before it is recorded.
+    let (recorded, asked) = tokio::join!(app.state.governance.audit.record(deed), supervisor.request(&id, action));
+    let view = asked.map_err(|fault| refused(&fault))?;
+    if let Err(fault) = recorded {
+        tracing::error!(%fault, runtime = %id, %action, "what an operator asks cannot be recorded");
+        // What narrows stays; everything else is taken back.
+        if !matches!(action, Action::Stop | Action::Freeze) {
+            let _ = supervisor.request(&id, Action::Stop).await;
+            return Err(Problem::new(ProblemCode::StateUnavailable, fault.to_string()));
+        }
+    }
+    Ok(Json(view))
 }
 
 #[derive(Debug, Deserialize)]

@@ -62,6 +62,8 @@ codes! {
         UsageReported => "usage_reported",
         /// The persona files and the manifest were read again.
         PolicyReloaded => "policy_reloaded",
+        /// A person says that something was done which no program can see.
+        Attested => "attested",
         /// Something was asked of a runtime.
         RuntimeRequested => "runtime_requested",
         /// A command was to be executed inside a runtime.

@@ -11,6 +11,7 @@
 //! | `recipes` | automations as signed folders: read, installed, previewed, retired |
 //! | `bundles` | what runtimes are made of: catalogues, imports, revisions, audits |
 //! | `signed` | whose signatures are believed, over what, and the shelf that holds what was verified |
+//! | `incident` | everything that is known of a persona since a moment, in one archive |
 //! | `journal` | lines that are on the disk before they count |
 //! | `reason` | why somebody did something |
 
@@ -18,6 +19,7 @@ pub mod audit;
 pub mod automations;
 pub mod bundles;
 pub mod consent;
+pub mod incident;
 pub mod journal;
 pub mod leases;
 pub mod reason;

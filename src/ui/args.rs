@@ -3,6 +3,7 @@
 mod admin;
 mod bundles;
 mod consent;
+mod incident;
 mod recipes;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use crate::sandbox::preset::PresetName;
 pub use admin::{AdminCommand, AdminPersonaCommand, AutomationCommand, GrantArgs, LeaseCommand};
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
+pub use incident::{ExportArgs as IncidentExportArgs, IncidentCommand};
 pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
 
 /// Talk to the egress gateway of this host, and read its ledger.
@@ -127,6 +129,9 @@ pub enum Command {
     /// Automations, and the kill switch over all of them
     #[command(subcommand)]
     Automation(AutomationCommand),
+    /// What is known of an incident, in one archive
+    #[command(subcommand)]
+    Incident(IncidentCommand),
     /// Run one command in a sandbox whose only way out is a gateway of its own; needs no daemon
     Run(RunArgs),
     /// Sandboxes
@@ -666,6 +671,8 @@ mod tests {
                 "x",
             ],
             &["arw-cli", "admin", "lease", "revoke", "../x"],
+            &["arw-cli", "incident", "export", "--persona", "demo"],
+            &["arw-cli", "incident", "export", "--persona", "demo", "--since", "yesterday"],
             &["arw-cli", "automation", "shutdown"],
             &["arw-cli", "automation", "shutdown", "--reason", " "],
             &["arw-cli", "automation", "shutdown", "--reason", "x", "--grace", "soon"],

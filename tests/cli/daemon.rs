@@ -57,6 +57,13 @@ impl Daemon {
         let _ = self.child.wait();
     }
 
+    /// As a service manager ends it.
+    pub(crate) fn stop(&mut self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("it runs");
+        assert!(self.child.wait().expect("ours").success());
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

@@ -4,6 +4,7 @@ mod bundles;
 mod consent;
 mod daemon;
 mod folders;
+mod incident;
 mod offline;
 mod online;
 mod recipes;

@@ -369,6 +369,23 @@ def cpu(run, daemon, required):
             line["kind"] == "open" and line.get("runtime") == "caller" for line in daemon.ledger()[count:]))
         return f"kill -9 of the daemon: init {before['server']} and {before['caller']} live on, and their egress is recorded"
 
+    def kill_switch():
+        views = [daemon.view(name) for name in ("caller", "server")]
+        told = daemon.cli("--json", "automation", "shutdown", "--reason", "the smoke test", "--grace", "1s")
+        check(told.returncode == 0, told.stderr)
+        report = json.loads(told.stdout)["shutdown"]
+        check(report["done"], report)
+        check(not [view for view in views if lives(view["pid"])], "a runtime lives on")
+        answer = daemon.through(f"http://allowed.test:{daemon.port}/")
+        check(answer.startswith("HTTP/1.1 403") and "shutdown_latched" in answer, answer[:200])
+        check(daemon.ask("POST", "/orchestrator/runtimes/caller/start")[0] == 409, "a runtime starts although it is latched")
+        released = daemon.cli("automation", "rearm", "--reason", "the smoke test goes on")
+        check(released.returncode == 0, released.stderr)
+        daemon.act("caller", "start")
+        daemon.until("caller", "ready again", lambda view: view["state"] == "ready")
+        last = report["steps"][-1]["done_ms"]
+        return f"{report['steps'][3]['count']} runtimes ended and all egress denied after {last} ms; released, one starts again"
+
     def teardown():
         pids = [view["pid"] for view in daemon.ask("GET", "/state/runtime_supervisor")[1]["runtimes"] if view["pid"]]
         instance = (daemon.home / "state/runtimes/instance").read_text()
@@ -387,6 +404,7 @@ def cpu(run, daemon, required):
         stage("a watchdog kill", watchdog)
         stage("restart throttle and quarantine", throttle)
         stage("adoption", adoption)
+        stage("the kill switch and its release", kill_switch)
         stage("teardown", teardown)
 
 

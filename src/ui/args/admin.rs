@@ -16,6 +16,21 @@ pub enum AdminCommand {
     /// Leases: time-boxed widenings
     #[command(subcommand)]
     Lease(LeaseCommand),
+    /// Record in the audit that a person did what no program can see
+    Attest {
+        /// What was done, such as `stakeholders were told`
+        #[arg(value_parser = remark)]
+        subject: String,
+        /// By whom, where, with what result
+        #[arg(long, value_name = "TEXT", value_parser = remark)]
+        note: String,
+    },
+    /// Show what administrators did
+    Audit {
+        /// At most so many entries, the newest
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        limit: u16,
+    },
 }
 
 /// `admin persona …`.

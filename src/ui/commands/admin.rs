@@ -14,6 +14,17 @@ const WIDTH: usize = 48;
 pub(super) async fn run(command: AdminCommand, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
     match command {
         AdminCommand::Persona(AdminPersonaCommand::Grant(args)) => grant(&args, context, screen).await,
+        AdminCommand::Attest { subject, note } => {
+            let body = json!({ "subject": subject, "note": note });
+            let attested: Value = context.client.send("/attestations", &body).await?;
+            if screen.json() {
+                screen.value(&attested, false)?;
+            } else {
+                screen.line(&format!("recorded: {}", safe(&subject)))?;
+            }
+            Ok(Outcome::Done)
+        }
+        AdminCommand::Audit { limit } => audit(limit, context, screen).await,
         AdminCommand::Lease(LeaseCommand::List { ended }) => list(ended, context, screen).await,
         AdminCommand::Lease(LeaseCommand::Revoke { id, reason }) => {
             let reason = reason.map(|reason| format!("?reason={}", escape(&reason))).unwrap_or_default();
@@ -52,6 +63,37 @@ async fn grant(args: &GrantArgs, context: &Context, screen: &mut Screen) -> Resu
         let (id, until) = (text("id"), text("expires_at"));
         screen.line(&format!("{id}: {} may use {} until {until}", args.persona, text("capability")))?;
         screen.line(&format!("take it back with `arw-cli admin lease revoke {id}`"))?;
+    }
+    Ok(Outcome::Done)
+}
+
+async fn audit(limit: u16, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let page: Value = context.client.fetch(&format!("/state/audit?limit={limit}")).await?;
+    if screen.json() {
+        screen.value(&page, false)?;
+        return Ok(Outcome::Done);
+    }
+    let mut table = Table::new(&["time", "who", "what", "to", "after", "why"]);
+    for line in page["entries"].as_array().into_iter().flatten() {
+        let entry = &line["audit"];
+        let text = |value: &Value| safe(value.as_str().unwrap_or("-")).into_owned();
+        let to =
+            ["persona", "runtime", "lease"].iter().filter_map(|key| line[key].as_str()).collect::<Vec<_>>().join(" ");
+        let (after, why) = (text(&entry["after"]), text(&line["detail"]));
+        let row = [
+            text(&entry["at"]),
+            text(&entry["actor"]),
+            text(&entry["action"]),
+            safe(&to).into_owned(),
+            cut(&after, WIDTH).into_owned(),
+            cut(&why, WIDTH).into_owned(),
+        ];
+        table.row(Paint::Plain, &row.each_ref().map(String::as_str));
+    }
+    if table.is_empty() {
+        screen.line("nothing was done yet")?;
+    } else {
+        table.show(screen)?;
     }
     Ok(Outcome::Done)
 }

@@ -10,6 +10,7 @@ mod events;
 mod exec;
 mod gate;
 mod generate;
+mod incident;
 mod ledger;
 mod lines;
 mod persona;
@@ -43,6 +44,7 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Runtime(command) => runtime::run(command, &context, screen).await,
         Command::Admin(command) => admin::run(command, &context, screen).await,
         Command::Automation(command) => automation::run(command, &context, screen).await,
+        Command::Incident(command) => incident::run(command, &context, screen).await,
         // The program itself runs these: they stand on the floor of the daemon.
         Command::Run(_) | Command::Sandbox(_) => Err(Failure::new("this command needs the program itself")),
         Command::Reload => policy::reload(&context, screen).await,
