@@ -36,8 +36,8 @@ pub use runtimes::{
     BudgetForm, GpuForm, HealthForm, LimitsForm, MAX_MANIFEST, ProcessForm, RestartForm, RuntimeForm, RuntimesFile,
 };
 pub use server::{
-    ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, ProxyConfig, RuntimesConfig,
-    ServerConfig, TlsListenerConfig,
+    ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, PersonasConfig, ProxyConfig,
+    RuntimesConfig, ServerConfig, TlsListenerConfig,
 };
 pub use server_file::reference;
 pub use signers::{MAX_SIGNERS, RevokedForm, SignerForm, SignersFile};

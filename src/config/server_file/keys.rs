@@ -23,6 +23,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("ledger", "The egress ledger."),
     ("control", "The control API."),
     ("runtimes", "The supervised runtimes, and what holds for those that do not say it themselves."),
+    ("personas", "Personas beyond their traffic: proposals and feedback."),
     ("log", "The daemon's own log."),
     ("bundles", "Recipes and bundles: what is installed here and runs later."),
 ];
@@ -283,6 +284,11 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "runtimes.log_bytes",
         Kind::DiskSize { field: |d| &mut d.config.runtimes.log_bytes, min: 64 << 10, max: 1 << 30 },
         "Size of each of the two files of a runtime's log.",
+    ),
+    key(
+        "personas.enable",
+        Kind::Bool(|d| &mut d.config.personas.enable),
+        "Whether proposals and feedback are taken, for personas whose recorded review still fits their file.",
     ),
     key(
         "log.filter",
