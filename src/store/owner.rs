@@ -11,6 +11,7 @@ use super::fault::StoreFault;
 use super::leases::Leases;
 use super::open::open;
 use super::outbox::Outbox;
+use super::personas::Personas;
 
 /// Changes that may wait. 256: operators make a few a minute; more than this means that the disk hangs.
 const QUEUE: usize = 256;
@@ -56,6 +57,11 @@ impl Store {
     /// The leases.
     pub const fn leases(&self) -> Leases<'_> {
         Leases(self)
+    }
+
+    /// Personas beyond their files.
+    pub const fn personas(&self) -> Personas<'_> {
+        Personas(self)
     }
 
     /// Audit entries that are not in their log yet.
