@@ -40,4 +40,5 @@ pub use server::{
     RuntimesConfig, ServerConfig, TlsListenerConfig,
 };
 pub use server_file::reference;
+pub use server_file::units::parse_time;
 pub use signers::{MAX_SIGNERS, RevokedForm, SignerForm, SignersFile};

@@ -178,6 +178,15 @@ impl Client {
         serde_json::from_slice(&answer).map_err(ClientError::Answer)
     }
 
+    /// `DELETE path` for a JSON answer.
+    ///
+    /// # Errors
+    /// As [`Client::fetch`].
+    pub async fn remove<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let body = self.exchange(Method::DELETE, path, None).await?;
+        serde_json::from_slice(&body).map_err(ClientError::Answer)
+    }
+
     /// `GET path` for a stream of events. `last_event_id` asks for what came after it.
     ///
     /// # Errors

@@ -15,11 +15,13 @@
 //! It refuses to listen off loopback, since it has no TLS; to trust a peer for being on loopback; to
 //! answer a browser's page of another origin; to dial or resolve anything; and to show a secret.
 
+mod actions;
 mod auth;
 mod client;
 mod egress;
 mod error;
 mod extract;
+mod leases;
 mod ledger;
 mod listen;
 mod metrics;

@@ -60,10 +60,22 @@ problems! {
     NoSuchPersona => "no_such_persona" 404 "There is no such persona",
     /// No such runtime.
     UnknownRuntime => "unknown_runtime" 404 "There is no such runtime",
+    /// No such lease is in force.
+    NoSuchLease => "no_such_lease" 404 "There is no such lease in force",
     /// What was asked for cannot be had in the runtime's state.
     NotInThisState => "not_in_this_state" 409 "The runtime is in another state",
     /// The kill switch was used.
     ShutdownLatched => "shutdown_latched" 409 "The kill switch was used",
+    /// The kill switch is not latched, so there is nothing to release.
+    NotLatched => "not_latched" 409 "The kill switch is not latched",
+    /// The kill switch is still ending runtimes.
+    ShutdownRunning => "shutdown_running" 409 "The kill switch is at work",
+    /// The lease has ended.
+    LeaseEnded => "lease_ended" 409 "The lease has ended",
+    /// The lease would open nothing.
+    LeaseUseless => "lease_useless" 409 "The lease would open nothing",
+    /// As many leases as there may be are in force.
+    TooManyLeases => "too_many_leases" 409 "Too many leases are in force",
     /// What the runtime depends on cannot start.
     DependencyFailed => "dependency_failed" 409 "What it depends on cannot start",
     /// This host, or this runtime, does not have it.
@@ -78,6 +90,14 @@ problems! {
     WrongHost => "wrong_host" 421 "The request is for another host",
     /// The files were read and have faults; the snapshot in force stays.
     PolicyFaults => "policy_faults" 422 "The policy has faults",
+    /// What a lease is asked for is not something that can be leased.
+    LeaseCapability => "lease_capability" 422 "That cannot be leased",
+    /// A lease is asked for too short or too long a time.
+    LeaseTime => "lease_time" 422 "The lease cannot last that long",
+    /// A bound of a lease is zero, too large, or on something that is not counted.
+    LeaseBound => "lease_bound" 422 "The bound of the lease is wrong",
+    /// A reason is required, as one line.
+    ReasonRequired => "reason_required" 422 "A reason is required",
     /// Too many wrong tokens.
     TooManyFailures => "too_many_failures" 429 "Too many wrong credentials",
     /// A bug or a failed system call; the log has more.
@@ -86,6 +106,8 @@ problems! {
     NotReady => "not_ready" 503 "The daemon is not ready",
     /// The ledger cannot be written or read.
     LedgerUnavailable => "ledger_unavailable" 503 "The ledger is unavailable",
+    /// The state could not be written or read; nothing was changed.
+    StateUnavailable => "state_unavailable" 503 "The state is unavailable",
     /// As many event streams as there may be are open.
     TooManyStreams => "too_many_streams" 503 "Too many event streams are open",
     /// The request took longer than the bound.

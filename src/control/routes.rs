@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use axum::http::Method;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 
 use super::problem::ProblemCode;
 use super::state::App;
-use super::{egress, ledger, metrics, policy, preview, public, runtimes, settings, stream};
+use super::{actions, egress, leases, ledger, metrics, policy, preview, public, runtimes, settings, stream};
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,6 +87,8 @@ pub(crate) const MAX_REPLAY: u64 = 1_000;
 pub(crate) const MAX_DEATHS: u64 = 1_000;
 /// Log lines in one answer. 5000: a few hundred KiB as a rule.
 pub(crate) const MAX_LOG_LINES: u64 = 5_000;
+/// Ended leases in one answer. 1000: as many as there may be in force.
+pub(crate) const MAX_LEASES: u64 = 1_000;
 /// Largest number that JSON readers keep exact (2^53 - 1, RFC 8259 section 6).
 const MAX_SEQ: u64 = (1 << 53) - 1;
 
@@ -119,6 +121,8 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(state_routes());
     table.extend(runtime_routes());
     table.extend(action_routes());
+    table.extend(lease_routes());
+    table.extend(switch_routes());
     table
 }
 
@@ -370,6 +374,103 @@ fn action_routes() -> Vec<Route> {
             answer: Answer::Json("ReloadReport"),
             problems: &[ProblemCode::PolicyFaults],
             handler: || post(policy::reload),
+        },
+    ]
+}
+
+fn lease_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/leases",
+            access: Access::Admin,
+            about: "Leases in force, with what was used of them.",
+            params: const { &[query("ended", Form::Integer(0, MAX_LEASES), "Also so many that have ended, newest first.")] },
+            body: None,
+            answer: Answer::Json("Leases"),
+            problems: &[ProblemCode::BadQuery, ProblemCode::StateUnavailable, ProblemCode::NotReady],
+            handler: || get(leases::list),
+        },
+        Route {
+            method: Method::POST,
+            path: "/leases",
+            access: Access::Admin,
+            about: "Gives a lease: 201, or 200 where one for the same was in force and ends later now.",
+            params: &[],
+            body: Some("LeaseRequest"),
+            answer: Answer::Json("Lease"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchPersona,
+                ProblemCode::LeaseCapability,
+                ProblemCode::LeaseTime,
+                ProblemCode::LeaseBound,
+                ProblemCode::LeaseUseless,
+                ProblemCode::LeaseEnded,
+                ProblemCode::ReasonRequired,
+                ProblemCode::TooManyLeases,
+                ProblemCode::ShutdownLatched,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            handler: || post(leases::grant),
+        },
+        Route {
+            method: Method::DELETE,
+            path: "/leases/{id}",
+            access: Access::Admin,
+            about: "Takes a lease back and cuts what it let through.",
+            params: const {
+                &[
+                    Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the lease." },
+                    query("reason", Form::Text, "Why, for the audit."),
+                ]
+            },
+            body: None,
+            answer: Answer::Json("LeaseRevoked"),
+            problems: &[
+                ProblemCode::BadQuery,
+                ProblemCode::NoSuchLease,
+                ProblemCode::ReasonRequired,
+                ProblemCode::NotReady,
+            ],
+            handler: || delete(leases::revoke),
+        },
+    ]
+}
+
+fn switch_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::POST,
+            path: "/actions",
+            access: Access::Admin,
+            about: "The kill switch: `automation_shutdown` cuts, revokes, ends and halts everything; `automation_rearm` \
+                    releases it. 202 while runtimes are still within their grace.",
+            params: &[],
+            body: Some("ActionRequest"),
+            answer: Answer::Json("Position"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+                ProblemCode::NotLatched,
+                ProblemCode::ShutdownRunning,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(actions::act),
+        },
+        Route {
+            method: Method::GET,
+            path: "/state/automation/shutdown",
+            access: Access::Admin,
+            about: "Whether the kill switch is latched, and what its last use did.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("Position"),
+            problems: &[],
+            handler: || get(actions::position),
         },
     ]
 }

@@ -12,6 +12,7 @@ use super::wire::ReloadReport;
 use crate::config::{Faults, ServerConfig};
 use crate::domain::Clock;
 use crate::events::EventBus;
+use crate::governance::Governance;
 use crate::ledger::Ledger;
 use crate::policy::Snapshot;
 use crate::proxy::{Handle, Metrics};
@@ -50,6 +51,8 @@ pub struct ControlState {
     pub metrics: Arc<Metrics>,
     /// The supervised runtimes; none when nothing is supervised here.
     pub supervisor: Option<Supervisor>,
+    /// What the handbook asks for beyond the gate.
+    pub governance: Governance,
     /// To the daemon's own task.
     pub commands: mpsc::Sender<Command>,
     /// Time.

@@ -32,6 +32,7 @@ use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{End, Entry, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
+use crate::store::{LatchFile, LatchState};
 use crate::supervisor::launch::{self, Confinement, Group, group};
 use crate::ui::args::RunArgs;
 
@@ -40,6 +41,8 @@ use crate::ui::args::RunArgs;
 const FIRST_UID: u32 = 600_000;
 /// How many there are, so that commands that run at the same time hardly ever share one.
 const UIDS: u32 = 60_000;
+/// How often the kill switch of the host is looked at.
+const LOOK: Duration = Duration::from_millis(250);
 /// Time that what the command left behind has to go. Thousands of processes that give back their memory on a slow,
 /// busy machine take tens of seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -57,11 +60,23 @@ pub fn run_command(arguments: &RunArgs, overrides: Overrides, environment: &Envi
     let loaded = crate::config::load(&overrides, environment)
         .map_err(|faults| anyhow::anyhow!("the settings are faulty:\n{faults}"))?;
     preset::permit(arguments.preset, arguments.justification.as_deref())?;
+    let latch = LatchFile::new(&loaded.config.state_dir);
+    if let Some(reason) = latched(&latch) {
+        bail!(
+            "shutdown_latched: the kill switch is latched ({reason}); `arw-cli automation rearm --reason …` releases it"
+        );
+    }
     let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    executor.block_on(govern(arguments, loaded.config, &launcher, user))
+    executor.block_on(govern(arguments, loaded.config, &launcher, user, latch))
 }
 
-async fn govern(arguments: &RunArgs, mut config: ServerConfig, launcher: &Launcher, user: User) -> anyhow::Result<u8> {
+async fn govern(
+    arguments: &RunArgs,
+    mut config: ServerConfig,
+    launcher: &Launcher,
+    user: User,
+    latch: LatchFile,
+) -> anyhow::Result<u8> {
     let stop = CancellationToken::new();
     let run = own_folder(&mut config)?;
     let demo = demonstration(arguments, &mut config, &stop, &run).await?;
@@ -83,7 +98,10 @@ async fn govern(arguments: &RunArgs, mut config: ServerConfig, launcher: &Launch
     let sockets = launch::sockets(&arguments.persona, None, limits, EgressSpent::default(), listeners)?;
     let inherited = Inherited { runtimes: vec![sockets], ..Inherited::default() };
     let proxy = proxy::start(&gateway, &config.proxy, None, inherited)?;
-    let code = outlive(Arc::new(launched)).await?;
+    let launched = Arc::new(launched);
+    let obeying = tokio::spawn(obey(latch, Arc::clone(&gateway), Arc::clone(&launched)));
+    let code = outlive(launched).await?;
+    obeying.abort();
     tokio::task::spawn_blocking(move || -> anyhow::Result<()> {
         proxy.stop();
         drop(leaf);
@@ -95,6 +113,29 @@ async fn govern(arguments: &RunArgs, mut config: ServerConfig, launcher: &Launch
         eprintln!("ledger: {}", config.ledger.dir.display());
     }
     Ok(code)
+}
+
+/// Why the kill switch is latched, if it is. What cannot be read counts as latched.
+fn latched(latch: &LatchFile) -> Option<String> {
+    match latch.read() {
+        LatchState::Released => None,
+        LatchState::Latched(record) => Some(record.reason),
+        LatchState::Damaged(why) => Some(why),
+    }
+}
+
+/// Waits for the kill switch of the host, then cuts what is open and ends the command.
+async fn obey(latch: LatchFile, gateway: Arc<Gateway>, launched: Arc<Launched>) {
+    let reason = loop {
+        tokio::time::sleep(LOOK).await;
+        if let Some(reason) = latched(&latch) {
+            break reason;
+        }
+    };
+    gateway.latch(&reason);
+    eprintln!("arw-cli: the kill switch was used: {reason}");
+    // Fails only when it has ended already.
+    let _ = tokio::task::spawn_blocking(move || launched.kill(PATIENCE)).await;
 }
 
 /// A folder for this run alone: its ledger is its own, so that runs and a daemon do not wait for each other.

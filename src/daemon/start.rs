@@ -17,11 +17,13 @@ use super::demo::{self, Demo};
 use super::news::{Asker, News};
 use super::reload::{Reloader, read_policy};
 use super::watch::Watch;
-use super::{inherit, log, runtimes, service};
+use super::{governance, inherit, log, runtimes, service};
 use crate::config::{Environment, Loaded, ServerConfig};
 use crate::control::{Command, ControlState, serve_on};
 use crate::domain::{Clock, Host, SystemClock};
 use crate::events::{EventBus, EventKind, FirstSeen};
+use crate::governance::audit::Actor;
+use crate::governance::switch::KillSwitch;
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
@@ -138,6 +140,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     // Control binds first: its address must be known before anything can be dialled.
     let control_bind = sockets.control_tcp().and_then(|listener| listener.local_addr().ok());
     gateway.own.add(control_bind.unwrap_or(config.control.bind));
+    // What is latched or leased is in force before the first client can ask.
+    let foundation = governance::open(&config, &gateway, &clock, &events).await?;
     let proxy = match config.proxy.enable {
         true => Some(proxy::start(&gateway, &config.proxy, tls.clone(), sockets.proxy)?),
         false => None,
@@ -160,6 +164,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         // Without the gateway a runtime would have no way out, and nothing would be recorded.
         _ => None,
     };
+    let governing = foundation.start(&gateway, &clock, &events, supervisor.clone());
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let state = ControlState {
         config: Arc::clone(&config),
@@ -169,6 +174,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         gateway: proxy.as_ref().map(|proxy| Handle::new(Arc::clone(&gateway), proxy.addresses.clone())),
         metrics,
         supervisor: supervisor.clone(),
+        governance: governing.handles.clone(),
         commands,
         clock: Arc::clone(&clock),
     };
@@ -191,7 +197,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         supervisor: supervisor.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
-    let end = tend(&reloader, inbox, askers, signals, watch, pulses).await?;
+    let switch = &governing.handles.switch;
+    let end = tend(&reloader, inbox, askers, signals, watch, pulses, switch).await?;
 
     service::stopping();
     events.publish(EventKind::ServiceStop, None, json!({}));
@@ -207,6 +214,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     }
     stop.cancel();
     control.finished().await;
+    governing.finish().await;
     news.await.context("ending the news")?;
     tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("the last checkpoint")?;
     tracing::info!("stopped");
@@ -304,6 +312,7 @@ struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    kill_switch: Signal,
 }
 
 impl Signals {
@@ -312,6 +321,7 @@ impl Signals {
             hangup: signal(SignalKind::hangup()).context("SIGHUP")?,
             terminate: signal(SignalKind::terminate()).context("SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("SIGINT")?,
+            kill_switch: signal(SignalKind::user_defined2()).context("SIGUSR2")?,
         })
     }
 }
@@ -332,6 +342,7 @@ async fn tend(
     mut signals: Signals,
     mut watch: Watch,
     pulses: Option<Pulses>,
+    switch: &KillSwitch,
 ) -> anyhow::Result<Ending> {
     let mut sweep = tokio::time::interval(SWEEP);
     let mut heartbeat = service::heartbeat().map(tokio::time::interval);
@@ -339,6 +350,10 @@ async fn tend(
         tokio::select! {
             _ = signals.terminate.recv() => return Ok(Ending::DaemonOnly),
             _ = signals.interrupt.recv() => return Ok(Ending::Whole),
+            _ = signals.kill_switch.recv() => {
+                // The reason is sound, and the report is in the log.
+                let _ = switch.shut_down("the daemon got SIGUSR2", Actor::signal("SIGUSR2"), None);
+            }
             _ = signals.hangup.recv() => {
                 service::reloading();
                 // Faults are in the log; the old policy stays.

@@ -87,6 +87,18 @@ kinds! {
         AutomationBudgetEscalated => "automation.budget.escalated", Quiet;
         /// A budget is spent.
         AutomationBudgetExhausted => "automation.budget.exhausted", Quiet;
+        /// The kill switch was used.
+        AutomationShutdown => "automation.shutdown", Quiet;
+        /// The kill switch was released.
+        AutomationRearmed => "automation.rearmed", Quiet;
+        /// A lease was given.
+        LeasesCreated => "leases.created", Quiet;
+        /// A lease ends later or earlier than it did.
+        LeasesRenewed => "leases.renewed", Quiet;
+        /// A lease ran out of time.
+        LeasesExpired => "leases.expired", Quiet;
+        /// A lease was taken back.
+        LeasesRevoked => "leases.revoked", Quiet;
         /// An alert was raised.
         AlertRaised => "alert.raised", Quiet;
         /// An alert was cleared.

@@ -1,15 +1,35 @@
-//! What the handbook asks for beyond the gate: what may run, with whose consent, signed by whom.
+//! What the handbook asks for beyond the gate: who may do more for a while, what may run, with whose consent, signed by
+//! whom, and how all of it is stopped.
 //!
 //! | module | owns |
 //! |---|---|
+//! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
+//! | `switch` | the kill switch: its order, its persistence, its release |
+//! | `audit` | what administrators did, before it counts as done |
 //! | `consent` | what people were told and agreed to, and whether a launch may read data |
 //! | `recipes` | automations as signed folders: read, installed, previewed, retired |
 //! | `bundles` | what runtimes are made of: catalogues, imports, revisions, audits |
 //! | `signed` | whose signatures are believed, over what, and the shelf that holds what was verified |
 //! | `journal` | lines that are on the disk before they count |
+//! | `reason` | why somebody did something |
 
+pub mod audit;
 pub mod bundles;
 pub mod consent;
 pub mod journal;
+pub mod leases;
+pub mod reason;
 pub mod recipes;
 pub mod signed;
+pub mod switch;
+
+/// What the control plane steers of this floor; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Governance {
+    /// Time-boxed widenings.
+    pub leases: leases::Leases,
+    /// The kill switch.
+    pub switch: switch::KillSwitch,
+    /// What administrators did.
+    pub audit: audit::Audit,
+}

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 mod bundles;
 mod consent;
 mod recipes;
@@ -15,6 +16,7 @@ use crate::ledger::Outcome;
 use crate::sandbox::ProfileName;
 use crate::sandbox::preset::PresetName;
 
+pub use admin::{AdminCommand, AdminPersonaCommand, AutomationCommand, GrantArgs, LeaseCommand};
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
 pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
@@ -119,6 +121,12 @@ pub enum Command {
     /// Runtimes
     #[command(subcommand)]
     Runtime(RuntimeCommand),
+    /// What only an administrator does: leases
+    #[command(subcommand)]
+    Admin(AdminCommand),
+    /// Automations, and the kill switch over all of them
+    #[command(subcommand)]
+    Automation(AutomationCommand),
     /// Run one command in a sandbox whose only way out is a gateway of its own; needs no daemon
     Run(RunArgs),
     /// Sandboxes
@@ -607,6 +615,38 @@ mod tests {
             &["arw-cli", "consent", "acknowledge", "local-model"],
             &["arw-cli", "consent", "acknowledge", "local-model", "--note", " "],
             &["arw-cli", "consent", "acknowledge", "../model", "--note", "x"],
+            &["arw-cli", "admin", "persona", "grant", "demo", "--capability", "egress:proxy", "--ttl", "8h"],
+            &[
+                "arw-cli",
+                "admin",
+                "persona",
+                "grant",
+                "demo",
+                "--capability",
+                "x",
+                "--ttl",
+                "8",
+                "--justification",
+                "x",
+            ],
+            &[
+                "arw-cli",
+                "admin",
+                "persona",
+                "grant",
+                "../demo",
+                "--capability",
+                "x",
+                "--ttl",
+                "8h",
+                "--justification",
+                "x",
+            ],
+            &["arw-cli", "admin", "lease", "revoke", "../x"],
+            &["arw-cli", "automation", "shutdown"],
+            &["arw-cli", "automation", "shutdown", "--reason", " "],
+            &["arw-cli", "automation", "shutdown", "--reason", "x", "--grace", "soon"],
+            &["arw-cli", "automation", "rearm"],
             &["arw-cli", "recipes", "install"],
             &["arw-cli", "recipes", "run", "../x", "--preview"],
             &["arw-cli", "recipes", "sign", "x"],

@@ -14,8 +14,9 @@ pub(in crate::config) const TIME_FORM: &str = "write one number and one of `ms`,
 /// What a size looks like, for hints.
 pub(super) const SIZE_FORM: &str = "write bytes, or one number and one of `KiB`, `MiB`, `GiB`, such as \"64KiB\"";
 
-/// Reads `500ms`, `10s`, `5m`, `1h`, `30d`. No sign, space or fraction.
-pub(in crate::config) fn parse_time(text: &str) -> Option<Duration> {
+/// Reads a time as operators write it: `500ms`, `10s`, `5m`, `1h`, `30d`. No sign, space or fraction; `None` for anything
+/// else and for what does not fit.
+pub fn parse_time(text: &str) -> Option<Duration> {
     scaled(text, &TIME_UNITS).map(Duration::from_millis)
 }
 

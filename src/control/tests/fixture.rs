@@ -14,9 +14,14 @@ use super::super::{Base, Client, Command, ControlState, Prepared, Running};
 use crate::config::ServerConfig;
 use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
+use crate::governance::Governance;
+use crate::governance::audit::Audit;
+use crate::governance::leases;
+use crate::governance::switch::{self, KillSwitch};
 use crate::ledger::Ledger;
 use crate::policy::{PolicySettings, Usage, load};
 use crate::proxy::{FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
+use crate::store::{LatchFile, Store};
 
 /// The admin token of every fixture that has one.
 pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -188,6 +193,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
     });
     ControlState {
         config: Arc::new(config.clone()),
+        governance: governance(config, &gateway, &clock, &events),
         ledger,
         events,
         policy,
@@ -197,4 +203,34 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         commands,
         clock,
     }
+}
+
+fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clock>, events: &EventBus) -> Governance {
+    let store = Store::open(&config.state_dir).expect("the state");
+    let (audit, _) =
+        Audit::open(&config.state_dir, &config.ledger, store.clone(), Arc::clone(clock)).expect("the audit log");
+    let premises = leases::Premises {
+        store,
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        clock: Arc::clone(clock),
+        events: events.clone(),
+    };
+    // The store answers from a thread of its own, and so does this: a test's only thread must not wait for itself.
+    let started = std::thread::spawn(move || {
+        let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
+        executor.block_on(leases::start(premises)).expect("the leases")
+    });
+    let (leases, keeper) = started.join().expect("started");
+    tokio::spawn(keeper.run(CancellationToken::new()));
+    let premises = switch::Premises {
+        file: LatchFile::new(&config.state_dir),
+        gateway: Arc::clone(gateway),
+        leases: leases.clone(),
+        supervisor: None,
+        audit: audit.clone(),
+        events: events.clone(),
+        clock: Arc::clone(clock),
+    };
+    Governance { leases, switch: KillSwitch::new(premises, None), audit }
 }

@@ -145,6 +145,11 @@ impl Supervisor {
         ended.await.map_err(|_| RequestFault::Gone)
     }
 
+    /// Lets nothing start from now on; what runs goes on until [`Supervisor::shut_down`].
+    pub fn hold(&self) {
+        self.directory.shared.shut.store(true, Ordering::Release);
+    }
+
     /// Lets starts happen again. Starts nothing by itself.
     pub fn rearm(&self) {
         self.directory.shared.shut.store(false, Ordering::Release);

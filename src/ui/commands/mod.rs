@@ -1,5 +1,7 @@
 //! One file per group of commands. Each asks the daemon or reads files, and shows the answer.
 
+mod admin;
+mod automation;
 mod bundles;
 mod consent;
 mod context;
@@ -37,6 +39,8 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Consent(command) => consent::run(&command, &context, screen),
         Command::Recipes(command) => recipes::run(command, &context, screen).await,
         Command::Runtime(command) => runtime::run(command, &context, screen).await,
+        Command::Admin(command) => admin::run(command, &context, screen).await,
+        Command::Automation(command) => automation::run(command, &context, screen).await,
         // The program itself runs these: they stand on the floor of the daemon.
         Command::Run(_) | Command::Sandbox(_) => Err(Failure::new("this command needs the program itself")),
         Command::Reload => policy::reload(&context, screen).await,
