@@ -3,19 +3,25 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::ServerConfig;
+use crate::control::Command;
 use crate::domain::Clock;
 use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Audit;
 use crate::governance::leases::{self, Keeper, Leases};
+use crate::governance::personas::{self, Personas, Reload};
 use crate::governance::switch::{self, KillSwitch};
 use crate::proxy::Gateway;
 use crate::store::{LatchFile, LatchRecord, Store};
 use crate::supervisor::Supervisor;
+
+/// Reloads that may wait: they come one by one.
+const RELOADS: usize = 1;
 
 /// What was found in the state folder, in force before anything can be dialled.
 pub(super) struct Foundation {
@@ -24,6 +30,8 @@ pub(super) struct Foundation {
     audit: Audit,
     leases: Leases,
     keeper: Keeper,
+    personas: (Personas, personas::Keeper),
+    reloads: mpsc::Receiver<Reload>,
 }
 
 /// The floor at work.
@@ -58,6 +66,16 @@ pub(super) async fn open(
         })
         .await??
     };
+    let (asks, reloads) = mpsc::channel(RELOADS);
+    let premises = personas::Premises {
+        store: store.clone(),
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        clock: Arc::clone(clock),
+        events: events.clone(),
+        reloads: asks,
+    };
+    let personas = personas::start(config, premises).await.context("the personas' state")?;
     let premises = leases::Premises {
         store,
         audit: audit.clone(),
@@ -66,19 +84,21 @@ pub(super) async fn open(
         events: events.clone(),
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
-    Ok(Foundation { file, latched, audit, leases, keeper })
+    Ok(Foundation { file, latched, audit, leases, keeper, personas, reloads })
 }
 
 impl Foundation {
-    /// Puts the floor to work. A switch that was found latched ends what `supervisor` has adopted.
+    /// Puts the floor to work. A switch that was found latched ends what `supervisor` has adopted; `commands` lead to the
+    /// daemon's own task.
     pub(super) fn start(
         self,
         gateway: &Arc<Gateway>,
         clock: &Arc<dyn Clock>,
         events: &EventBus,
         supervisor: Option<Supervisor>,
+        commands: &mpsc::Sender<Command>,
     ) -> Governing {
-        let Self { file, latched, audit, leases, keeper } = self;
+        let Self { file, latched, audit, leases, keeper, personas: (personas, personas_keeper), reloads } = self;
         let premises = switch::Premises {
             file,
             gateway: Arc::clone(gateway),
@@ -93,10 +113,12 @@ impl Foundation {
         let tasks = vec![
             tokio::spawn(audit.clone().run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
+            tokio::spawn(personas_keeper.run(stop.clone())),
+            tokio::spawn(forward(reloads, commands.clone())),
             tokio::spawn(switch.clone().run(stop.clone())),
         ];
         switch.resume();
-        Governing { handles: Governance { leases, switch, audit }, tasks, stop }
+        Governing { handles: Governance { leases, personas, switch, audit }, tasks, stop }
     }
 }
 
@@ -108,6 +130,19 @@ impl Governing {
             if let Err(fault) = task.await {
                 tracing::error!(%fault, "a task of the governance floor failed");
             }
+        }
+    }
+}
+
+/// Takes the floor's reloads to the daemon's own task. What is not answered there is not answered here: the daemon stops.
+async fn forward(mut reloads: mpsc::Receiver<Reload>, commands: mpsc::Sender<Command>) {
+    while let Some(done) = reloads.recv().await {
+        let (answer, answered) = oneshot::channel();
+        if commands.send(Command::Reload(answer)).await.is_ok()
+            && let Ok(outcome) = answered.await
+        {
+            // Whoever asked may have gone.
+            let _ = done.send(outcome.map(drop));
         }
     }
 }

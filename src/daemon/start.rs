@@ -164,8 +164,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         // Without the gateway a runtime would have no way out, and nothing would be recorded.
         _ => None,
     };
-    let governing = foundation.start(&gateway, &clock, &events, supervisor.clone());
     let (commands, inbox) = mpsc::channel(COMMANDS);
+    let governing = foundation.start(&gateway, &clock, &events, supervisor.clone(), &commands);
     let state = ControlState {
         config: Arc::clone(&config),
         ledger: ledger.clone(),

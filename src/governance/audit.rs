@@ -58,6 +58,24 @@ codes! {
         PolicyReloaded => "policy_reloaded",
         /// Something was asked of a runtime.
         RuntimeRequested => "runtime_requested",
+        /// A persona was reviewed with people.
+        PersonaReviewRecorded => "persona_review_recorded",
+        /// A change of a persona was proposed.
+        PersonaProposalSubmitted => "persona_proposal_submitted",
+        /// A proposal was approved.
+        PersonaProposalApproved => "persona_proposal_approved",
+        /// An approved proposal became the persona's file.
+        PersonaProposalApplied => "persona_proposal_applied",
+        /// A proposal was rejected.
+        PersonaProposalRejected => "persona_proposal_rejected",
+        /// An approved proposal could not be put in place.
+        PersonaProposalFailed => "persona_proposal_failed",
+        /// People agreed that a persona sends feedback.
+        PersonaFeedbackOptIn => "persona_feedback_opt_in",
+        /// They took it back.
+        PersonaFeedbackOptOut => "persona_feedback_opt_out",
+        /// A note was added to a persona's history.
+        PersonaHistoryAnnotated => "persona_history_annotated",
     }
 }
 

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
 //! | `switch` | the kill switch: its order, its persistence, its release |
+//! | `personas` | reviews, proposals, histories and feedback of personas |
 //! | `audit` | what administrators did, before it counts as done |
 //! | `consent` | what people were told and agreed to, and whether a launch may read data |
 //! | `recipes` | automations as signed folders: read, installed, previewed, retired |
@@ -18,6 +19,7 @@ pub mod bundles;
 pub mod consent;
 pub mod journal;
 pub mod leases;
+pub mod personas;
 pub mod reason;
 pub mod recipes;
 pub mod signed;
@@ -28,6 +30,8 @@ pub mod switch;
 pub struct Governance {
     /// Time-boxed widenings.
     pub leases: leases::Leases,
+    /// Personas beyond their traffic.
+    pub personas: personas::Personas,
     /// The kill switch.
     pub switch: switch::KillSwitch,
     /// What administrators did.
