@@ -1,11 +1,17 @@
 //! Series of the ledger, the policy, the bus and the process; the gateway adds its own.
 
+mod accept;
+mod process;
+
 use std::fmt::{Display, Write as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
+
+use accept::Dialect;
 
 use super::egress::blocking;
 use super::problem::Problem;
@@ -14,29 +20,39 @@ use crate::events::BusStats;
 use crate::ledger::LedgerStatus;
 use crate::supervisor::{RuntimeView, UsageView};
 
-/// Content type of the OpenMetrics text format.
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
     let ledger = app.state.ledger.clone();
-    let ledger = blocking(move || ledger.status()).await?;
+    let (ledger, free) = blocking(move || {
+        let status = ledger.status();
+        let disk = nix::sys::statvfs::statvfs(&status.dir).ok();
+        (status, disk.map(|disk| disk.blocks_available() as f64 * disk.fragment_size() as f64))
+    })
+    .await?;
     let mut text = String::with_capacity(16 << 10);
     app.state.metrics.encode(&mut text);
     let mut families = Families(text);
-    if let Some(supervisor) = app.state.supervisor.clone() {
-        families.runtimes(&blocking(move || supervisor.measured()).await?);
-    }
+    let runtimes = match app.state.supervisor.clone() {
+        Some(supervisor) => blocking(move || supervisor.measured()).await?,
+        None => Vec::new(),
+    };
+    families.runtimes(&runtimes);
     families.ledger(&ledger);
-    let policy = app.state.policy.load();
-    families.gauge("arw_policy_generation", "Reloads of the policy.", policy.generation());
-    families.gauge("arw_policy_personas", "Personas in force.", policy.personas().len());
+    families.disk(free, app.state.config.ledger.reserve_bytes);
+    families.policy(&app);
+    let latched = app.state.gateway.as_ref().is_some_and(|gateway| gateway.latched().is_some());
+    families.gauge("arw_shutdown_latched", "Whether the kill switch is latched: nothing leaves.", u8::from(latched));
     families.events(&app.state.events.stats());
     let clients = MAX_STREAMS - app.streams.available_permits();
     families.gauge("arw_events_sse_clients", "Open event streams.", clients);
     families.build();
     families.process();
     families.0.push_str("# EOF\n");
-    Ok(([(header::CONTENT_TYPE, OPENMETRICS)], families.0))
+    let dialect = Dialect::of(&headers);
+    let text = match dialect {
+        Dialect::OpenMetrics => families.0,
+        Dialect::Plain => accept::plain(&families.0),
+    };
+    Ok(([(header::CONTENT_TYPE, dialect.content_type()), (header::VARY, "accept")], text))
 }
 
 /// Families of the OpenMetrics text format, one after the other.
@@ -53,23 +69,23 @@ impl Families {
 
     fn family(&mut self, name: &str, kind: &str, help: &str, samples: &str) {
         // A family with a unit in its name says so.
-        let unit = ["seconds", "bytes"].into_iter().find(|unit| name.ends_with(&format!("_{unit}")));
+        let unit = ["seconds", "bytes", "ratio"].into_iter().find(|unit| name.ends_with(&format!("_{unit}")));
         let unit = unit.map(|unit| format!("# UNIT {name} {unit}\n")).unwrap_or_default();
         // Writing to a String cannot fail.
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{unit}{samples}");
     }
 
-    /// A family with samples by label; one without a sample is left out.
+    /// A family with samples by label. Its metadata is there without a sample too, so that what a rule or a panel
+    /// asks for is known to exist on a host where it has no value.
     fn labelled(&mut self, name: &str, kind: &str, help: &str, samples: impl IntoIterator<Item = (String, f64)>) {
         let suffix = if kind == "counter" { "_total" } else { "" };
         let mut text = String::new();
         for (labels, value) in samples {
+            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "{name}{suffix}{{{labels}}} {value}");
+            let _ = writeln!(text, "{name}{suffix}{labels} {value}");
         }
-        if !text.is_empty() {
-            self.family(name, kind, help, &text);
-        }
+        self.family(name, kind, help, &text);
     }
 
     /// Labels are ids and codes of closed sets: neither needs an escape, and a manifest bounds their number.
@@ -114,6 +130,22 @@ impl Families {
         self.labelled("arw_automation_budget_ratio", "gauge", "Spent of each metered budget.", budgets);
     }
 
+    fn policy(&mut self, app: &App) {
+        let (policy, metrics) = (app.state.policy.load(), &app.state.metrics);
+        self.gauge("arw_policy_generation", "Number of the policy in force.", policy.generation());
+        self.gauge("arw_policy_personas", "Personas in force.", policy.personas().len());
+        let count = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+        let reloads = [("applied", count(&metrics.reloads_applied)), ("refused", count(&metrics.reloads_refused))];
+        let reloads = reloads.map(|(result, count)| (format!("result=\"{result}\""), count));
+        self.labelled("arw_policy_reloads", "counter", "Reloads by what became of them.", reloads);
+        let stale = u8::from(metrics.files_refused.load(Ordering::Relaxed));
+        self.gauge(
+            "arw_policy_stale",
+            "Whether the files were refused at the last reload, so that older ones are in force.",
+            stale,
+        );
+    }
+
     fn ledger(&mut self, status: &LedgerStatus) {
         let enabled = u8::from(status.enabled);
         self.gauge("arw_ledger_enabled", "Whether records are written.", enabled);
@@ -131,8 +163,22 @@ impl Families {
             "Records that the newest checkpoint covers.",
             status.signed_size.unwrap_or(0),
         );
+        let signed_at = status.signed_at.map_or(0.0, |at| at.unix_micros() as f64 / 1e6);
+        self.gauge("arw_ledger_signed_timestamp_seconds", "When it was signed.", format!("{signed_at:?}"));
+        let failing = u8::from(status.checkpoint_error.is_some());
+        self.gauge("arw_ledger_checkpoint_failing", "Whether the newest checkpoint could not be kept.", failing);
         self.gauge("arw_ledger_segments", "Segment files.", status.segments);
         self.gauge("arw_ledger_size_bytes", "Bytes of the segment files.", status.bytes);
+    }
+
+    fn disk(&mut self, free: Option<f64>, reserve: u64) {
+        let free = free.map(|free| (String::new(), free));
+        self.labelled("arw_ledger_disk_free_bytes", "gauge", "Space on the disk of the ledger.", free);
+        self.gauge(
+            "arw_ledger_disk_reserve_bytes",
+            "Space below which nothing is written and nothing leaves.",
+            reserve,
+        );
     }
 
     fn events(&mut self, stats: &BusStats) {
@@ -144,26 +190,6 @@ impl Families {
     fn build(&mut self) {
         let samples = format!("arw_build_info{{version=\"{}\"}} 1\n", env!("CARGO_PKG_VERSION"));
         self.family("arw_build", "info", "What is running.", &samples);
-    }
-
-    /// As Prometheus client libraries name them. What `/proc` does not tell is left out.
-    fn process(&mut self) {
-        if let Some(descriptors) = std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count) {
-            self.gauge("process_open_fds", "Open descriptors.", descriptors);
-        }
-        let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-        let pages = statm.split(' ').nth(1).and_then(|field| field.parse::<u64>().ok());
-        if let (Some(pages), Ok(Some(page))) = (pages, nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)) {
-            let bytes = pages.saturating_mul(u64::try_from(page).unwrap_or(0));
-            self.gauge("process_resident_memory_bytes", "Resident memory.", bytes);
-        }
-        if let Ok(usage) = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF) {
-            let seconds = [usage.user_time(), usage.system_time()]
-                .iter()
-                .map(|time| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6)
-                .sum::<f64>();
-            self.counter("process_cpu_seconds", "User and system time.", format!("{seconds:?}"));
-        }
     }
 }
 
@@ -184,12 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn the_process_is_measured() {
+    fn a_family_without_a_sample_is_known_all_the_same() {
         let mut families = Families(String::new());
-        families.process();
-        for name in ["process_open_fds ", "process_resident_memory_bytes ", "process_cpu_seconds_total "] {
-            let value = families.0.lines().find_map(|line| line.strip_prefix(name)).expect(name);
-            assert!(value.parse::<f64>().is_ok_and(|value| value > 0.0), "{name}{value}");
-        }
+        families.labelled("a_ratio", "gauge", "A.", []);
+        families.labelled("b", "counter", "B.", [(String::new(), 1.0), ("x=\"y\"".to_owned(), 0.5)]);
+        assert_eq!(
+            families.0,
+            "# HELP a_ratio A.\n# TYPE a_ratio gauge\n# UNIT a_ratio ratio\n\
+             # HELP b B.\n# TYPE b counter\nb_total 1\nb_total{x=\"y\"} 0.5\n"
+        );
     }
 }

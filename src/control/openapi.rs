@@ -119,7 +119,11 @@ fn responses(route: &Route) -> Value {
     let content = match route.answer {
         Answer::Json(schema) => json!({ "application/json": { "schema": reference(schema) } }),
         Answer::Metrics => {
-            json!({ "application/openmetrics-text; version=1.0.0; charset=utf-8": { "schema": { "type": "string" } } })
+            let text = json!({ "schema": { "type": "string" } });
+            json!({
+                "application/openmetrics-text; version=1.0.0; charset=utf-8": text,
+                "text/plain; version=0.0.4; charset=utf-8": text,
+            })
         }
         Answer::Events => json!({ "text/event-stream": { "schema": { "type": "string" } } }),
         Answer::Text => json!({ "text/plain; charset=utf-8": { "schema": { "type": "string" } } }),

@@ -56,6 +56,7 @@ impl Reloader {
                 for fault in &faults.0 {
                     tracing::error!(%fault, "the policy was not reloaded");
                 }
+                self.gateway.metrics.reloaded(false);
                 self.events.publish(EventKind::PolicyReloaded, None, json!({"applied": false, "faults": faults.0}));
                 return Err(faults);
             }
@@ -79,6 +80,7 @@ impl Reloader {
                 runtimes = supervisor.apply(manifest).await.map_or(0, |changes| changes.len());
             }
         }
+        self.gateway.metrics.reloaded(true);
         tracing::info!(personas, generation, changed, ended, runtimes, "the policy was reloaded");
         self.events.publish(
             EventKind::PolicyReloaded,

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -84,6 +84,12 @@ pub struct Metrics {
     pub accepted: AtomicU64,
     /// Connections that were answered with `503` at the door.
     pub shed: AtomicU64,
+    /// Reloads of the files that were put in force.
+    pub reloads_applied: AtomicU64,
+    /// Reloads that changed nothing, because of a fault.
+    pub reloads_refused: AtomicU64,
+    /// Whether the last reload was one of those.
+    pub files_refused: AtomicBool,
     connect_buckets: [AtomicU64; CONNECT_BUCKETS.len() + 1],
     connect_micros: AtomicU64,
 }
@@ -105,6 +111,13 @@ impl Metrics {
         let mut all: Vec<_> = personas.iter().map(|(id, stats)| (id.clone(), Arc::clone(stats))).collect();
         all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         all
+    }
+
+    /// Counts one reload.
+    pub fn reloaded(&self, applied: bool) {
+        let count = if applied { &self.reloads_applied } else { &self.reloads_refused };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.files_refused.store(!applied, Ordering::Relaxed);
     }
 
     /// Counts one successful dial.

@@ -50,7 +50,7 @@ pub use crew::{Premises, ShutdownReport, StartFault, Supervisor, start};
 pub use death::{Cause, Death, DeathRecord, ExitCause, MAX_LAST_LINES, MAX_LINE_BYTES, Used};
 pub use keeper::Executing;
 pub use launch::Confinement;
-pub use life::State as RuntimeState;
+pub use life::{HealthReason, State as RuntimeState};
 pub use manifest::{
     Budget, Change, Defaults, Dependency, Gpu, GpuChoice, Health, Limits, MAX_RUNTIMES, Manifest, Probe, Process,
     RuntimeSpec, diff, read,

@@ -79,6 +79,24 @@ impl Drop for Daemon {
     }
 }
 
+/// A daemon over the folders of a runbook's ground; it ends with it.
+pub(crate) struct Serving(Child);
+
+impl Serving {
+    /// With `config` and `state` of `folder`.
+    pub(crate) fn over(folder: &Path) -> Self {
+        Self(spawn(folder).0)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts it and waits until it says that it is up.
 fn spawn(folder: &Path) -> (Child, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_arw-server"))

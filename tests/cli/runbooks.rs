@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::daemon::{cli, run, stdout};
+use crate::daemon::{Serving, cli, run, stdout};
 use crate::runbook::{Ground, blocks};
 
 #[test]
@@ -40,6 +40,26 @@ fn the_runtime_bundle_runbook_runs_as_it_stands() {
 fn the_commands_of_the_consent_page_run_as_they_stand() {
     let told = Ground::new().run("docs/consent.md");
     assert!(told.contains("acknowledged local-model: text:read") && told.contains("text:read is closed"), "{told}");
+}
+
+/// A ground with a daemon on it, which launches nothing.
+fn served() -> (Ground, Serving) {
+    let ground = Ground::new();
+    std::fs::remove_file(ground.path("config/runtime/runtimes.toml")).expect("there");
+    let serving = Serving::over(&ground.path(""));
+    (ground, serving)
+}
+
+#[test]
+fn the_monitoring_playbook_runs_as_it_stands() {
+    let (ground, _serving) = served();
+    let told = ground.run("docs/ops/monitoring.md");
+    for part in ["ready", "gateway   open", "# EOF", "service.start", "the ledger is sound"] {
+        assert!(told.contains(part), "{part}:\n{told}");
+    }
+    for export in ["egress.ocsf.jsonl", "denied.jsonl", "egress.csv"] {
+        assert!(ground.path("work").join(export).is_file(), "{export}");
+    }
 }
 
 #[test]

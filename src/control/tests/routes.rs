@@ -230,6 +230,20 @@ async fn metrics_are_openmetrics_to_the_end() {
 }
 
 #[tokio::test]
+async fn a_collector_that_knows_only_the_older_format_gets_it() {
+    let fixture = Fixture::start();
+    let answer = fixture.ask_admin("GET", "/metrics", &["Accept: text/plain;version=0.0.4"]).await;
+    assert!(answer.head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{}", answer.head);
+    assert!(answer.head.contains("vary: accept"), "{}", answer.head);
+    assert!(
+        answer.body.contains("# TYPE arw_ledger_records_total counter\narw_ledger_records_total "),
+        "{}",
+        answer.body
+    );
+    assert!(!answer.body.contains("# EOF") && !answer.body.contains("# UNIT"), "{}", answer.body);
+}
+
+#[tokio::test]
 async fn the_document_is_served_as_it_is_made() {
     let fixture = Fixture::start();
     let document = fixture.ask("GET", "/spec/openapi.json", &[]).await.json();
