@@ -27,6 +27,7 @@ mod listen;
 mod metrics;
 mod openapi;
 mod origin;
+mod personas;
 mod policy;
 mod preview;
 mod problem;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::egress::bounded;
 use super::extract::{JsonBody, Strict};
 use super::problem::{Problem, ProblemCode};
-use super::routes::{MAX_HISTORY, MAX_SEQ};
+use super::routes::{Access, Answer, Form, MAX_HISTORY, MAX_SEQ, Param, Place, Route, query};
 use super::state::App;
 use crate::domain::{ClientAddr, PersonaId};
 use crate::governance::audit::Actor;
@@ -71,17 +72,193 @@ pub(super) struct ProposalsQuery {
     state: Option<String>,
 }
 
+const PERSONA: Param = Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the persona." };
+const PROPOSAL: Param =
+    Param { name: "proposal", place: Place::Path, form: Form::Integer(1, MAX_SEQ), about: "Number of the proposal." };
+const LINE: Param =
+    Param { name: "seq", place: Place::Path, form: Form::Integer(1, MAX_SEQ), about: "Number of the line." };
+const STATES: Form = Form::OneOf(&["submitted", "applying", "approved", "rejected", "failed"]);
+
+/// Problems of every route that changes something here.
+macro_rules! changing {
+    ($($more:ident),*) => {
+        &[
+            ProblemCode::NoSuchPersona,
+            ProblemCode::NotJson,
+            ProblemCode::StateUnavailable,
+            ProblemCode::NotReady,
+            $(ProblemCode::$more,)*
+        ]
+    };
+}
+
+/// The routes here.
+pub(super) fn routes() -> Vec<Route> {
+    let mut routes = shown_routes();
+    routes.extend(proposal_routes());
+    routes.extend(people_routes());
+    routes
+}
+
+fn shown_routes() -> Vec<Route> {
+    let shown = |path, about, params, answer, problems, handler| Route {
+        method: Method::GET,
+        path,
+        access: Access::Admin,
+        about,
+        params,
+        body: None,
+        answer: Answer::Json(answer),
+        problems,
+        handler,
+    };
+    const READ: &[ProblemCode] = &[
+        ProblemCode::NoSuchPersona,
+        ProblemCode::BadQuery,
+        ProblemCode::PolicyFaults,
+        ProblemCode::StateUnavailable,
+        ProblemCode::NotReady,
+    ];
+    const LIMIT: Param = query("limit", Form::Integer(1, MAX_HISTORY), "At most so many; 50 without it.");
+    vec![
+        shown(
+            "/state/persona/{id}",
+            "A persona as it stands: armed or not, its review, its file as patches see it, its feedback.",
+            const { &[PERSONA] },
+            "PersonaState",
+            READ,
+            || get(state),
+        ),
+        shown(
+            "/state/persona/{id}/history",
+            "What happened to a persona, newest first.",
+            const { &[PERSONA, LIMIT, query("before", Form::Integer(0, MAX_SEQ), "Only lines before this one.")] },
+            "PersonaHistory",
+            READ,
+            || get(history),
+        ),
+        shown(
+            "/state/persona/{id}/proposals",
+            "Proposals for a persona, newest first.",
+            const { &[PERSONA, LIMIT, query("state", STATES, "Only in this state.")] },
+            "PersonaProposals",
+            READ,
+            || get(proposals),
+        ),
+    ]
+}
+
+/// A route that takes a body.
+fn posted(
+    (path, about): (&'static str, &'static str),
+    params: &'static [Param],
+    (body, answer): (&'static str, &'static str),
+    problems: &'static [ProblemCode],
+    handler: fn() -> MethodRouter<Arc<App>>,
+) -> Route {
+    let answer = Answer::Json(answer);
+    Route {
+        method: Method::POST,
+        path,
+        access: Access::Admin,
+        about,
+        params,
+        body: Some(body),
+        answer,
+        problems,
+        handler,
+    }
+}
+
+fn proposal_routes() -> Vec<Route> {
+    vec![
+        posted(
+            ("/persona/{id}/proposals", "Keeps a JSON Patch (RFC 6902) for somebody to decide on; 201."),
+            const { &[PERSONA] },
+            ("PersonaProposalRequest", "PersonaProposal"),
+            changing!(
+                PersonaNotArmed,
+                PersonaWithoutFile,
+                StaleBase,
+                PatchRefused,
+                PolicyFaults,
+                ReasonRequired,
+                TooManyRecords
+            ),
+            || post(propose),
+        ),
+        posted(
+            ("/persona/{id}/proposals/{proposal}/approve", "Approves a proposal and puts its file in force."),
+            const { &[PERSONA, PROPOSAL] },
+            ("PersonaApproval", "PersonaApplied"),
+            changing!(
+                NoSuchProposal,
+                ProposalDecided,
+                ProposalFailed,
+                PersonaNotArmed,
+                PersonaWithoutFile,
+                StaleBase,
+                PatchRefused,
+                PolicyFaults,
+                Widening,
+                ReasonRequired,
+                ShutdownLatched
+            ),
+            || post(approve),
+        ),
+        posted(
+            ("/persona/{id}/proposals/{proposal}/reject", "Rejects a proposal."),
+            const { &[PERSONA, PROPOSAL] },
+            ("PersonaNote", "PersonaProposal"),
+            changing!(NoSuchProposal, ProposalDecided, ReasonRequired),
+            || post(reject),
+        ),
+        posted(
+            ("/persona/{id}/history/{seq}/note", "Adds a note to a line of a persona's history."),
+            const { &[PERSONA, LINE] },
+            ("PersonaNote", "Done"),
+            changing!(NoSuchEntry, ReasonRequired, TooManyRecords),
+            || post(annotate),
+        ),
+    ]
+}
+
+fn people_routes() -> Vec<Route> {
+    vec![
+        posted(
+            ("/persona/{id}/review", "Records who reviewed the persona as it is in force, and what people were told."),
+            const { &[PERSONA] },
+            ("PersonaReviewRequest", "PersonaReview"),
+            changing!(NoticeRequired, ReasonRequired),
+            || post(review),
+        ),
+        posted(
+            (
+                "/persona/{id}/feedback/consent",
+                "Records that people agreed that the persona sends feedback, or took it back.",
+            ),
+            const { &[PERSONA] },
+            ("PersonaOptIn", "Done"),
+            changing!(PersonaNotArmed, NotOptedIn, ReasonRequired),
+            || post(opt),
+        ),
+        posted(
+            ("/persona/{id}/feedback", "Takes what a persona reports of itself."),
+            const { &[PERSONA] },
+            ("PersonaFeedback", "PersonaHeard"),
+            changing!(PersonaNotArmed, NotOptedIn, TooFast),
+            || post(feedback),
+        ),
+    ]
+}
+
 /// JSON Schemas of the bodies and answers here; docs/personas.md says what the fields mean.
 pub(super) fn schemas() -> serde_json::Map<String, Value> {
     let text = || json!({ "type": "string" });
     let whole = || json!({ "type": "integer" });
     let truth = || json!({ "type": "boolean" });
-    let closed = |properties: Value, required: &[&str]| {
-        json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
-    };
-    let open = |properties: Value, required: &[&str]| {
-        json!({ "type": "object", "properties": properties, "required": required })
-    };
+    let closed = |properties: Value, required: &[&str]| json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false });
+    let open = |properties: Value, required: &[&str]| json!({ "type": "object", "properties": properties, "required": required });
     let list = |of: Value| json!({ "type": "array", "items": of });
     let proposal = open(
         json!({
@@ -119,7 +296,10 @@ pub(super) fn schemas() -> serde_json::Map<String, Value> {
         ),
         ("PersonaHistory", open(json!({ "lines": list(line), "next": {} }), &["lines", "next"])),
         ("PersonaProposals", open(json!({ "proposals": list(proposal.clone()) }), &["proposals"])),
-        ("PersonaApplied", open(json!({ "proposal": proposal.clone(), "in_force": truth() }), &["proposal", "in_force"])),
+        (
+            "PersonaApplied",
+            open(json!({ "proposal": proposal.clone(), "in_force": truth() }), &["proposal", "in_force"]),
+        ),
         ("PersonaProposal", proposal),
         ("PersonaReview", review),
         (
@@ -174,14 +354,17 @@ fn refused(fault: PersonaFault) -> Problem {
         PersonaFault::Gone => ProblemCode::NotReady,
     };
     let mut problem = match &fault {
-        PersonaFault::Faults(faults) => Problem::new(code, format!("a reload would refuse it: {} faults", faults.0.len())),
+        PersonaFault::Faults(faults) => {
+            Problem::new(code, format!("a reload would refuse it: {} faults", faults.0.len()))
+        }
         other => Problem::new(code, other.to_string()),
     };
     match fault {
         PersonaFault::NotArmed(persona, standing) => problem.hint = standing.hint(persona.as_str()),
         PersonaFault::Faults(faults) => problem.faults = faults.0,
         PersonaFault::Widens(_) => {
-            problem = problem.hint("look at the patch, and approve with `widening` (`--accept-widening`) if that is meant");
+            problem =
+                problem.hint("look at the patch, and approve with `widening` (`--accept-widening`) if that is meant");
         }
         PersonaFault::StaleBase(_) => problem = problem.hint("reject it, and propose again for the file as it is"),
         PersonaFault::NotOptedIn(persona) => {

@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::problem::ProblemCode;
 use super::state::App;
-use super::{actions, egress, leases, ledger, metrics, policy, preview, public, runtimes, settings, stream};
+use super::{actions, egress, leases, ledger, metrics, personas, policy, preview, public, runtimes, settings, stream};
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,10 +89,12 @@ pub(crate) const MAX_DEATHS: u64 = 1_000;
 pub(crate) const MAX_LOG_LINES: u64 = 5_000;
 /// Ended leases in one answer. 1000: as many as there may be in force.
 pub(crate) const MAX_LEASES: u64 = 1_000;
+/// Lines of a persona's history, or proposals, in one answer. 200: each may hold a patch.
+pub(crate) const MAX_HISTORY: u64 = 200;
 /// Largest number that JSON readers keep exact (2^53 - 1, RFC 8259 section 6).
-const MAX_SEQ: u64 = (1 << 53) - 1;
+pub(crate) const MAX_SEQ: u64 = (1 << 53) - 1;
 
-const fn query(name: &'static str, form: Form, about: &'static str) -> Param {
+pub(super) const fn query(name: &'static str, form: Form, about: &'static str) -> Param {
     Param { name, place: Place::Query, form, about }
 }
 
@@ -123,6 +125,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(action_routes());
     table.extend(lease_routes());
     table.extend(switch_routes());
+    table.extend(personas::routes());
     table
 }
 

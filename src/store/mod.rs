@@ -36,5 +36,6 @@ pub use open::FILE;
 pub use outbox::{Entry, Outbox};
 pub use owner::Store;
 pub use personas::{
-    Annotated, FeedbackRow, HistoryRow, NoteRow, OptInRow, Personas, ProposalDecision, ProposalEnd, ProposalRow, ReviewRow,
+    Annotated, FeedbackRow, HistoryRow, NoteRow, OptInRow, Personas, ProposalDecision, ProposalEnd, ProposalRow,
+    ReviewRow,
 };

@@ -605,8 +605,9 @@ fn put_known(transaction: &Transaction<'_>, persona: &PersonaId, digest: Option<
 
 fn notes_of(connection: &Connection, seq: i64) -> rusqlite::Result<Vec<NoteRow>> {
     let mut statement = connection.prepare("SELECT at, actor, text FROM persona_notes WHERE line = ?1 ORDER BY id")?;
-    let rows = statement
-        .query_map([seq], |row| Ok(NoteRow { at: time(row, "at")?, actor: row.get("actor")?, text: row.get("text")? }))?;
+    let rows = statement.query_map([seq], |row| {
+        Ok(NoteRow { at: time(row, "at")?, actor: row.get("actor")?, text: row.get("text")? })
+    })?;
     rows.collect()
 }
 

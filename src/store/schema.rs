@@ -6,7 +6,8 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 pub(super) const APPLICATION: i64 = 0x4152_5753;
 
 /// Each step leads from the version that is its index to the next.
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
     CREATE TABLE leases (
         id TEXT PRIMARY KEY NOT NULL,
         capability TEXT NOT NULL,
@@ -28,7 +29,8 @@ const STEPS: &[&str] = &["
         id TEXT NOT NULL UNIQUE,
         body TEXT NOT NULL
     ) STRICT;
-", "
+",
+    "
     CREATE TABLE persona_reviews (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         persona TEXT NOT NULL,
@@ -99,7 +101,8 @@ const STEPS: &[&str] = &["
         persona TEXT PRIMARY KEY NOT NULL,
         digest TEXT NOT NULL
     ) STRICT;
-"];
+",
+];
 
 /// The version that this program writes.
 pub(super) const KNOWN: i64 = STEPS.len() as i64;

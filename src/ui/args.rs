@@ -3,6 +3,7 @@
 mod admin;
 mod bundles;
 mod consent;
+mod persona;
 mod recipes;
 
 use std::ffi::OsString;
@@ -19,6 +20,7 @@ use crate::sandbox::preset::PresetName;
 pub use admin::{AdminCommand, AdminPersonaCommand, AutomationCommand, GrantArgs, LeaseCommand};
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
+pub use persona::{FeedbackCommand, OptArgs, PersonaCommand, ProposeArgs, ReviewCommand, TokenCommand};
 pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
 
 /// Talk to the egress gateway of this host, and read its ledger.
@@ -349,33 +351,6 @@ pub enum EgressCommand {
         /// Method, for plain HTTP [default: GET]
         #[arg(long)]
         method: Option<String>,
-    },
-}
-
-/// `persona …`.
-#[derive(Debug, Subcommand)]
-pub enum PersonaCommand {
-    /// Show the personas in force
-    List,
-    /// Check persona files, without the daemon
-    Check {
-        /// The files
-        #[arg(required = true, value_hint = ValueHint::FilePath)]
-        files: Vec<PathBuf>,
-    },
-    /// Tokens by which clients prove a persona
-    #[command(subcommand)]
-    Token(TokenCommand),
-}
-
-/// `persona token …`.
-#[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// Make a random token; it is shown once, and the persona's file gets its hash only
-    New {
-        /// The persona
-        #[arg(value_parser = persona)]
-        name: PersonaId,
     },
 }
 

@@ -17,6 +17,7 @@ use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Audit;
 use crate::governance::leases;
+use crate::governance::personas;
 use crate::governance::switch::{self, KillSwitch};
 use crate::ledger::Ledger;
 use crate::policy::{PolicySettings, Usage, load};
@@ -209,6 +210,16 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     let store = Store::open(&config.state_dir).expect("the state");
     let (audit, _) =
         Audit::open(&config.state_dir, &config.ledger, store.clone(), Arc::clone(clock)).expect("the audit log");
+    let (reloads, _) = mpsc::channel(1);
+    let of_personas = personas::Premises {
+        store: store.clone(),
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        clock: Arc::clone(clock),
+        events: events.clone(),
+        reloads,
+    };
+    let config = config.clone();
     let premises = leases::Premises {
         store,
         audit: audit.clone(),
@@ -219,9 +230,12 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     // The store answers from a thread of its own, and so does this: a test's only thread must not wait for itself.
     let started = std::thread::spawn(move || {
         let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
-        executor.block_on(leases::start(premises)).expect("the leases")
+        let leases = executor.block_on(leases::start(premises)).expect("the leases");
+        let personas = executor.block_on(personas::start(&config, of_personas)).expect("the personas");
+        (config, leases, personas)
     });
-    let (leases, keeper) = started.join().expect("started");
+    let (config, (leases, keeper), (personas, personas_keeper)) = started.join().expect("started");
+    tokio::spawn(personas_keeper.run(CancellationToken::new()));
     tokio::spawn(keeper.run(CancellationToken::new()));
     let premises = switch::Premises {
         file: LatchFile::new(&config.state_dir),
@@ -232,5 +246,5 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
         events: events.clone(),
         clock: Arc::clone(clock),
     };
-    Governance { leases, switch: KillSwitch::new(premises, None), audit }
+    Governance { leases, personas, switch: KillSwitch::new(premises, None), audit }
 }

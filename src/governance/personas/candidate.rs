@@ -81,7 +81,8 @@ impl Files {
         let before = self.read(None)?;
         let after = self.read(Some((&path, &text)))?;
         let unknown = || PersonaFault::UnknownPersona(persona.clone());
-        let (before, after) = (before.persona(persona).ok_or_else(unknown)?, after.persona(persona).ok_or_else(unknown)?);
+        let (before, after) =
+            (before.persona(persona).ok_or_else(unknown)?, after.persona(persona).ok_or_else(unknown)?);
         let widens = before.widened_by(after);
         Ok(Candidate { base: found, in_force: hex(before.digest()), digest: digest(&text), widens, text })
     }
@@ -137,14 +138,21 @@ mod tests {
     #[test]
     fn a_candidate_is_what_a_reload_would_read_and_says_what_it_opens() {
         let folder = Folder::new(&[("demo.toml", DEMO)]);
-        let narrower = folder.candidate("demo", json!([{ "op": "add", "path": "/posture", "value": "off" }])).expect("sound");
-        assert!(narrower.widens.is_empty() && narrower.text.starts_with("id = \"demo\" # the first\nposture = \"off\"\n"));
+        let narrower =
+            folder.candidate("demo", json!([{ "op": "add", "path": "/posture", "value": "off" }])).expect("sound");
+        assert!(
+            narrower.widens.is_empty() && narrower.text.starts_with("id = \"demo\" # the first\nposture = \"off\"\n")
+        );
         assert_eq!(narrower.base, digest(DEMO));
         assert_eq!(narrower.digest, digest(&narrower.text));
         let wider = json!([{ "op": "add", "path": "/allow/0/hosts/-", "value": "*.example.org" }]);
         let wider = folder.candidate("demo", wider).expect("sound");
         assert_eq!(serde_json::to_value(&wider.widens).expect("JSON"), json!([{ "code": "allow", "rule": "api" }]));
-        assert_eq!(std::fs::read_to_string(folder.0.path().join("personas/demo.toml")).expect("there"), DEMO, "untouched");
+        assert_eq!(
+            std::fs::read_to_string(folder.0.path().join("personas/demo.toml")).expect("there"),
+            DEMO,
+            "untouched"
+        );
     }
 
     #[test]
@@ -163,10 +171,16 @@ mod tests {
             (json!([{ "op": "add", "path": "/allow/0/hosts/-", "value": null }]), "no null"),
             (json!([{ "op": "replace", "path": "/allow/0/hosts", "value": [] }]), "the list is empty"),
             (json!([{ "op": "add", "path": "/uids", "value": [4242] }]), "already used in `demo.toml`"),
-            (json!([{ "op": "add", "path": "/tokens", "value": [{ "name": "x", "token": "hunter2" }] }]), "never the token"),
+            (
+                json!([{ "op": "add", "path": "/tokens", "value": [{ "name": "x", "token": "hunter2" }] }]),
+                "never the token",
+            ),
             (json!([{ "op": "add", "path": "/mode", "value": "open" }]), "open is refused"),
             (json!([{ "op": "replace", "path": "/id", "value": "demo" }]), "changes nothing"),
-            (json!([{ "op": "test", "path": "/id", "value": "x" }, { "op": "remove", "path": "/allow" }]), "the test does not hold"),
+            (
+                json!([{ "op": "test", "path": "/id", "value": "x" }, { "op": "remove", "path": "/allow" }]),
+                "the test does not hold",
+            ),
         ] {
             let fault = folder.refused(patch.clone());
             assert!(fault.contains(part) && !fault.contains("hunter2"), "{patch}: {fault}");

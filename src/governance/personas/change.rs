@@ -249,7 +249,11 @@ impl Keeper {
         let end = ProposalEnd { id: row.id, state, review: None, known: None };
         self.shared.store.personas().finish(end, line, entry).await?;
         self.shared.audit.committed();
-        self.tell(EventKind::PersonaProposalRejected, persona, json!({ "proposal": row.id, "state": state, "why": why }));
+        self.tell(
+            EventKind::PersonaProposalRejected,
+            persona,
+            json!({ "proposal": row.id, "state": state, "why": why }),
+        );
         Err(PersonaFault::Place(row.persona, why))
     }
 

@@ -134,7 +134,10 @@ fn item(key: &str, new: &Value, level: Level) -> Result<Item, DocumentFault> {
     match new {
         Value::Object(_) if level == Level::File => headed(new).map(Item::Table),
         Value::Array(items)
-            if level == Level::File && HEADED.contains(&key) && !items.is_empty() && items.iter().all(Value::is_object) =>
+            if level == Level::File
+                && HEADED.contains(&key)
+                && !items.is_empty()
+                && items.iter().all(Value::is_object) =>
         {
             let tables = items.iter().map(headed).collect::<Result<Vec<_>, _>>()?;
             Ok(Item::ArrayOfTables(ArrayOfTables::from_iter(tables)))
@@ -240,10 +243,7 @@ hosts = [\"c.example.com\"]
     #[test]
     fn what_does_not_change_stays_as_it_was_written() {
         assert_eq!(changed(|_| {}), FILE);
-        assert_eq!(
-            changed(|document| document["posture"] = json!("off")),
-            FILE.replace("\"allowlist\"", "\"off\"")
-        );
+        assert_eq!(changed(|document| document["posture"] = json!("off")), FILE.replace("\"allowlist\"", "\"off\""));
         assert_eq!(
             changed(|document| document["allow"][1]["hosts"] = json!(["x.example.com", "y.example.com"])),
             FILE.replace("[\"b.example.com\"]", "[\"x.example.com\", \"y.example.com\"]")
@@ -254,13 +254,18 @@ hosts = [\"c.example.com\"]
         );
         assert_eq!(
             changed(|document| drop(document["allow"].as_array_mut().expect("rules").remove(1))),
-            FILE.replace("# The rest.\n[[allow]]\nid = \"two\"\nhosts = [\"b.example.com\"]\ntls = { ech = \"allow\" }\n\n", "")
+            FILE.replace(
+                "# The rest.\n[[allow]]\nid = \"two\"\nhosts = [\"b.example.com\"]\ntls = { ech = \"allow\" }\n\n",
+                ""
+            )
         );
         let added = changed(|document| {
             let rules = document["allow"].as_array_mut().expect("rules");
             rules.insert(1, json!({ "id": "new", "hosts": ["n.example.com"], "tls": { "ech": "deny" } }));
         });
-        for part in ["# The registry.", "# The rest.", "# its host", "[[allow]]\nhosts = [\"n.example.com\"]\nid = \"new\"\n"] {
+        for part in
+            ["# The registry.", "# The rest.", "# its host", "[[allow]]\nhosts = [\"n.example.com\"]\nid = \"new\"\n"]
+        {
             assert!(added.contains(part), "{part}: {added}");
         }
     }
@@ -299,7 +304,11 @@ hosts = [\"c.example.com\"]
     }
 
     fn leaf() -> impl Strategy<Value = Value> {
-        prop_oneof![any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), ".{0,8}".prop_map(Value::from)]
+        prop_oneof![
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            ".{0,8}".prop_map(Value::from)
+        ]
     }
 
     fn document() -> impl Strategy<Value = Value> {

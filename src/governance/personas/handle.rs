@@ -22,12 +22,50 @@ use crate::store::{Annotated, NoteRow, OptInRow, ReviewRow, Store};
 
 /// What the keeper is asked for.
 pub(super) enum Ask {
-    Review { persona: PersonaId, reviewer: String, notice: String, justification: String, by: Actor, answer: Answer<ReviewView> },
-    Propose { persona: PersonaId, patch: Value, base: Option<String>, justification: String, by: Actor, answer: Answer<Proposal> },
-    Approve { persona: PersonaId, id: i64, note: String, widening: bool, by: Actor, answer: Answer<Applied> },
-    Reject { persona: PersonaId, id: i64, note: String, by: Actor, answer: Answer<Proposal> },
-    Opt { persona: PersonaId, granted: bool, justification: String, by: Actor, answer: Answer<()> },
-    Feedback { persona: PersonaId, body: Value, by: Actor, answer: Answer<Timestamp> },
+    Review {
+        persona: PersonaId,
+        reviewer: String,
+        notice: String,
+        justification: String,
+        by: Actor,
+        answer: Answer<ReviewView>,
+    },
+    Propose {
+        persona: PersonaId,
+        patch: Value,
+        base: Option<String>,
+        justification: String,
+        by: Actor,
+        answer: Answer<Proposal>,
+    },
+    Approve {
+        persona: PersonaId,
+        id: i64,
+        note: String,
+        widening: bool,
+        by: Actor,
+        answer: Answer<Applied>,
+    },
+    Reject {
+        persona: PersonaId,
+        id: i64,
+        note: String,
+        by: Actor,
+        answer: Answer<Proposal>,
+    },
+    Opt {
+        persona: PersonaId,
+        granted: bool,
+        justification: String,
+        by: Actor,
+        answer: Answer<()>,
+    },
+    Feedback {
+        persona: PersonaId,
+        body: Value,
+        by: Actor,
+        answer: Answer<Timestamp>,
+    },
 }
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, PersonaFault>>;

@@ -239,7 +239,8 @@ impl Keeper {
             return Err(PersonaFault::Feedback);
         }
         let now = self.shared.clock.now();
-        let paid = paid(self.paid.get(&persona).copied(), now).map_err(|wait| PersonaFault::TooFast(persona.clone(), wait))?;
+        let paid =
+            paid(self.paid.get(&persona).copied(), now).map_err(|wait| PersonaFault::TooFast(persona.clone(), wait))?;
         self.shared.store.personas().heard(persona.clone(), now, by.as_str().to_owned(), text).await?;
         self.paid.insert(persona.clone(), paid);
         self.tell(EventKind::PersonaFeedback, &persona, json!({ "by": by.as_str(), "feedback": body }));

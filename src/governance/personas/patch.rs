@@ -165,8 +165,16 @@ mod tests {
         for (patch, pointer, expected) in [
             (json!([{ "op": "replace", "path": "/posture", "value": "public" }]), "/posture", json!("public")),
             (json!([{ "op": "add", "path": "/uids", "value": [1] }]), "/uids/0", json!(1)),
-            (json!([{ "op": "add", "path": "/allow/-", "value": { "hosts": ["b.example"] } }]), "/allow/1/hosts/0", json!("b.example")),
-            (json!([{ "op": "test", "path": "/id", "value": "demo" }, { "op": "remove", "path": "/allow/0" }]), "/allow", json!([])),
+            (
+                json!([{ "op": "add", "path": "/allow/-", "value": { "hosts": ["b.example"] } }]),
+                "/allow/1/hosts/0",
+                json!("b.example"),
+            ),
+            (
+                json!([{ "op": "test", "path": "/id", "value": "demo" }, { "op": "remove", "path": "/allow/0" }]),
+                "/allow",
+                json!([]),
+            ),
             (json!([{ "op": "copy", "from": "/allow/0", "path": "/allow/0" }]), "/allow/1/hosts", json!(["a.example"])),
             (json!([{ "op": "move", "from": "/allow", "path": "/deny" }]), "/deny/0/hosts/0", json!("a.example")),
         ] {
@@ -190,7 +198,15 @@ mod tests {
         assert_eq!(step(json!([{ "op": "remove", "path": deep }]), "deep"), PatchFault::Pointer(0));
         assert_eq!(step(json!([{ "op": "copy", "from": long, "path": "/x" }]), "long"), PatchFault::Pointer(0));
         assert_eq!(step(json!([{ "op": "test", "path": "/posture", "value": "public" }]), "test"), PatchFault::Test(0));
-        for form in [json!({}), json!("x"), json!([1]), json!([{ "op": "merge", "path": "/x" }]), json!([{ "op": "add", "path": "x", "value": 1 }]), json!([{ "op": "add", "path": "/x" }]), json!([{ "op": "remove", "path": "/~2" }])] {
+        for form in [
+            json!({}),
+            json!("x"),
+            json!([1]),
+            json!([{ "op": "merge", "path": "/x" }]),
+            json!([{ "op": "add", "path": "x", "value": 1 }]),
+            json!([{ "op": "add", "path": "/x" }]),
+            json!([{ "op": "remove", "path": "/~2" }]),
+        ] {
             assert!(matches!(step(form.clone(), "form"), PatchFault::Form(_)), "{form}");
         }
         for (patch, at) in [

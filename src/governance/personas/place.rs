@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let old = path.symlink_metadata()?;
     if !old.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is a link or no file: nothing is put in its place"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is a link or no file: nothing is put in its place",
+        ));
     }
     let fresh = beside(path);
     // Left by a crash; only the keeper writes here.

@@ -36,9 +36,9 @@ impl Standing {
     pub fn hint(self, id: &str) -> Option<String> {
         match self {
             Self::Off => Some("set ARW_PERSONA_ENABLE=1 once personas are reviewed and people were told".to_owned()),
-            Self::NotReviewed | Self::ReviewStale => Some(format!(
-                "`arw-cli persona review record {id} --reviewer … --notice FILE --justification …`"
-            )),
+            Self::NotReviewed | Self::ReviewStale => {
+                Some(format!("`arw-cli persona review record {id} --reviewer … --notice FILE --justification …`"))
+            }
             Self::Armed => None,
         }
     }

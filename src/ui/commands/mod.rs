@@ -13,6 +13,7 @@ mod lines;
 mod persona;
 mod plan;
 mod policy;
+mod proposals;
 mod recipes;
 mod runtime;
 mod signing;
