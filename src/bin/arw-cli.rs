@@ -41,6 +41,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Refused) => ExitCode::from(1),
+        Ok(Outcome::Passed(code)) => ExitCode::from(code),
         Err(failure) => {
             report(&failure, json);
             ExitCode::from(failure.exit)

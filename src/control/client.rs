@@ -197,6 +197,19 @@ impl Client {
         if let Some(value) = last_event_id.and_then(|id| http::HeaderValue::from_str(id).ok()) {
             request.headers_mut().insert("last-event-id", value);
         }
+        self.stream(request).await
+    }
+
+    /// `POST path` with `body` as JSON, for a stream of events.
+    ///
+    /// # Errors
+    /// As [`Client::subscribe`].
+    pub async fn converse<B: Serialize + Sync>(&self, path: &str, body: &B) -> Result<EventStream, ClientError> {
+        let body = serde_json::to_vec(body).map_err(ClientError::Answer)?;
+        self.stream(self.request(Method::POST, path, Some(body))?).await
+    }
+
+    async fn stream(&self, request: Request<Full<Bytes>>) -> Result<EventStream, ClientError> {
         let response = tokio::time::timeout(ANSWER_TIME, self.dispatch(request))
             .await
             .map_err(|_| ClientError::Timeout(ANSWER_TIME))??;

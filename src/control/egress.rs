@@ -28,6 +28,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Json<EgressSta
         gateway: app.state.gateway.as_ref().map(|gateway| gateway.status().into()),
         ledger: ledger.into(),
         policy: PolicyStatus { generation: policy.generation(), personas: policy.personas().len() as u64 },
+        arming: super::personas::arming(&app),
     }))
 }
 

@@ -20,6 +20,7 @@ mod auth;
 mod client;
 mod egress;
 mod error;
+mod exec;
 mod extract;
 mod leases;
 mod ledger;
@@ -54,6 +55,6 @@ pub use problem::{FaultBody, Problem, ProblemBody, ProblemCode};
 pub use serve::{Running, serve, serve_on};
 pub use state::{Command, ControlState};
 pub use wire::{
-    EgressPage, EgressStatus, GatewayStatus, Health, LedgerStatus, PersonaTraffic, PersonaView, Personas, PolicyStatus,
-    Preview, PreviewRequest, Readiness, ReloadReport, Settings, TokenView, Tunnel, Tunnels,
+    Arming, EgressPage, EgressStatus, GatewayStatus, Health, LedgerStatus, NotArmed, PersonaTraffic, PersonaView,
+    Personas, PolicyStatus, Preview, PreviewRequest, Readiness, ReloadReport, Settings, TokenView, Tunnel, Tunnels,
 };

@@ -14,9 +14,10 @@ use super::extract::{JsonBody, Strict};
 use super::problem::{Problem, ProblemCode};
 use super::routes::{Access, Answer, Form, MAX_HISTORY, MAX_SEQ, Param, Place, Route, query};
 use super::state::App;
+use super::wire::{Arming, NotArmed};
 use crate::domain::{ClientAddr, PersonaId};
 use crate::governance::audit::Actor;
-use crate::governance::personas::{Applied, PersonaFault, PersonaState, Proposal, ProposalState, ReviewView};
+use crate::governance::personas::{Applied, PersonaFault, PersonaState, Proposal, ProposalState, ReviewView, Standing};
 
 /// Lines of a history, or proposals, without `limit`. 50: a screen.
 const DEFAULT_HISTORY: u64 = 50;
@@ -392,6 +393,16 @@ fn number(text: &str, code: ProblemCode) -> Result<i64, Problem> {
 fn limit(asked: Option<u64>) -> Result<u32, Problem> {
     let limit = bounded("limit", asked.unwrap_or(DEFAULT_HISTORY), 1, MAX_HISTORY)?;
     Ok(u32::try_from(limit).unwrap_or(u32::MAX))
+}
+
+/// Who is not armed although that is wanted.
+pub(super) fn arming(app: &App) -> Arming {
+    let personas = &app.state.governance.personas;
+    let not_armed = |(persona, standing): (PersonaId, Standing)| match standing {
+        Standing::NotReviewed | Standing::ReviewStale => Some(NotArmed { persona, code: standing.code().to_owned() }),
+        Standing::Off | Standing::Armed => None,
+    };
+    Arming { enabled: personas.enabled(), not_armed: personas.standings().into_iter().filter_map(not_armed).collect() }
 }
 
 pub(super) async fn state(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<PersonaState>, Problem> {

@@ -108,6 +108,8 @@ problems! {
     WrongHost => "wrong_host" 421 "The request is for another host",
     /// The files were read and have faults; the snapshot in force stays.
     PolicyFaults => "policy_faults" 422 "The policy has faults",
+    /// A step of executing a command inside a runtime failed.
+    NotExecuted => "not_executed" 422 "The command was not executed",
     /// What a lease is asked for is not something that can be leased.
     LeaseCapability => "lease_capability" 422 "That cannot be leased",
     /// A lease is asked for too short or too long a time.

@@ -8,7 +8,9 @@ use axum::routing::{MethodRouter, delete, get, post};
 
 use super::problem::ProblemCode;
 use super::state::App;
-use super::{actions, egress, leases, ledger, metrics, personas, policy, preview, public, runtimes, settings, stream};
+use super::{
+    actions, egress, exec, leases, ledger, metrics, personas, policy, preview, public, runtimes, settings, stream,
+};
 
 /// Who may ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -327,6 +329,26 @@ fn runtime_routes() -> Vec<Route> {
             },
             || get(runtimes::logs),
         ),
+        Route {
+            method: Method::POST,
+            path: "/orchestrator/runtimes/{id}/exec",
+            access: Access::Admin,
+            about: "Executes one more command inside a runtime; what it says and how it ended come as server-sent events.",
+            params: const { &[RUNTIME] },
+            body: Some("ExecRequest"),
+            answer: Answer::Events,
+            problems: &[
+                ProblemCode::NotJson,
+                ProblemCode::UnknownRuntime,
+                ProblemCode::NotInThisState,
+                ProblemCode::ShutdownLatched,
+                ProblemCode::Unavailable,
+                ProblemCode::NotExecuted,
+                ProblemCode::StateUnavailable,
+                ProblemCode::TooManyStreams,
+            ],
+            handler: || post(exec::exec),
+        },
         Route {
             method: Method::POST,
             path: "/orchestrator/runtimes/{id}/{action}",

@@ -67,17 +67,18 @@ pub(super) fn schemas() -> serde_json::Map<String, Value> {
         ("Deaths", one("deaths", list())),
         ("RuntimeLog", one("lines", list())),
     ];
-    all.into_iter().map(|(name, schema)| (name.to_owned(), schema)).collect()
+    let all = all.into_iter().map(|(name, schema)| (name.to_owned(), schema));
+    all.chain([super::exec::schema()]).collect()
 }
 
-fn supervisor(app: &App) -> Result<Supervisor, Problem> {
+pub(super) fn supervisor(app: &App) -> Result<Supervisor, Problem> {
     app.state.supervisor.clone().ok_or_else(|| {
         Problem::new(ProblemCode::Unavailable, "nothing is supervised here")
             .hint("set `runtimes.enable` and `proxy.enable`")
     })
 }
 
-fn known(id: &str) -> Result<RuntimeId, Problem> {
+pub(super) fn known(id: &str) -> Result<RuntimeId, Problem> {
     RuntimeId::parse(id).map_err(|_| unknown())
 }
 

@@ -76,6 +76,8 @@ codes! {
         PersonaFeedbackOptOut => "persona_feedback_opt_out",
         /// A note was added to a persona's history.
         PersonaHistoryAnnotated => "persona_history_annotated",
+        /// A command was to be executed inside a runtime.
+        RuntimeExec => "runtime_exec",
     }
 }
 

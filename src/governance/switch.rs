@@ -9,7 +9,7 @@
 //!
 //! The page ([`crate::store::LatchFile`]) is written without the database, into space that is there already, so a full
 //! disk stops nothing. Whoever can write it latches without a daemon; a running daemon sees that within
-//! [`LOOK`], and one that starts comes up latched and ends what it adopts.
+//! a quarter of a second, and one that starts comes up latched and ends what it adopts.
 //!
 //! Narrowing never waits for a record: each step has a bound, and what could not be kept is tried again until it is.
 //! The release is the other way round: it is recorded first, and a crash in between leaves the latch closed.

@@ -31,6 +31,7 @@
 
 mod crew;
 mod death;
+mod exec;
 mod gpus;
 mod keeper;
 pub mod launch;
@@ -48,7 +49,7 @@ mod window;
 
 pub use crew::{Premises, ShutdownReport, StartFault, Supervisor, start};
 pub use death::{Cause, Death, DeathRecord, ExitCause, MAX_LAST_LINES, MAX_LINE_BYTES, Used};
-pub use keeper::Executing;
+pub use exec::{Ending, ExecFault, Execution, Said};
 pub use launch::Confinement;
 pub use life::{HealthReason, State as RuntimeState};
 pub use manifest::{

@@ -428,6 +428,8 @@ pub enum RuntimeCommand {
     },
     /// What it wrote
     Logs(LogArgs),
+    /// Execute one more command inside it, and exit with its code
+    Exec(ExecArgs),
     /// What holds of its confinement and limits, as measured at its last launch
     Report {
         /// Its id
@@ -460,6 +462,27 @@ pub struct LogArgs {
     /// Start with the last so many lines
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(0..=5_000))]
     pub tail: u32,
+}
+
+/// `runtime exec`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Exit status: that of the command, or 128 and the number of the signal that ended it; 124 when \
+                        its time was over; 137 when the runtime ended with it; 1 when it was not executed."
+)]
+pub struct ExecArgs {
+    /// Its id
+    #[arg(value_parser = runtime)]
+    pub id: RuntimeId,
+    /// Seconds after which the command is killed
+    #[arg(long, value_name = "SECS", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    pub timeout: u16,
+    /// Show what it says on a terminal as it is, control characters too
+    #[arg(long)]
+    pub raw: bool,
+    /// The command and its arguments; without input, and with the variables of the runtime's own command
+    #[arg(required = true, last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `events`.

@@ -15,6 +15,8 @@ pub enum Outcome {
     Done,
     /// It ran, and the answer is no (a denial, faults found): exit 1. What there is to say was said.
     Refused,
+    /// A command ran for it and ended with this code, which is passed on.
+    Passed(u8),
 }
 
 /// Why a command failed: exit 1, or 2 when the command line itself is wrong.

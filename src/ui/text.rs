@@ -32,6 +32,41 @@ fn is_unsafe(character: char) -> bool {
             | '\u{e0000}'..='\u{e0fff}')
 }
 
+/// Makes a stream of bytes fit for a terminal, piece by piece: lines and tabs stay, everything else that [`safe`] escapes
+/// is escaped, and what is no UTF-8 is shown as U+FFFD.
+#[derive(Debug, Default)]
+pub struct Cleaner {
+    /// The beginning of a character, at most three bytes.
+    begun: Vec<u8>,
+}
+
+impl Cleaner {
+    /// The next piece. A character that it only begins comes with the piece after it.
+    pub fn clean(&mut self, bytes: &[u8]) -> String {
+        let mut bytes = [std::mem::take(&mut self.begun).as_slice(), bytes].concat();
+        let begun = match std::str::from_utf8(&bytes) {
+            // Only the end may be unfinished; anything else that is wrong has a length.
+            Err(_) => (1..=3.min(bytes.len())).find(|back| is_beginning(&bytes[bytes.len() - back..])),
+            Ok(_) => None,
+        };
+        if let Some(back) = begun {
+            self.begun = bytes.split_off(bytes.len() - back);
+        }
+        let mut out = String::with_capacity(bytes.len());
+        for piece in String::from_utf8_lossy(&bytes).split_inclusive(['\n', '\t']) {
+            let kept = piece.strip_suffix(['\n', '\t']);
+            out.push_str(&safe(kept.unwrap_or(piece)));
+            out.push_str(&piece[kept.unwrap_or(piece).len()..]);
+        }
+        out
+    }
+}
+
+/// Whether `bytes` are the beginning of one character, and not all of it.
+fn is_beginning(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_err_and(|fault| fault.valid_up_to() == 0 && fault.error_len().is_none())
+}
+
 /// At most `width` characters of `text`, the last an ellipsis when something was cut.
 pub fn cut(text: &str, width: usize) -> Cow<'_, str> {
     match text.char_indices().nth(width) {
@@ -109,6 +144,19 @@ mod tests {
         assert_eq!(safe("\u{9b}2J\u{7f}\0"), "\\u{9b}2J\\u{7f}\\u{0}");
         assert_eq!(safe("a\u{202e}b\u{2066}\u{200b}\u{feff}"), "a\\u{202e}b\\u{2066}\\u{200b}\\u{feff}");
         assert_eq!(safe("\u{e0041}"), "\\u{e0041}");
+    }
+
+    #[test]
+    fn a_stream_is_cleaned_whatever_its_pieces_are() {
+        let bytes = "one\ttwo\nü\u{1f980}\u{202e}\x1b]52;c;eA==\x07\r\n".as_bytes();
+        let bytes = [bytes, b"\xff\xe2\x82x\xc3"].concat();
+        let whole = "one\ttwo\nü\u{1f980}\\u{202e}\\u{1b}]52;c;eA==\\u{7}\\u{d}\n\u{fffd}\u{fffd}x";
+        for size in 1..=bytes.len() {
+            let mut cleaner = Cleaner::default();
+            let shown: String = bytes.chunks(size).map(|piece| cleaner.clean(piece)).collect();
+            assert_eq!(shown, whole, "{size}");
+            assert!(cleaner.begun.len() <= 3);
+        }
     }
 
     #[test]

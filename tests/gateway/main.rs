@@ -10,6 +10,7 @@ mod denials;
 mod exchange;
 mod identity;
 mod latch;
+mod leases;
 mod ledger_full;
 mod life;
 mod reload;

@@ -111,6 +111,8 @@ fn dependants_wait_and_follow() {
     host.must("app", "start");
     host.wait_state("app", "ready");
     assert_eq!(host.view("base")["state"], "ready");
+    // It is ready as soon as it runs, and writes after that.
+    host.wait_log("app", "app");
     let (base, app) = (host.log("base"), host.log("app"));
     let time = |log: &str, word: &str| log.lines().find(|line| line.contains(word)).unwrap()[..27].to_owned();
     assert!(time(&base, "ready-now") <= time(&app, "app"), "{base}{app}");

@@ -10,11 +10,13 @@ mod adoption;
 mod budgets;
 mod crowd;
 mod ends;
+mod exec;
 mod gpu;
 mod health;
 mod network;
 mod reload;
 mod stage;
+mod switch;
 
 /// Whether sandboxes can be made here at all; says why not.
 fn can_launch() -> bool {

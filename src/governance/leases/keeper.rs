@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::capability::Capability;
-use super::lease::{Lease, LeaseEnd, LeaseFault, LeaseRequest, MAX_IN_FORCE, end_of, justified};
+use super::lease::{Lease, LeaseEnd, LeaseFault, LeaseRequest, MAX_IN_FORCE, end_of, justified, useful};
 use crate::domain::{Clock, LeaseId, Timestamp};
 use crate::events::{EventBus, EventKind};
 use crate::governance::audit::{Actor, Audit, AuditAction, Deed};
@@ -187,7 +187,9 @@ pub async fn start(premises: Premises) -> Result<(Leases, Keeper), StoreFault> {
         }
     }
     keeper.premises.gateway.usage.keep_leases(|id| keeper.in_force.contains_key(id));
-    keeper.put_in_force();
+    if !keeper.in_force.is_empty() {
+        keeper.put_in_force();
+    }
     Ok((leases, keeper))
 }
 
@@ -292,6 +294,7 @@ impl Keeper {
         if held.lease.is_over(now) {
             return Err(LeaseFault::Ended(id.clone()));
         }
+        useful(&held.lease.capability, &held.lease.subject, &gateway.policy.load())?;
         let expires_at = end_of(&held.lease.capability, ttl, now)?;
         let entry = audit.entry(Deed {
             persona: Some(held.lease.subject.clone()),

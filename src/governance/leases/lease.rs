@@ -148,12 +148,7 @@ impl LeaseRequest {
                 Some(_) | None => {}
             }
         }
-        let Some(persona) = policy.persona(&self.subject) else {
-            return Err(LeaseFault::UnknownPersona(self.subject));
-        };
-        if capability.opening().is_some() && persona.posture() == Posture::Off {
-            return Err(LeaseFault::PostureOff(self.subject));
-        }
+        useful(&capability, &self.subject, policy)?;
         Ok(Lease {
             id,
             capability,
@@ -166,6 +161,20 @@ impl LeaseRequest {
             max_bytes: self.max_bytes,
             ended: None,
         })
+    }
+}
+
+/// Whether a lease of `subject` for `capability` would permit anything under `policy`.
+///
+/// # Errors
+/// There is no such persona, or nothing leaves as it.
+pub(super) fn useful(capability: &Capability, subject: &PersonaId, policy: &Snapshot) -> Result<(), LeaseFault> {
+    match policy.persona(subject) {
+        None => Err(LeaseFault::UnknownPersona(subject.clone())),
+        Some(persona) if capability.opening().is_some() && persona.posture() == Posture::Off => {
+            Err(LeaseFault::PostureOff(subject.clone()))
+        }
+        Some(_) => Ok(()),
     }
 }
 

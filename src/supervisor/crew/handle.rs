@@ -1,7 +1,6 @@
 //! The way of the daemon and the control plane to the runtimes.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,10 +11,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::domain::RuntimeId;
-use crate::sandbox::{Exec, Text};
+use crate::sandbox::Text;
 
 use super::super::death::DeathRecord;
-use super::super::keeper::Executing;
+use super::super::exec::{ExecFault, Execution};
 use super::super::launch::Confinement;
 use super::super::manifest::{Change, Manifest};
 use super::super::request::{Action, RequestFault};
@@ -109,18 +108,16 @@ impl Supervisor {
         self.runtime(id).ok_or(RequestFault::Unknown)
     }
 
-    /// Runs one more command inside a runtime; the descriptors become its standard streams.
+    /// Executes one more command inside a runtime, for at most `time`.
     ///
     /// # Errors
     /// It does not run, or the command cannot be executed.
-    pub async fn exec(
-        &self,
-        id: &RuntimeId,
-        argv: Vec<Text>,
-        streams: [OwnedFd; 3],
-    ) -> Result<Executing, RequestFault> {
-        let slot = self.directory.slot(id).ok_or(RequestFault::Unknown)?;
-        slot.exec(Exec::new(argv), streams).await
+    pub async fn exec(&self, id: &RuntimeId, argv: Vec<Text>, time: Duration) -> Result<Execution, ExecFault> {
+        let slot = self.directory.slot(id).ok_or(ExecFault::Unknown)?;
+        if self.is_shut() {
+            return Err(ExecFault::Shut);
+        }
+        slot.exec(argv, time).await
     }
 
     /// Puts a manifest in force: the difference only.

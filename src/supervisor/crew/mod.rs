@@ -220,6 +220,7 @@ impl Crew {
             }
         }
         self.manifest = manifest;
+        self.show_next();
     }
 
     fn add(&mut self, spec: &Arc<RuntimeSpec>) {
@@ -307,12 +308,16 @@ impl Crew {
                 let _ = self.order(&id, Order::Start(Origin::Schedule)).await;
             }
         }
+        self.show_next();
+        self.plan().await;
+    }
+
+    fn show_next(&self) {
         for (id, next) in self.wanted.next_starts() {
             if let Some(keeper) = self.keepers.get(&id) {
                 keeper.slot.set_next(Some(next));
             }
         }
-        self.plan().await;
     }
 
     async fn apply(&mut self, fresh: Manifest) -> Vec<Change> {
@@ -356,6 +361,7 @@ impl Crew {
             }
         }
         self.manifest = fresh;
+        self.show_next();
         self.plan().await;
         changes
     }

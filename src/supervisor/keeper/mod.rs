@@ -40,7 +40,6 @@ use super::shared::Shared;
 
 pub(super) use account::Spent;
 pub(super) use running::{Remains, Running, Trouble};
-pub use slot::Executing;
 pub(super) use slot::Slot;
 
 /// Orders that may wait at one keeper: each is answered within a turn of its task.
@@ -259,7 +258,11 @@ impl Keeper {
             self.policy.stop_grace = grace;
         }
         self.waiting.push(done);
+        let asked = self.life.state() == State::Stopping;
         self.turn(Event::StopRequested).await;
+        if asked && self.policy.stop_grace < self.spec.policy().stop_grace {
+            self.turn(Event::Hastened).await;
+        }
         self.policy = self.spec.policy();
     }
 

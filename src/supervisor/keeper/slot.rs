@@ -1,21 +1,22 @@
 //! What others may see and use of a runtime while its keeper owns it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::domain::Timestamp;
 use crate::proxy::RuntimeGuard;
 use crate::sandbox::cgroup::Leaf;
-use crate::sandbox::{Channel, Exec};
+use crate::sandbox::{Channel, Text};
 
 use super::super::death::DeathRecord;
+use super::super::exec::{ExecFault, Execution, MAX_COMMANDS};
 use super::super::launch::Confinement;
 use super::super::life::{HealthReason, Life, Policy, State, Timer, TimerKind};
 use super::super::manifest::RuntimeSpec;
 use super::super::records::Records;
-use super::super::request::RequestFault;
 use super::super::view::{EgressView, Restarts, RuntimeView, UsageView};
 use super::Running;
 use super::account::Account;
@@ -25,6 +26,8 @@ use super::account::Account;
 pub(in super::super) struct Slot {
     shown: Mutex<Shown>,
     state: watch::Sender<State>,
+    /// Commands of operators that may run besides.
+    commands: Arc<Semaphore>,
     pub(in super::super) records: Records,
 }
 
@@ -42,22 +45,6 @@ struct Live {
     leaf: Option<Arc<Leaf>>,
     guard: Arc<RuntimeGuard>,
     account: Arc<Account>,
-}
-
-/// A command that runs beside the runtime's own. Dropping it ends the command.
-#[derive(Debug)]
-pub struct Executing {
-    inner: crate::sandbox::Executing,
-}
-
-impl Executing {
-    /// Waits for its end.
-    ///
-    /// # Errors
-    /// The runtime is gone.
-    pub async fn ended(&self) -> std::io::Result<crate::sandbox::Exit> {
-        self.inner.ended().await
-    }
 }
 
 impl Slot {
@@ -96,7 +83,12 @@ impl Slot {
             throttled_by_host: None,
         };
         let shown = Shown { view, confinement: None, live: None };
-        let slot = Self { shown: Mutex::new(shown), state: watch::Sender::new(life.state()), records: records.clone() };
+        let slot = Self {
+            shown: Mutex::new(shown),
+            state: watch::Sender::new(life.state()),
+            commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
+            records: records.clone(),
+        };
         slot.declare(spec);
         slot
     }
@@ -143,16 +135,14 @@ impl Slot {
         self.state.subscribe()
     }
 
-    pub(in super::super) async fn exec(
-        &self,
-        exec: Exec,
-        streams: [std::os::fd::OwnedFd; 3],
-    ) -> Result<Executing, RequestFault> {
-        let channel = self.channel().ok_or_else(|| RequestFault::Unavailable("it does not run".to_owned()))?;
-        let started = channel.exec(exec, streams).await;
-        started
-            .map(|inner| Executing { inner })
-            .map_err(|fault| RequestFault::Unavailable(format!("the command was not executed: {fault}")))
+    /// Runs one more command beside the runtime's own.
+    pub(in super::super) async fn exec(&self, argv: Vec<Text>, time: Duration) -> Result<Execution, ExecFault> {
+        let state = *self.state.borrow();
+        // What is held still or being ended takes no orders; the rest is known by whether it has a channel.
+        let takes_orders = !matches!(state, State::Frozen | State::Stopping);
+        let channel = self.channel().filter(|_| takes_orders).ok_or(ExecFault::NotRunning(state))?;
+        let place = Arc::clone(&self.commands).try_acquire_owned().map_err(|_| ExecFault::Crowded)?;
+        Execution::start(&channel, argv, time, place).await
     }
 
     pub(super) fn declare(&self, spec: &RuntimeSpec) {

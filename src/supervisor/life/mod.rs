@@ -185,6 +185,8 @@ pub enum Event {
     StartRequested(Origin),
     /// An operator or the kill switch wants it to end and stay so.
     StopRequested,
+    /// What is asked to end already has less time for it: its policy's grace from now on.
+    Hastened,
     /// An operator wants it to end and start again.
     RestartRequested,
     /// An operator gives the restart budget back, and starts it if it had been given up.

@@ -52,6 +52,7 @@ fn request() -> impl Strategy<Value = Event> {
     prop_oneof![
         6 => origin.prop_map(Event::StartRequested),
         1 => Just(Event::StopRequested),
+        1 => Just(Event::Hastened),
         1 => Just(Event::RestartRequested),
         1 => Just(Event::Restore),
         1 => Just(Event::Freeze),

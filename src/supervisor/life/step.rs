@@ -30,6 +30,7 @@ pub fn step(
     match event {
         Event::StartRequested(origin) => turn.start(origin, draw),
         Event::StopRequested => turn.stop(Cause::Operator),
+        Event::Hastened => turn.hasten(),
         Event::BudgetExhausted => turn.stop(Cause::Budget),
         Event::RestartRequested => turn.start_again(),
         Event::Restore => turn.restore(),
@@ -111,6 +112,14 @@ impl Turn<'_> {
                 }
                 self.ask(Signal::Terminate, cause, Then::Rest);
             }
+        }
+    }
+
+    /// The timer of the longer grace is one of a state that was left.
+    fn hasten(&mut self) {
+        if let Phase::Stopping(Stop { stage: Stage::Asked(_), run, cause, then }) = self.life.phase {
+            let stage = Stage::Asked(self.arm(TimerKind::Grace, self.policy.stop_grace));
+            self.life.phase = Phase::Stopping(Stop { run, stage, cause, then });
         }
     }
 

@@ -509,3 +509,23 @@ fn what_cannot_be_had_is_refused_by_a_notice() {
     stage.event(Event::Thaw);
     assert!(stage.has(&Effect::Publish(Notice::Refused { request: Request::Thaw, state: State::Stopped })));
 }
+
+#[test]
+fn a_shorter_grace_hastens_what_is_asked_to_end_already() {
+    let mut stage = Stage::ready(POLICY);
+    stage.event(Event::StopRequested);
+    let (long, _) = stage.armed().expect("the grace");
+    stage.policy.stop_grace = Duration::ZERO;
+    assert_eq!(stage.event(Event::Hastened), State::Stopping);
+    let (short, after) = stage.armed().expect("the shorter grace");
+    assert_eq!(after, Duration::ZERO);
+    stage.event(Event::TimerFired(long));
+    assert!(!stage.kills(), "its time is not the one that counts");
+    stage.event(Event::TimerFired(short));
+    assert!(stage.kills());
+    assert_eq!(stage.report(Report::KillDone), State::Stopped);
+    // Where nothing is asked to end it changes nothing.
+    let mut stage = Stage::ready(POLICY);
+    assert_eq!(stage.event(Event::Hastened), State::Ready);
+    assert!(stage.effects.is_empty());
+}

@@ -6,6 +6,7 @@ mod bundles;
 mod consent;
 mod context;
 mod events;
+mod exec;
 mod gate;
 mod generate;
 mod ledger;

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::bundles;
 use super::context::Context;
+use super::exec;
 use crate::control::SseEvent;
 use crate::domain::RuntimeId;
 use crate::ui::args::{LogArgs, RuntimeCommand};
@@ -30,6 +31,7 @@ pub(super) async fn run(command: RuntimeCommand, context: &Context, screen: &mut
         RuntimeCommand::Status { id } => status(&id, context, screen).await,
         RuntimeCommand::Report { id } => report(&id, context, screen).await,
         RuntimeCommand::Deaths { id, limit } => deaths(&id, limit, context, screen).await,
+        RuntimeCommand::Exec(args) => exec::run(&args, context, screen).await,
         RuntimeCommand::Logs(args) => logs(&args, context, screen).await,
         RuntimeCommand::Start { id, wait } => act(&id, "start", wait, context, screen).await,
         RuntimeCommand::Stop { id, wait } => act(&id, "stop", wait, context, screen).await,
