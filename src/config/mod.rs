@@ -12,6 +12,7 @@
 //! The process environment is read in [`Environment::capture`] and nowhere else. What is unknown or out
 //! of bounds is refused; nothing is clamped or repaired.
 
+mod automations;
 mod bundles;
 mod checks;
 mod env;
@@ -26,6 +27,7 @@ mod server;
 mod server_file;
 mod signers;
 
+pub use automations::{AutomationForm, AutomationsFile};
 pub use bundles::{ArtifactForm, BundleForm, BundlesFile, ConsentForm, MAX_BUNDLES};
 pub use env::Environment;
 pub use fault::{Fault, Faults};
@@ -34,6 +36,7 @@ pub use persona::{MAX_PERSONA_FILE, PersonaFile, PortForm, RuleForm, TlsForm, To
 pub use recipe::{MAX_RECIPE, RecipeFile};
 pub use runtimes::{
     BudgetForm, GpuForm, HealthForm, LimitsForm, MAX_MANIFEST, ProcessForm, RestartForm, RuntimeForm, RuntimesFile,
+    WindowForm,
 };
 pub use server::{
     ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, PersonasConfig, ProxyConfig,

@@ -150,6 +150,29 @@ pub struct BudgetForm {
     pub requests: Option<Found<u64>>,
     /// `tokens`.
     pub tokens: Option<Found<u64>>,
+    /// `spend`.
+    pub spend: Option<Found<String>>,
+    /// `window`.
+    pub window: Option<Found<WindowForm>>,
+}
+
+/// How long budgets last: `run`, or a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowForm {
+    /// From one start that was asked for to the next.
+    Run,
+    /// For so long.
+    Every(Duration),
+}
+
+impl Value for WindowForm {
+    fn read(value: &DeValue<'_>) -> Result<Self, String> {
+        match value.as_str() {
+            Some("run") => Ok(Self::Run),
+            Some(_) => Duration::read(value).map(Self::Every),
+            None => Err(expected("`\"run\"` or a time such as `\"24h\"`", value)),
+        }
+    }
 }
 
 /// `[runtimes.limits]`.
@@ -305,7 +328,7 @@ impl RestartForm {
 }
 
 impl BudgetForm {
-    fn take(mut section: Section<'_, '_>) -> Self {
+    pub(super) fn take(mut section: Section<'_, '_>) -> Self {
         let form = Self {
             wall_time: section.take("wall_time"),
             cpu_time: section.take("cpu_time"),
@@ -313,6 +336,8 @@ impl BudgetForm {
             egress: section.take("egress"),
             requests: section.take("requests"),
             tokens: section.take("tokens"),
+            spend: section.take("spend"),
+            window: section.take("window"),
         };
         section.end();
         form

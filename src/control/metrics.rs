@@ -125,7 +125,7 @@ impl Families {
         self.labelled("arw_runtime_psi_ratio", "gauge", "Share of 10 s in which some task of it waited.", waited);
         let budgets = views.iter().flat_map(|view| {
             let metered = view.budget.iter().filter_map(|budget| Some((budget.kind, budget.ratio?)));
-            metered.map(|(kind, ratio)| (format!("automation=\"{}\",kind=\"{kind}\"", view.id), ratio))
+            metered.map(|(kind, ratio)| (format!("automation=\"{}\",kind=\"{kind}\"", view.automation), ratio))
         });
         self.labelled("arw_automation_budget_ratio", "gauge", "Spent of each metered budget.", budgets);
     }

@@ -17,6 +17,7 @@
 
 mod actions;
 mod auth;
+mod automations;
 mod client;
 mod egress;
 mod error;

@@ -85,6 +85,7 @@ fn all_schemas() -> Value {
         all.extend(super::personas::schemas());
         all.extend(super::leases::schemas());
         all.extend(super::actions::schemas());
+        all.extend(super::automations::schemas());
     }
     all
 }

@@ -96,6 +96,16 @@ problems! {
     TooManyLeases => "too_many_leases" 409 "Too many leases are in force",
     /// What the runtime depends on cannot start.
     DependencyFailed => "dependency_failed" 409 "What it depends on cannot start",
+    /// The runtime's automation was disabled.
+    AutomationDisabled => "automation_disabled" 409 "The automation is disabled",
+    /// A budget of the automation is spent.
+    BudgetExhausted => "budget_exhausted" 409 "The budget is spent",
+    /// No such automation.
+    UnknownAutomation => "unknown_automation" 404 "There is no such automation",
+    /// A report of this id said something else.
+    ReportConflict => "report_conflict" 409 "The report differs from one of the same id",
+    /// What is reported is in another currency than the window's.
+    CurrencyMismatch => "currency_mismatch" 409 "The currency is another one",
     /// This host, or this runtime, does not have it.
     Unavailable => "unavailable" 409 "It cannot be had here",
     /// The route exists, the method does not.

@@ -9,7 +9,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, egress, exec, leases, ledger, metrics, personas, policy, preview, public, runtimes, settings, stream,
+    actions, automations, egress, exec, leases, ledger, metrics, personas, policy, preview, public, runtimes, settings,
+    stream,
 };
 
 /// Who may ask.
@@ -91,6 +92,8 @@ pub(crate) const MAX_DEATHS: u64 = 1_000;
 pub(crate) const MAX_LOG_LINES: u64 = 5_000;
 /// Ended leases in one answer. 1000: as many as there may be in force.
 pub(crate) const MAX_LEASES: u64 = 1_000;
+/// Runs in one answer. 1000: as many as are kept.
+pub(crate) const MAX_RUNS: u64 = 1_000;
 /// Lines of a persona's history, or proposals, in one answer. 200: each may hold a patch.
 pub(crate) const MAX_HISTORY: u64 = 200;
 /// Largest number that JSON readers keep exact (2^53 - 1, RFC 8259 section 6).
@@ -127,6 +130,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(action_routes());
     table.extend(lease_routes());
     table.extend(switch_routes());
+    table.extend(automation_routes());
     table.extend(personas::routes());
     table
 }
@@ -362,6 +366,8 @@ fn runtime_routes() -> Vec<Route> {
                 ProblemCode::UnknownRuntime,
                 ProblemCode::NotInThisState,
                 ProblemCode::ShutdownLatched,
+                ProblemCode::AutomationDisabled,
+                ProblemCode::BudgetExhausted,
                 ProblemCode::DependencyFailed,
                 ProblemCode::Unavailable,
                 ProblemCode::NotReady,
@@ -497,6 +503,105 @@ fn switch_routes() -> Vec<Route> {
             problems: &[],
             handler: || get(actions::position),
         },
+    ]
+}
+
+fn automation_routes() -> Vec<Route> {
+    const AUTOMATION: Param =
+        Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the automation, or of its runtime." };
+    let about = |method, path, about, params, body, answer, problems, handler| Route {
+        method,
+        path,
+        access: Access::Admin,
+        about,
+        params,
+        body,
+        answer,
+        problems,
+        handler,
+    };
+    vec![
+        about(
+            Method::GET,
+            "/state/automation/status",
+            "Every automation: what it does, what it has spent, and why it is impacted if it is.",
+            &[],
+            None,
+            Answer::Json("AutomationStatus"),
+            &[ProblemCode::NotReady],
+            || get(automations::status),
+        ),
+        about(
+            Method::GET,
+            "/automations/{id}/runs",
+            "Its latest runs, newest first.",
+            const { &[AUTOMATION, query("limit", Form::Integer(1, MAX_RUNS), "At most so many; 20 without it.")] },
+            None,
+            Answer::Json("AutomationRuns"),
+            &[
+                ProblemCode::BadQuery,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || get(automations::runs),
+        ),
+        about(
+            Method::GET,
+            "/automations/{id}/usage",
+            "What it has spent of its budgets in the present window.",
+            const { &[AUTOMATION] },
+            None,
+            Answer::Json("Usage"),
+            &[ProblemCode::UnknownAutomation, ProblemCode::NotReady],
+            || get(automations::usage),
+        ),
+        about(
+            Method::POST,
+            "/automations/{id}/usage",
+            "Reports tokens and money that it used; kept when answered, and a repeated `report_id` counts once.",
+            const { &[AUTOMATION] },
+            Some("UsageReport"),
+            Answer::Json("Usage"),
+            &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::Unavailable,
+                ProblemCode::CurrencyMismatch,
+                ProblemCode::ReportConflict,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || post(automations::report),
+        ),
+        about(
+            Method::POST,
+            "/automations/{id}/{action}",
+            "Disables it (kept, then its runtime is told to end, and nobody starts it) or enables it again.",
+            const {
+                &[
+                    AUTOMATION,
+                    Param {
+                        name: "action",
+                        place: Place::Path,
+                        form: Form::OneOf(&["enable", "disable"]),
+                        about: "What is wanted.",
+                    },
+                ]
+            },
+            Some("AutomationReason"),
+            Answer::Json("AutomationSwitched"),
+            &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || post(automations::switch),
+        ),
     ]
 }
 

@@ -91,6 +91,8 @@ fn refused(fault: &RequestFault) -> Problem {
         RequestFault::Unknown => ProblemCode::UnknownRuntime,
         RequestFault::Refused { .. } => ProblemCode::NotInThisState,
         RequestFault::Shut => ProblemCode::ShutdownLatched,
+        RequestFault::Disabled => ProblemCode::AutomationDisabled,
+        RequestFault::BudgetExhausted { .. } => ProblemCode::BudgetExhausted,
         RequestFault::Blocked { .. } => ProblemCode::DependencyFailed,
         RequestFault::Unavailable(_) => ProblemCode::Unavailable,
         RequestFault::Gone => ProblemCode::NotReady,
@@ -99,6 +101,10 @@ fn refused(fault: &RequestFault) -> Problem {
     match fault {
         RequestFault::Refused { state: RuntimeState::Quarantined, .. } => {
             problem.hint("`arw-cli runtime restore` gives its restart budget back and starts it")
+        }
+        RequestFault::Disabled => problem.hint("`arw-cli automation status` says who disabled it and why"),
+        RequestFault::BudgetExhausted { .. } => {
+            problem.hint("raise the budget in the manifest or in automations.toml, and reload")
         }
         _ => problem,
     }
@@ -332,6 +338,12 @@ mod tests {
                 "not_in_this_state",
             ),
             (RequestFault::Shut, 409, "shutdown_latched"),
+            (RequestFault::Disabled, 409, "automation_disabled"),
+            (
+                RequestFault::BudgetExhausted { kind: crate::supervisor::BudgetKind::Tokens, until: None },
+                409,
+                "budget_exhausted",
+            ),
             (RequestFault::Blocked { by: vec![on] }, 409, "dependency_failed"),
             (RequestFault::Unavailable("no".to_owned()), 409, "unavailable"),
             (RequestFault::Gone, 503, "not_ready"),

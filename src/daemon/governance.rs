@@ -13,6 +13,7 @@ use crate::domain::Clock;
 use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Audit;
+use crate::governance::automations;
 use crate::governance::leases::{self, Keeper, Leases};
 use crate::governance::personas::{self, Personas, Reload};
 use crate::governance::switch::{self, KillSwitch};
@@ -30,8 +31,10 @@ pub(super) struct Foundation {
     audit: Audit,
     leases: Leases,
     keeper: Keeper,
+    pub(super) store: Store,
     personas: (Personas, personas::Keeper),
     reloads: mpsc::Receiver<Reload>,
+    commands: mpsc::Sender<Command>,
 }
 
 /// The floor at work.
@@ -41,7 +44,7 @@ pub(super) struct Governing {
     stop: CancellationToken,
 }
 
-/// Opens the state. A latched switch is obeyed first, whatever becomes of the rest.
+/// Opens the state. A latched switch is obeyed first, whatever becomes of the rest. `commands` lead to the daemon's own task.
 ///
 /// # Errors
 /// The state cannot be used: what was leased or latched would not be known.
@@ -50,6 +53,7 @@ pub(super) async fn open(
     gateway: &Arc<Gateway>,
     clock: &Arc<dyn Clock>,
     events: &EventBus,
+    commands: &mpsc::Sender<Command>,
 ) -> anyhow::Result<Foundation> {
     let (file, latched, store, audit) = {
         let (config, gateway, clock) = (Arc::clone(config), Arc::clone(gateway), Arc::clone(clock));
@@ -77,28 +81,40 @@ pub(super) async fn open(
     };
     let personas = personas::start(config, premises).await.context("the personas' state")?;
     let premises = leases::Premises {
-        store,
+        store: store.clone(),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),
         events: events.clone(),
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
-    Ok(Foundation { file, latched, audit, leases, keeper, personas, reloads })
+    Ok(Foundation { file, latched, audit, leases, keeper, store, personas, reloads, commands: commands.clone() })
 }
 
 impl Foundation {
-    /// Puts the floor to work. A switch that was found latched ends what `supervisor` has adopted; `commands` lead to the
-    /// daemon's own task.
+    /// Puts the floor to work. A switch that was found latched ends what `supervisor` has adopted.
     pub(super) fn start(
         self,
+        config: &ServerConfig,
         gateway: &Arc<Gateway>,
         clock: &Arc<dyn Clock>,
         events: &EventBus,
         supervisor: Option<Supervisor>,
-        commands: &mpsc::Sender<Command>,
+        found: automations::Found,
     ) -> Governing {
-        let Self { file, latched, audit, leases, keeper, personas: (personas, personas_keeper), reloads } = self;
+        let Self { file, latched, audit, leases, keeper, store, personas, reloads, commands } = self;
+        let (personas, personas_keeper) = personas;
+        let premises = automations::Premises {
+            store,
+            audit: audit.clone(),
+            gateway: Arc::clone(gateway),
+            supervisor: supervisor.clone(),
+            events: events.clone(),
+            clock: Arc::clone(clock),
+            config_dir: config.config_dir.clone(),
+            state_dir: config.state_dir.clone(),
+        };
+        let (automations, clerk) = automations::start(premises, found);
         let premises = switch::Premises {
             file,
             gateway: Arc::clone(gateway),
@@ -114,11 +130,12 @@ impl Foundation {
             tokio::spawn(audit.clone().run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(personas_keeper.run(stop.clone())),
-            tokio::spawn(forward(reloads, commands.clone())),
+            tokio::spawn(forward(reloads, commands)),
             tokio::spawn(switch.clone().run(stop.clone())),
+            tokio::spawn(clerk.run(stop.clone())),
         ];
         switch.resume();
-        Governing { handles: Governance { leases, personas, switch, audit }, tasks, stop }
+        Governing { handles: Governance { leases, personas, switch, audit, automations }, tasks, stop }
     }
 }
 

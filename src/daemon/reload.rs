@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::runtimes::read_manifest;
+use super::runtimes::{Declared, read_declared};
 use crate::config::{Faults, ServerConfig};
 use crate::control::ReloadReport;
 use crate::events::{EventBus, EventKind};
+use crate::governance::automations::Automations;
 use crate::policy::{self, PolicySettings, Snapshot};
 use crate::proxy::Gateway;
 use crate::proxy::tls::ReloadableAcceptor;
@@ -21,6 +22,7 @@ pub(super) struct Reloader {
     pub(super) tls: Option<Arc<ReloadableAcceptor>>,
     pub(super) events: EventBus,
     pub(super) supervisor: Option<Supervisor>,
+    pub(super) automations: Automations,
 }
 
 /// Reads every persona file.
@@ -41,16 +43,16 @@ impl Reloader {
     pub(super) async fn reload(&self) -> Result<ReloadReport, Faults> {
         let old = self.gateway.policy.load_full();
         // Both are read before either is applied.
-        let manifest = self.supervisor.as_ref().map(|_| read_manifest(&self.config)).transpose();
-        let read = match (read_policy(&self.config), manifest) {
-            (Ok(policy), Ok(manifest)) => Ok((policy, manifest)),
+        let declared = self.supervisor.as_ref().map(|_| read_declared(&self.config)).transpose();
+        let read = match (read_policy(&self.config), declared) {
+            (Ok(policy), Ok(declared)) => Ok((policy, declared)),
             (Err(mut faults), Err(more)) => {
                 faults.0.extend(more.0);
                 Err(faults)
             }
             (Err(faults), _) | (_, Err(faults)) => Err(faults),
         };
-        let (fresh, manifest) = match read {
+        let (fresh, declared) = match read {
             Ok(read) => read,
             Err(faults) => {
                 for fault in &faults.0 {
@@ -74,9 +76,11 @@ impl Reloader {
             tracing::error!(%fault, "the TLS listener keeps its old certificate");
         }
         let mut runtimes = 0;
-        if let (Some(supervisor), Some(manifest)) = (&self.supervisor, manifest) {
+        if let (Some(supervisor), Some(Declared { manifest, registry })) = (&self.supervisor, declared) {
             // A demonstration that no file declares is not taken away by a reload.
             if manifest.runtimes().len() > 0 || self.config.runtimes.manifest.exists() {
+                // What is disabled stays so under its new name, before anything of it could start.
+                let _ = self.automations.declare(registry).await;
                 runtimes = supervisor.apply(manifest).await.map_or(0, |changes| changes.len());
             }
         }

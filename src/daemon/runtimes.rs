@@ -1,4 +1,4 @@
-//! The supervised runtimes: their manifest read, their supervisor started.
+//! The supervised runtimes: their manifest and what they are run for read, their supervisor started.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -7,26 +7,42 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::demo::Demo;
-use crate::config::{Fault, Faults, MAX_MANIFEST, RuntimesFile, ServerConfig};
+use crate::config::{AutomationsFile, Fault, Faults, MAX_MANIFEST, RuntimesFile, ServerConfig};
 use crate::domain::Clock;
 use crate::events::EventBus;
+use crate::governance::automations::{self, Found, Registry};
 use crate::governance::consent;
 use crate::proxy::{Gateway, Running};
 use crate::sandbox::cgroup::Roots;
-use crate::supervisor::{self, Defaults, Manifest, Permit, Premises, Preset, Supervisor};
+use crate::store::Store;
+use crate::supervisor::{self, Bars, Defaults, Manifest, Permit, Premises, Preset, Reports, Supervisor};
 
-/// Reads the manifest. Without a file nothing is declared.
+/// The registry's name in the folder of the manifest.
+const AUTOMATIONS: &str = "automations.toml";
+
+/// What is declared: the runtimes, and what they are run for.
+#[derive(Debug)]
+pub(super) struct Declared {
+    pub(super) manifest: Manifest,
+    pub(super) registry: Registry,
+}
+
+/// Reads the manifest and the registry of automations. Without a file nothing is declared.
 ///
 /// # Errors
-/// Every fault of the file; nothing of it is applied then.
-pub(super) fn read_manifest(config: &ServerConfig) -> Result<Manifest, Faults> {
+/// Every fault of the files; nothing of them is applied then.
+pub(super) fn read_declared(config: &ServerConfig) -> Result<Declared, Faults> {
     let path = &config.runtimes.manifest;
-    let text = match read(path) {
-        Ok(Some(text)) => text,
-        Ok(None) => return Ok(Manifest::default()),
-        Err(fault) => return Err(Faults(vec![fault])),
+    let one = |fault| Faults(vec![fault]);
+    let manifest = match read(path).map_err(one)? {
+        Some(text) => understand(config, path, &text)?,
+        None => Manifest::default(),
     };
-    understand(config, path, &text)
+    let path = path.with_file_name(AUTOMATIONS);
+    let text = read(&path).map_err(one)?.unwrap_or_default();
+    let file = AutomationsFile::parse(&path, &text).map_err(|document| Faults(document.into_faults()))?;
+    let (registry, manifest) = automations::read(file, manifest)?;
+    Ok(Declared { manifest, registry })
 }
 
 fn understand(config: &ServerConfig, path: &Path, text: &str) -> Result<Manifest, Faults> {
@@ -75,21 +91,26 @@ pub(super) struct Parts<'p> {
     pub(super) proxy: &'p Running,
     pub(super) events: &'p EventBus,
     pub(super) demo: Option<&'p Demo>,
+    pub(super) store: &'p Store,
 }
 
-/// Starts the supervisor. What is declared must be sound: a daemon that comes up without half of its runtimes would look
-/// well.
+/// Starts the supervisor, with what is kept of its automations. What is declared must be sound: a daemon that comes up
+/// without half of its runtimes would look well.
 ///
 /// # Errors
 /// Every fault of the manifest, or why the state folder cannot be used.
-pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<Supervisor> {
-    let Parts { config, clock, gateway, proxy, events, demo } = parts;
-    let mut manifest =
-        read_manifest(config).map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<(Supervisor, Found)> {
+    let Parts { config, clock, gateway, proxy, events, demo, store } = parts;
+    let Declared { mut manifest, mut registry } =
+        read_declared(config).map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
     if let Some(demo) = demo.filter(|_| manifest.runtimes().len() == 0) {
         let shown = demonstration(config, demo);
         manifest = shown.map_err(|faults| anyhow::anyhow!("the demonstration is faulty:\n{faults}"))?;
+        registry = Registry::of(&manifest, |_| false);
     }
+    let (bars, reports) = (Bars::default(), Reports::default());
+    // Before anything is launched or adopted.
+    let found = automations::found(store, registry, &bars, &reports).await.context("the automations")?;
     let premises = Premises {
         clock: Arc::clone(clock),
         gateway: Arc::clone(gateway),
@@ -100,8 +121,11 @@ pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<Supervisor> {
         roots: Roots::default(),
         permit: permit(config),
         shut: gateway.latched().is_some(),
+        bars,
+        reports,
     };
-    supervisor::start(premises, manifest).await.context("the supervisor")
+    let supervisor = supervisor::start(premises, manifest).await.context("the supervisor")?;
+    Ok((supervisor, found))
 }
 
 /// A launch that reads data needs the consent for it, as it stands at that moment.

@@ -23,6 +23,7 @@ use crate::control::{Command, ControlState, serve_on};
 use crate::domain::{Clock, Host, SystemClock};
 use crate::events::{EventBus, EventKind, FirstSeen};
 use crate::governance::audit::Actor;
+use crate::governance::automations::Found;
 use crate::governance::switch::KillSwitch;
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
@@ -141,18 +142,20 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     let control_bind = sockets.control_tcp().and_then(|listener| listener.local_addr().ok());
     gateway.own.add(control_bind.unwrap_or(config.control.bind));
     // What is latched or leased is in force before the first client can ask.
-    let foundation = governance::open(&config, &gateway, &clock, &events).await?;
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let foundation = governance::open(&config, &gateway, &clock, &events, &commands).await?;
     let proxy = match config.proxy.enable {
         true => Some(proxy::start(&gateway, &config.proxy, tls.clone(), sockets.proxy)?),
         false => None,
     };
-    let supervisor = match &proxy {
+    let started = match &proxy {
         Some(proxy) if config.runtimes.enable => {
             let demo = demo.as_ref();
             let (clock, gateway, events) = (&clock, &gateway, &events);
-            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo };
+            let store = &foundation.store;
+            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo, store };
             match runtimes::start(parts).await {
-                Ok(supervisor) => Some(supervisor),
+                Ok(started) => Some(started),
                 // The demonstration of the gateway is worth having without that of the runtime.
                 Err(fault) if demo.is_some() => {
                     tracing::warn!("there is no supervisor: {fault:#}");
@@ -164,8 +167,11 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         // Without the gateway a runtime would have no way out, and nothing would be recorded.
         _ => None,
     };
-    let (commands, inbox) = mpsc::channel(COMMANDS);
-    let governing = foundation.start(&gateway, &clock, &events, supervisor.clone(), &commands);
+    let (supervisor, found) = match started {
+        Some((supervisor, found)) => (Some(supervisor), found),
+        None => (None, Found::default()),
+    };
+    let governing = foundation.start(&config, &gateway, &clock, &events, supervisor.clone(), found);
     let state = ControlState {
         config: Arc::clone(&config),
         ledger: ledger.clone(),
@@ -195,6 +201,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         tls,
         events: events.clone(),
         supervisor: supervisor.clone(),
+        automations: governing.handles.automations.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
     let switch = &governing.handles.switch;
@@ -400,9 +407,9 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     for warning in policy.warnings(SystemClock.now()) {
         eprintln!("warning: {warning}");
     }
-    let manifest = runtimes::read_manifest(&loaded.config);
-    let manifest = manifest.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
-    let (personas, runtimes) = (policy.personas().len(), manifest.runtimes().len());
+    let declared = runtimes::read_declared(&loaded.config);
+    let declared = declared.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+    let (personas, runtimes) = (policy.personas().len(), declared.manifest.runtimes().len());
     println!("settings, {personas} personas and {runtimes} runtimes are sound");
     Ok(())
 }

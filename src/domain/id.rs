@@ -108,6 +108,11 @@ id! {
     LeaseId
 }
 
+id! {
+    /// The name of an automation: what a runtime is run for, on whose budget.
+    AutomationId
+}
+
 /// One run of a runtime: from its start to its end.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Run {

@@ -11,6 +11,7 @@ mod host;
 mod id;
 mod intent;
 mod labels;
+mod money;
 mod path;
 mod secret;
 
@@ -19,8 +20,9 @@ pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampFault};
 pub(crate) use codes::codes;
 pub use denial::{CloseReason, Denial, DenialCode};
 pub use host::{Host, HostFault, HostName, Target, TargetFault};
-pub use id::{BundleId, IdFault, LeaseId, PersonaId, RuleId, Run, RuntimeId};
+pub use id::{AutomationId, BundleId, IdFault, LeaseId, PersonaId, RuleId, Run, RuntimeId};
 pub use intent::{ClientAddr, EgressIntent, Identity, Method, MethodFault, Scheme, Surface};
 pub use labels::Labels;
+pub use money::{Currency, Money, MoneyFault};
 pub use path::{PathFault, decoded_path, normalise_path};
 pub use secret::{Secret, TokenHash};

@@ -87,6 +87,20 @@ kinds! {
         AutomationBudgetEscalated => "automation.budget.escalated", Quiet;
         /// A budget is spent.
         AutomationBudgetExhausted => "automation.budget.exhausted", Quiet;
+        /// A run of an automation began.
+        AutomationRunStarted => "automation.run.started", Quiet;
+        /// A run gave a sign of life.
+        AutomationRunHeartbeat => "automation.run.heartbeat", Busy;
+        /// A run is held still.
+        AutomationRunPaused => "automation.run.paused", Quiet;
+        /// A run goes on.
+        AutomationRunResumed => "automation.run.resumed", Quiet;
+        /// A run ended.
+        AutomationRunStopped => "automation.run.stopped", Quiet;
+        /// An automation was disabled.
+        AutomationDisabled => "automation.disabled", Quiet;
+        /// An automation was enabled.
+        AutomationEnabled => "automation.enabled", Quiet;
         /// The kill switch was used.
         AutomationShutdown => "automation.shutdown", Quiet;
         /// The kill switch was released.

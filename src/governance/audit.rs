@@ -54,6 +54,12 @@ codes! {
         AutomationShutdown => "automation_shutdown",
         /// The kill switch was released.
         AutomationRearmed => "automation_rearmed",
+        /// An automation was disabled.
+        AutomationDisabled => "automation_disabled",
+        /// An automation was enabled.
+        AutomationEnabled => "automation_enabled",
+        /// An administrator reported what an automation used.
+        UsageReported => "usage_reported",
         /// The persona files and the manifest were read again.
         PolicyReloaded => "policy_reloaded",
         /// Something was asked of a runtime.

@@ -3,6 +3,7 @@
 //!
 //! | module | owns |
 //! |---|---|
+//! | `automations` | what runtimes are run for: registered, disabled, budgeted, observed |
 //! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
 //! | `switch` | the kill switch: its order, its persistence, its release |
 //! | `personas` | reviews, proposals, histories and feedback of personas |
@@ -15,6 +16,7 @@
 //! | `reason` | why somebody did something |
 
 pub mod audit;
+pub mod automations;
 pub mod bundles;
 pub mod consent;
 pub mod journal;
@@ -36,4 +38,6 @@ pub struct Governance {
     pub switch: switch::KillSwitch,
     /// What administrators did.
     pub audit: audit::Audit,
+    /// What runtimes are run for.
+    pub automations: automations::Automations,
 }

@@ -376,7 +376,7 @@ impl Inner {
         told(&report);
         // Nothing starts from here on, before anybody waits for a disk.
         let ending = supervisor.clone().map(|supervisor| {
-            let schedules = supervisor.runtimes().iter().filter(|view| view.next_start.is_some()).count();
+            let schedules = supervisor.halt_schedules();
             supervisor.hold();
             (supervisor, schedules)
         });

@@ -191,7 +191,7 @@ impl Gateway {
             }
             if let Some(runtime) = runtime {
                 runtime.allowance.hand_back_request();
-                runtime.denied(now);
+                runtime.denied(DenialCode::LedgerUnavailable, now);
             }
             self.ledger_failed(&About::of(&intent, runtime))
         })?;
@@ -388,7 +388,7 @@ impl Gateway {
 
     /// Records a denial about which only `about` is known.
     pub fn refuse_about(&self, about: &About<'_>, denial: Denial) -> Refusal {
-        about.runtime.inspect(|runtime| runtime.denied(self.clock.now()));
+        about.runtime.inspect(|runtime| runtime.denied(denial.code, self.clock.now()));
         match about.persona {
             Some(persona) => self.metrics.persona(persona).deny(denial.code),
             None => self.metrics.anonymous.deny(denial.code),

@@ -365,7 +365,7 @@ fn record_objection(gateway: &Gateway, ending: &Ending, code: DenialCode, seen: 
     let flow = &ending.flow;
     gateway.metrics.persona(&flow.intent.persona).deny(code);
     let runtime = flow.proof.runtime();
-    runtime.inspect(|runtime| runtime.denied(gateway.clock.now()));
+    runtime.inspect(|runtime| runtime.denied(code, gateway.clock.now()));
     let about = About::of(&flow.intent, runtime);
     let host = flow.intent.target.host.to_string();
     let mut record = about.record(Some(&host));

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Row, Transaction, TransactionBehavior, named_params};
 use super::fault::StoreFault;
 use super::outbox::{self, Entry};
 use super::owner::Store;
+use super::row::{count, parsed};
 use crate::domain::{LeaseId, PersonaId, Timestamp};
 
 /// One lease.
@@ -169,23 +170,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<LeaseRow> {
         max_bytes: count(row, "max_bytes")?,
         ended: ended_at.map(time).zip(ended_why),
     })
-}
-
-fn parsed<T, E: std::error::Error + Send + Sync + 'static>(
-    row: &Row<'_>,
-    column: &str,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-) -> rusqlite::Result<T> {
-    let text: String = row.get(column)?;
-    parse(&text)
-        .map_err(|fault| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(fault)))
-}
-
-fn count(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<u64>> {
-    let number: Option<i64> = row.get(column)?;
-    number
-        .map(|number| u64::try_from(number).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, number)))
-        .transpose()
 }
 
 /// SQLite's integers are signed; whoever makes a lease bounds its numbers far below.

@@ -11,12 +11,13 @@
 //! |---|---|
 //! | `open`, `schema` | the file, its mode, its lock, its migrations |
 //! | `owner` | the thread that has the only connection |
-//! | `leases`, `personas`, `outbox` | one repository per concern |
+//! | `leases`, `automations`, `personas`, `outbox` | one repository per concern |
 //! | `latch` | the persisted kill switch, beside the database |
 //!
 //! No SQL stands outside of this module. It refuses: a file that a newer version wrote, that another process has open,
 //! that is damaged or is not ours; and to acknowledge what is not on the disk.
 
+mod automations;
 mod fault;
 mod latch;
 mod leases;
@@ -24,11 +25,13 @@ mod open;
 mod outbox;
 mod owner;
 mod personas;
+mod row;
 mod schema;
 
 #[cfg(test)]
 mod tests;
 
+pub use automations::{Automations, DisabledRow, ReportRow, RunRow, Taken, TotalsRow};
 pub use fault::StoreFault;
 pub use latch::{LatchFile, LatchRecord, LatchStamp, LatchState, MAX_REASON};
 pub use leases::{LeaseRow, Leases};

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::automations::Automations;
 use super::fault::StoreFault;
 use super::leases::Leases;
 use super::open::open;
@@ -57,6 +58,11 @@ impl Store {
     /// The leases.
     pub const fn leases(&self) -> Leases<'_> {
         Leases(self)
+    }
+
+    /// Which automations are disabled, what ran, what was reported.
+    pub const fn automations(&self) -> Automations<'_> {
+        Automations(self)
     }
 
     /// Personas beyond their files.

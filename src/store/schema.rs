@@ -31,6 +31,48 @@ const STEPS: &[&str] = &[
     ) STRICT;
 ",
     "
+    CREATE TABLE automations_disabled (
+        automation TEXT PRIMARY KEY NOT NULL,
+        runtime TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        by TEXT NOT NULL,
+        why TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE automation_runs (
+        runtime TEXT NOT NULL,
+        run INTEGER NOT NULL,
+        automation TEXT NOT NULL,
+        began_at INTEGER NOT NULL,
+        ended_at INTEGER,
+        ended_why TEXT,
+        PRIMARY KEY (runtime, run),
+        CHECK ((ended_at IS NULL) = (ended_why IS NULL))
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX automation_runs_by_automation ON automation_runs (automation, began_at);
+    CREATE TABLE usage_reports (
+        place INTEGER PRIMARY KEY AUTOINCREMENT,
+        automation TEXT NOT NULL,
+        report TEXT NOT NULL,
+        window TEXT NOT NULL,
+        tokens INTEGER,
+        spend INTEGER,
+        currency TEXT,
+        at INTEGER NOT NULL,
+        UNIQUE (automation, report),
+        CHECK ((spend IS NULL) = (currency IS NULL))
+    ) STRICT;
+    CREATE INDEX usage_reports_by_automation ON usage_reports (automation, place);
+    CREATE TABLE usage_totals (
+        automation TEXT PRIMARY KEY NOT NULL,
+        window TEXT NOT NULL,
+        tokens INTEGER,
+        spend INTEGER,
+        currency TEXT,
+        at INTEGER NOT NULL,
+        CHECK ((spend IS NULL) = (currency IS NULL))
+    ) STRICT;
+",
+    "
     CREATE TABLE persona_reviews (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         persona TEXT NOT NULL,

@@ -3,10 +3,10 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 use super::*;
-use crate::domain::{LeaseId, PersonaId, Timestamp};
+use crate::domain::{AutomationId, Currency, LeaseId, Money, PersonaId, RuntimeId, Timestamp};
 
 fn row(number: i64) -> LeaseRow {
     LeaseRow {
@@ -127,8 +127,7 @@ fn the_file_of_a_newer_version_is_left_alone() {
     opened(folder.path()).pragma_update(None, "user_version", 99).expect("set");
     let fault = fault(folder.path());
     assert_eq!(fault.code(), "store_newer");
-    let told = format!("schema 99 and this version knows {}", schema::KNOWN);
-    assert!(fault.to_string().contains(&told), "{fault}");
+    assert!(fault.to_string().contains(&format!("schema 99 and this version knows {}", schema::KNOWN)), "{fault}");
 }
 
 #[test]
@@ -153,6 +152,139 @@ fn what_is_not_ours_or_is_broken_is_refused() {
     std::os::unix::fs::symlink("elsewhere", &path).expect("linked");
     assert!(matches!(fault(folder.path()), StoreFault::Io { .. }), "a link is not followed");
     assert!(!folder.path().join("elsewhere").exists());
+}
+
+fn id(text: &str) -> AutomationId {
+    AutomationId::parse(text).expect("an id")
+}
+
+fn runtime(text: &str) -> RuntimeId {
+    RuntimeId::parse(text).expect("an id")
+}
+
+fn report(number: u64, window: &str, tokens: Option<u64>, spend: Option<&str>) -> ReportRow {
+    ReportRow {
+        automation: id("nightly"),
+        report: format!("r-{number}"),
+        window: window.to_owned(),
+        tokens,
+        spend: spend.map(|text| Money::parse_with_currency(text).expect("money")),
+        at: Timestamp::from_unix_micros(7),
+    }
+}
+
+fn totals(window: &str, tokens: Option<u64>, spend: Option<&str>) -> TotalsRow {
+    let spend = spend.map(|text| Money::parse_with_currency(text).expect("money"));
+    TotalsRow { automation: id("nightly"), window: window.to_owned(), tokens, spend }
+}
+
+#[tokio::test]
+async fn a_report_counts_once_and_its_sums_are_read_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(folder.path()).expect("opens");
+    let take = |row| async { store.automations().report(row, None).await.expect("answered") };
+    assert_eq!(take(report(1, "run-1", Some(5), None)).await, Taken::Kept(totals("run-1", Some(5), None)));
+    assert_eq!(take(report(1, "run-1", Some(5), None)).await, Taken::Known(totals("run-1", Some(5), None)));
+    assert_eq!(take(report(1, "run-1", Some(6), None)).await, Taken::Differs);
+    assert_eq!(take(report(1, "run-1", Some(5), Some("1 USD"))).await, Taken::Differs);
+    let both = totals("run-1", Some(7), Some("1.50 USD"));
+    assert_eq!(take(report(2, "run-1", Some(2), Some("1.50 USD"))).await, Taken::Kept(both.clone()));
+    let euro = Taken::OtherCurrency(Currency::parse("USD").expect("letters"));
+    assert_eq!(take(report(3, "run-1", None, Some("1 EUR"))).await, euro, "the currency of the window stays");
+    assert_eq!(take(report(4, "run-1", Some((1 << 53) - 1), None)).await, Taken::TooMuch);
+    assert_eq!(take(report(5, "run-1", None, Some("9007199254 USD"))).await, Taken::TooMuch);
+    assert_eq!(take(report(3, "run-1", None, None)).await, Taken::Kept(both.clone()), "what was refused left nothing");
+    // Another window begins at nothing, and a late repetition of an old report adds nothing to it.
+    let fresh = totals("run-2", None, Some("1 EUR"));
+    assert_eq!(take(report(6, "run-2", None, Some("1 EUR"))).await, Taken::Kept(fresh.clone()));
+    assert_eq!(take(report(1, "run-2", Some(5), None)).await, Taken::Known(fresh.clone()));
+    drop(store);
+    let store = Store::open(folder.path()).expect("opens again");
+    assert_eq!(store.automations().totals().await.expect("read"), [fresh]);
+    assert_eq!(
+        store.automations().report(report(2, "run-2", Some(2), Some("1.50 USD")), None).await.expect("answered"),
+        Taken::Known(totals("run-2", None, Some("1 EUR")))
+    );
+}
+
+#[tokio::test]
+async fn a_flood_of_reports_is_forgotten_from_its_oldest_end_and_costs_nobody_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(folder.path()).expect("opens");
+    let other = ReportRow { automation: id("other"), ..report(0, "run-1", Some(1), None) };
+    store.automations().report(other.clone(), None).await.expect("answered");
+    // As many as are remembered, put there at once.
+    store
+        .run(|connection| {
+            let transaction = Transaction::new(connection, TransactionBehavior::Immediate)?;
+            for number in 0..10_200 {
+                transaction.execute(
+                    "INSERT INTO usage_reports (automation, report, window, tokens, at) VALUES ('nightly', ?1, 'run-1', 1, 7)",
+                    [format!("r-{number}")],
+                )?;
+            }
+            transaction.commit()
+        })
+        .await
+        .expect("put");
+    for number in 20_000..20_064 {
+        store.automations().report(report(number, "run-1", Some(1), None), None).await.expect("answered");
+    }
+    let kept: i64 = store
+        .run(|connection| {
+            connection
+                .query_row("SELECT COUNT(*) FROM usage_reports WHERE automation = 'nightly'", [], |row| row.get(0))
+        })
+        .await
+        .expect("counted");
+    assert!((10_000..10_064).contains(&kept), "{kept}");
+    let again = store.automations().report(other, None).await.expect("answered");
+    assert!(matches!(again, Taken::Known(_)), "{again:?}");
+}
+
+#[tokio::test]
+async fn who_is_disabled_and_what_ran_is_read_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(folder.path()).expect("opens");
+    let at = Timestamp::from_unix_micros;
+    let row = |automation: &str, of: &str| DisabledRow {
+        automation: id(automation),
+        runtime: runtime(of),
+        at: at(5),
+        by: "unix:uid=0".to_owned(),
+        why: "incident 7".to_owned(),
+    };
+    store.automations().disable(row("nightly", "ocr"), entry("a")).await.expect("disabled");
+    let later = DisabledRow { why: "another".to_owned(), ..row("nightly", "ocr") };
+    store.automations().disable(later, entry("b")).await.expect("disabled");
+    store.automations().disable(row("ocr", "ocr"), entry("c")).await.expect("disabled");
+    store.automations().disable(row("web", "web"), entry("d")).await.expect("disabled");
+    let run = |number: u64| RunRow {
+        automation: id("nightly"),
+        runtime: runtime("ocr"),
+        run: number,
+        began_at: at(i64::try_from(number).expect("small")),
+        ended: None,
+    };
+    for number in 1..=1_003 {
+        store.automations().begin_run(run(number)).await.expect("noted");
+    }
+    store.automations().begin_run(RunRow { began_at: at(0), ..run(1_003) }).await.expect("noted before");
+    store.automations().end_run(runtime("ocr"), 1_003, at(2_000), "budget".to_owned()).await.expect("noted");
+    store.automations().end_run(runtime("ocr"), 1_003, at(3_000), "exit".to_owned()).await.expect("noted before");
+    drop(store);
+
+    let store = Store::open(folder.path()).expect("opens again");
+    let kept = store.automations();
+    let all = [row("nightly", "ocr"), row("ocr", "ocr"), row("web", "web")];
+    assert_eq!(kept.disabled().await.expect("read"), all, "the first reason stays");
+    kept.enable(id("nightly"), runtime("ocr"), entry("e")).await.expect("enabled");
+    assert_eq!(kept.disabled().await.expect("read"), [row("web", "web")], "under whatever name");
+    assert_eq!(store.outbox().oldest(10).await.expect("read").len(), 5);
+    let last = RunRow { ended: Some((at(2_000), "budget".to_owned())), ..run(1_003) };
+    assert_eq!(kept.newest_runs().await.expect("read"), std::slice::from_ref(&last));
+    assert_eq!(kept.runs(id("nightly"), runtime("ocr"), 2).await.expect("read"), [last, run(1_002)]);
+    assert_eq!(kept.runs(id("other"), runtime("ocr"), 5_000).await.expect("read").len(), 1_000);
 }
 
 fn demo() -> PersonaId {

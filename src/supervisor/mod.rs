@@ -29,6 +29,7 @@
 //! Refuses: to launch while a process of the runtime may live, to restart more often than the window allows, to
 //! let anything but `restore` end a quarantine, and to take silence for failure.
 
+mod bars;
 mod crew;
 mod death;
 mod exec;
@@ -44,9 +45,11 @@ mod records;
 mod request;
 mod schedule;
 mod shared;
+mod spent;
 mod view;
 mod window;
 
+pub use bars::Bars;
 pub use crew::{Premises, ShutdownReport, StartFault, Supervisor, start};
 pub use death::{Cause, Death, DeathRecord, ExitCause, MAX_LAST_LINES, MAX_LINE_BYTES, Used};
 pub use exec::{Ending, ExecFault, Execution, Said};
@@ -54,7 +57,7 @@ pub use launch::Confinement;
 pub use life::{HealthReason, State as RuntimeState};
 pub use manifest::{
     Budget, Change, Defaults, Dependency, Gpu, GpuChoice, Health, Limits, MAX_RUNTIMES, Manifest, Probe, Process,
-    RuntimeSpec, diff, read,
+    RuntimeSpec, diff, narrow_budget, read, schedule_of,
 };
 pub use names::{Accelerator, Condition, ControlName, Preset, Profile, RestartRule};
 pub use publish::{Publish, PublishFault};
@@ -62,5 +65,6 @@ pub use records::RecordFault;
 pub use request::{Action, RequestFault};
 pub use schedule::{Schedule, ScheduleFault};
 pub use shared::Permit;
-pub use view::{BudgetView, EgressView, Restarts, RuntimeView, UsageView, Waited};
+pub use spent::{BudgetKind, Reported, Reports, Window, WindowId};
+pub use view::{BudgetView, Denied, EgressView, Restarts, RuntimeView, UsageView, Waited};
 pub use window::{Backoff, RestartWindow};

@@ -31,6 +31,7 @@ use crate::sandbox::{InitId, Listener};
 use super::death::DeathRecord;
 use super::launch::Confinement;
 use super::life::Saved;
+use super::spent::WindowId;
 
 /// Longest file that is read back whole: 1,000 moments of a restart window are 30 KiB.
 const MAX_FILE: u64 = 1 << 20;
@@ -88,6 +89,9 @@ pub(super) struct RunFile {
     /// Its GPUs.
     #[serde(default)]
     pub(super) gpus: Vec<String>,
+    /// The window that its budgets count in.
+    #[serde(default)]
+    pub(super) window: WindowId,
     /// The init; `None` while the launch was under way.
     pub(super) init: Option<InitId>,
 }

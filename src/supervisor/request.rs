@@ -1,9 +1,10 @@
 //! What operators ask of a runtime, and why they may not get it.
 
-use crate::domain::codes;
+use crate::domain::{Timestamp, codes};
 
 use super::life::State;
 use super::manifest::Dependency;
+use super::spent::BudgetKind;
 
 codes! {
     /// What an operator can ask for.
@@ -40,6 +41,17 @@ pub enum RequestFault {
     /// The kill switch was used.
     #[error("the kill switch was used: nothing starts until it is rearmed")]
     Shut,
+    /// It was disabled: an operator has to enable it first.
+    #[error("it is disabled: nobody starts it until it is enabled")]
+    Disabled,
+    /// Its budget for the present window is spent.
+    #[error("its budget of `{kind}` is spent{}", next_window(.until))]
+    BudgetExhausted {
+        /// Which.
+        kind: BudgetKind,
+        /// When the next window begins.
+        until: Option<Timestamp>,
+    },
     /// What it depends on cannot come.
     #[error("what it depends on cannot start: {}", join(.by))]
     Blocked {
@@ -61,11 +73,17 @@ impl RequestFault {
             Self::Unknown => "unknown_runtime",
             Self::Refused { .. } => "not_in_this_state",
             Self::Shut => "shutdown_latched",
+            Self::Disabled => "automation_disabled",
+            Self::BudgetExhausted { .. } => "budget_exhausted",
             Self::Blocked { .. } => "dependency_failed",
             Self::Unavailable(_) => "unavailable",
             Self::Gone => "stopping",
         }
     }
+}
+
+fn next_window(end: &Option<Timestamp>) -> String {
+    end.map(|end| format!(" until {end}")).unwrap_or_default()
 }
 
 fn join(dependencies: &[Dependency]) -> String {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::config::RuntimesConfig;
 use crate::domain::{Clock, RuntimeId};
@@ -16,9 +16,11 @@ use crate::sandbox::cgroup::Cgroups;
 use crate::sandbox::preset::Host;
 use crate::sandbox::{LaunchError, Launcher, User};
 
+use super::bars::Bars;
 use super::gpus::Accelerators;
 use super::manifest::RuntimeSpec;
 use super::order::Progress;
+use super::spent::Reports;
 
 /// Says whether a runtime may be launched at all, or why not: consent, signatures. Asked before each launch.
 pub type Permit = Arc<dyn Fn(&RuntimeSpec) -> Result<(), String> + Send + Sync>;
@@ -37,12 +39,16 @@ pub(super) struct Shared {
     pub(super) folder: PathBuf,
     pub(super) instance: String,
     pub(super) permit: Permit,
+    pub(super) bars: Bars,
+    pub(super) reports: Reports,
     pub(super) gpus: Arc<Accelerators>,
     /// The kill switch was used.
     pub(super) shut: AtomicBool,
     pub(super) uids: Mutex<BTreeSet<u32>>,
     progress: Mutex<BTreeMap<RuntimeId, Progress>>,
     pub(super) changed: Notify,
+    /// Counts what others may have seen change.
+    pub(super) seen: watch::Sender<u64>,
 }
 
 impl fmt::Debug for Shared {
@@ -63,11 +69,14 @@ pub(super) struct Parts {
     pub(super) folder: PathBuf,
     pub(super) instance: String,
     pub(super) permit: Permit,
+    pub(super) bars: Bars,
+    pub(super) reports: Reports,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit } = parts;
+        let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit, bars, reports } =
+            parts;
         let gpus = Arc::new(Accelerators::new(Arc::clone(&clock)));
         Self {
             clock,
@@ -81,11 +90,14 @@ impl Shared {
             folder,
             instance,
             permit,
+            bars,
+            reports,
             gpus,
             shut: AtomicBool::new(false),
             uids: Mutex::default(),
             progress: Mutex::default(),
             changed: Notify::new(),
+            seen: watch::Sender::new(0),
         }
     }
 

@@ -2,19 +2,22 @@
 
 use serde::Serialize;
 
-use crate::domain::{PersonaId, RuntimeId, Timestamp};
+use crate::domain::{AutomationId, Currency, DenialCode, PersonaId, RuntimeId, Timestamp};
 use crate::sandbox::cgroup::{Leaf, Psi};
 use crate::sandbox::preset::Claim;
 
 use super::death::DeathRecord;
 use super::life::{HealthReason, State};
 use super::names::{Accelerator, Preset, Profile};
+use super::spent::BudgetKind;
 
 /// One runtime at one moment.
 #[derive(Debug, Clone, Serialize)]
 pub struct RuntimeView {
     /// Its id.
     pub id: RuntimeId,
+    /// The automation that it is run for.
+    pub automation: AutomationId,
     /// What people call it.
     pub name: String,
     /// Who its traffic leaves as.
@@ -47,6 +50,8 @@ pub struct RuntimeView {
     pub started_at: Option<Timestamp>,
     /// How much of its restart budget is used.
     pub restarts: Restarts,
+    /// When the clock starts it, as it was declared.
+    pub schedule: Option<String>,
     /// When it starts next by itself.
     pub next_start: Option<Timestamp>,
     /// What it waits for before it starts, as in the manifest.
@@ -57,12 +62,27 @@ pub struct RuntimeView {
     pub last_death: Option<DeathRecord>,
     /// What left and came in this run.
     pub egress: Option<EgressView>,
+    /// What was denied to this run in the last minutes.
+    pub denied: Vec<Denied>,
+    /// When it last gave a sign of life by `sd_notify`.
+    pub heartbeat_at: Option<Timestamp>,
+    /// The window that its budgets count in; `None` before the first.
+    pub window: Option<String>,
     /// What it has used up of what it may.
     pub budget: Vec<BudgetView>,
     /// What it uses of the host; only where it was asked for.
     pub usage: Option<UsageView>,
     /// Why it has less CPU than its preset gives, while that is so.
     pub throttled_by_host: Option<String>,
+}
+
+/// Denials of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Denied {
+    /// Why.
+    pub code: DenialCode,
+    /// How many.
+    pub count: u64,
 }
 
 /// The restart budget.
@@ -96,21 +116,34 @@ pub struct EgressView {
 /// One budget.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct BudgetView {
-    /// `wall_time`, `cpu_time`, `gpu_time`, `egress`, `requests` or `tokens`.
-    pub kind: &'static str,
-    /// What was used, in microseconds, bytes or numbers; `None` where it is not metered.
+    /// Of what.
+    pub kind: BudgetKind,
+    /// What was used, in microseconds, bytes, numbers or millionths; `None` where it is not metered.
     pub used: Option<u64>,
     /// What there is.
     pub limit: u64,
     /// Used of limit; `None` where it is not metered, never 0 then.
     pub ratio: Option<f64>,
+    /// Of money.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub currency: Option<Currency>,
 }
 
 impl BudgetView {
-    pub(super) fn new(kind: &'static str, used: Option<u64>, limit: u64) -> Self {
-        // Budgets are far below 2^53.
+    pub(super) fn new(kind: BudgetKind, used: Option<u64>, limit: u64) -> Self {
+        // For the eye only: what is decided is decided by whole numbers.
         let ratio = used.map(|used| if limit == 0 { 1.0 } else { used as f64 / limit as f64 });
-        Self { kind, used, limit, ratio }
+        Self { kind, used, limit, ratio, currency: None }
+    }
+
+    /// Whether so many hundredths are spent.
+    pub fn has_reached(&self, percent: u64) -> bool {
+        self.used.is_some_and(|used| u128::from(used) * 100 >= u128::from(self.limit) * u128::from(percent))
+    }
+
+    /// Whether nothing is left of it.
+    pub fn is_spent(&self) -> bool {
+        self.has_reached(100)
     }
 }
 

@@ -7,6 +7,7 @@
 mod support;
 
 mod adoption;
+mod automations;
 mod budgets;
 mod crowd;
 mod ends;

@@ -1,7 +1,7 @@
 //! A daemon with runtimes, and the questions that tests ask it.
 
 use std::fmt::Write as _;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -88,20 +88,60 @@ impl Host {
 
     /// One request to the control API.
     pub(crate) fn ask(&self, method: &str, path: &str) -> (u16, Json) {
+        self.send(method, path, "")
+    }
+
+    /// One request with a JSON body.
+    pub(crate) fn send(&self, method: &str, path: &str, body: &str) -> (u16, Json) {
+        self.try_send(method, path, body).unwrap_or_else(|| panic!("{method} {path} was not answered"))
+    }
+
+    /// The same; `None` when the daemon did not live to answer.
+    pub(crate) fn try_send(&self, method: &str, path: &str, body: &str) -> Option<(u16, Json)> {
+        let mut stream = TcpStream::connect(self.daemon.control).ok()?;
+        stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\n{kind}Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.daemon.control,
+            body.len()
+        )
+        .ok()?;
+        let mut answer = Vec::new();
+        // A daemon that is killed resets it; what came before counts.
+        let _ = stream.read_to_end(&mut answer);
+        let text = String::from_utf8_lossy(&answer);
+        let status = text.split(' ').nth(1)?.parse().ok()?;
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let length =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        // Half an answer is none.
+        (length.is_none_or(|length: usize| body.len() == length))
+            .then(|| (status, serde_json::from_str(body).unwrap_or(Json::Null)))
+    }
+
+    /// Waits for an event of this type that is as wanted; those that are kept count.
+    pub(crate) fn wait_event(&self, kind: &str, wanted: impl Fn(&Json) -> bool) -> Json {
         let mut stream = TcpStream::connect(self.daemon.control).unwrap();
         stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
         write!(
             stream,
-            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "GET /events?prefix={kind}&replay=1000 HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\n\r\n",
             self.daemon.control
         )
         .unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).unwrap();
-        let text = String::from_utf8_lossy(&answer);
-        let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-        let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        (status, serde_json::from_str(body).unwrap_or(Json::Null))
+        let deadline = Instant::now() + PATIENCE * 2;
+        for line in BufReader::new(stream).lines() {
+            assert!(Instant::now() < deadline, "no event {kind}:\n{}", self.daemon.log());
+            let line = line.unwrap_or_else(|fault| panic!("no event {kind}: {fault}\n{}", self.daemon.log()));
+            let Some(data) = line.strip_prefix("data: ") else { continue };
+            let event: Json = serde_json::from_str(data).unwrap();
+            if event["type"] == kind && wanted(&event["data"]) {
+                return event;
+            }
+        }
+        panic!("the stream of events ended");
     }
 
     pub(crate) fn act(&self, id: &str, action: &str) -> (u16, Json) {

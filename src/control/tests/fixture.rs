@@ -16,6 +16,7 @@ use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Audit;
+use crate::governance::automations;
 use crate::governance::leases;
 use crate::governance::personas;
 use crate::governance::switch::{self, KillSwitch};
@@ -221,7 +222,7 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     };
     let config = config.clone();
     let premises = leases::Premises {
-        store,
+        store: store.clone(),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),
@@ -237,6 +238,18 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     let (config, (leases, keeper), (personas, personas_keeper)) = started.join().expect("started");
     tokio::spawn(personas_keeper.run(CancellationToken::new()));
     tokio::spawn(keeper.run(CancellationToken::new()));
+    let premises = automations::Premises {
+        store,
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        supervisor: None,
+        events: events.clone(),
+        clock: Arc::clone(clock),
+        config_dir: config.config_dir.clone(),
+        state_dir: config.state_dir.clone(),
+    };
+    let (automations, clerk) = automations::start(premises, automations::Found::default());
+    tokio::spawn(clerk.run(CancellationToken::new()));
     let premises = switch::Premises {
         file: LatchFile::new(&config.state_dir),
         gateway: Arc::clone(gateway),
@@ -246,5 +259,5 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
         events: events.clone(),
         clock: Arc::clone(clock),
     };
-    Governance { leases, personas, switch: KillSwitch::new(premises, None), audit }
+    Governance { leases, personas, switch: KillSwitch::new(premises, None), audit, automations }
 }

@@ -123,7 +123,7 @@ fn merge_tables(tables: &mut ArrayOfTables, old: &[Value], new: &[Value]) -> Res
         let (Value::Object(old), Value::Object(new)) = (old, new) else { return Err(DocumentFault::NotAnObject) };
         merge(table, old, new, Level::Inside)?;
     }
-    let more = fresh[changed..].iter().map(|value| headed(value)).collect::<Result<Vec<_>, _>>()?;
+    let more = fresh[changed..].iter().map(headed).collect::<Result<Vec<_>, _>>()?;
     all.splice(head + changed..gone.end, more);
     tables.clear();
     all.into_iter().for_each(|table| tables.push(table));

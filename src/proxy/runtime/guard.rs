@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{EgressBudget, EgressLimits, EgressSpent, EgressUse, Runtime, RuntimeSockets};
-use crate::domain::Clock;
+use crate::domain::{Clock, DenialCode};
 
 /// While this is held, the proxy answers on the sockets of one runtime. Dropping it is [`RuntimeGuard::end`].
 #[derive(Debug)]
@@ -40,6 +40,11 @@ impl RuntimeGuard {
     /// Denials of the last minute, to five seconds.
     pub fn denials_last_minute(&self) -> u64 {
         self.runtime.denials.last_minute(self.clock.now())
+    }
+
+    /// Denials of the last five minutes by their kind.
+    pub fn denials_lately(&self) -> Vec<(DenialCode, u64)> {
+        self.runtime.denials.lately(self.clock.now())
     }
 
     /// What it may use now.

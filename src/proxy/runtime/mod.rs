@@ -30,7 +30,7 @@ pub(super) use self::pace::{Pace, Turn};
 pub use self::sockets::RuntimeSockets;
 use super::flow::Flow;
 use super::transparent::{Inside, SyntheticNets};
-use crate::domain::{CloseReason, Denial, PersonaId, Run, Timestamp};
+use crate::domain::{CloseReason, Denial, DenialCode, PersonaId, Run, Timestamp};
 use crate::ledger::Record;
 
 /// One runtime, as all that comes from it shares it.
@@ -148,8 +148,8 @@ impl Runtime {
     }
 
     /// Counts a denial.
-    pub(super) fn denied(&self, now: Timestamp) {
-        self.denials.count(now);
+    pub(super) fn denied(&self, code: DenialCode, now: Timestamp) {
+        self.denials.count(code, now);
     }
 
     /// Adds a flow to what is open. One that comes after the end is cut at once.

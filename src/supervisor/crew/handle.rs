@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::domain::RuntimeId;
@@ -18,6 +18,7 @@ use super::super::exec::{ExecFault, Execution};
 use super::super::launch::Confinement;
 use super::super::manifest::{Change, Manifest};
 use super::super::request::{Action, RequestFault};
+use super::super::spent::WindowId;
 use super::super::view::RuntimeView;
 use super::{Ask, Directory};
 
@@ -142,6 +143,57 @@ impl Supervisor {
         ended.await.map_err(|_| RequestFault::Gone)
     }
 
+    /// Ends what its bars forbid. Answered when each was told to end, with how many of them were alive.
+    ///
+    /// # Errors
+    /// The daemon is stopping.
+    pub async fn end_barred(&self) -> Result<usize, RequestFault> {
+        let (answer, told) = oneshot::channel();
+        self.ask(Ask::EndBarred(answer)).await?;
+        told.await.map_err(|_| RequestFault::Gone)
+    }
+
+    /// From now on no schedule starts anything. How many schedules that were in force.
+    pub fn halt_schedules(&self) -> usize {
+        let bars = &self.directory.shared.bars;
+        let halted_before = bars.schedules_halted();
+        bars.halt_schedules();
+        let mut count = 0;
+        for slot in self.directory.slots() {
+            let view = slot.view();
+            count += usize::from(!halted_before && view.schedule.is_some() && !bars.holds(&view.id));
+            if view.schedule.is_some() {
+                slot.set_next(None);
+            }
+        }
+        count
+    }
+
+    /// Schedules start runtimes again, from their next times on.
+    pub fn resume_schedules(&self) {
+        self.directory.shared.bars.resume_schedules();
+    }
+
+    /// Whether no schedule starts anything.
+    pub fn schedules_halted(&self) -> bool {
+        self.directory.shared.bars.schedules_halted()
+    }
+
+    /// Says that bars were lifted: what waits for one of those may start it now.
+    pub fn reconsider(&self) {
+        self.directory.shared.changed.notify_one();
+    }
+
+    /// The window that the budgets of `id` count in now.
+    pub fn window(&self, id: &RuntimeId) -> Option<WindowId> {
+        self.directory.slot(id).map(|slot| slot.window())
+    }
+
+    /// Changes whenever something that [`Supervisor::runtimes`] shows may have.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.directory.shared.seen.subscribe()
+    }
+
     /// Lets nothing start from now on; what runs goes on until [`Supervisor::shut_down`].
     pub fn hold(&self) {
         self.directory.shared.shut.store(true, Ordering::Release);
@@ -150,6 +202,7 @@ impl Supervisor {
     /// Lets starts happen again. Starts nothing by itself.
     pub fn rearm(&self) {
         self.directory.shared.shut.store(false, Ordering::Release);
+        self.resume_schedules();
         self.directory.shared.changed.notify_one();
     }
 

@@ -29,6 +29,7 @@ use crate::sandbox::User;
 use crate::sandbox::cgroup::Roots;
 use crate::sandbox::preset::{Host, HostFault};
 
+use super::bars::Bars;
 use super::keeper::{Hand, Keeper, Order, Relaunch, Slot};
 use super::launch::group;
 use super::life::Origin;
@@ -37,6 +38,7 @@ use super::order::Progress;
 use super::records::{self, RecordFault, Records};
 use super::request::{Action, RequestFault};
 use super::shared::{Parts, Permit, Shared};
+use super::spent::Reports;
 use wanted::Wanted;
 
 pub use handle::{ShutdownReport, Supervisor};
@@ -50,6 +52,8 @@ const LOOK: Duration = Duration::from_secs(30);
 enum Ask {
     Act(RuntimeId, Action, oneshot::Sender<Result<(), RequestFault>>),
     Apply(Box<Manifest>, oneshot::Sender<Vec<Change>>),
+    /// Ends what is barred now, and forgets that somebody wanted it. How many of them were alive.
+    EndBarred(oneshot::Sender<usize>),
     ShutDown(Option<Duration>, oneshot::Sender<ShutdownReport>),
 }
 
@@ -73,6 +77,10 @@ pub struct Premises<'p> {
     pub permit: Permit,
     /// The kill switch was used before this start.
     pub shut: bool,
+    /// What may not run.
+    pub bars: Bars,
+    /// What runtimes reported of themselves.
+    pub reports: Reports,
 }
 
 /// Why there is no supervisor.
@@ -119,7 +127,7 @@ struct Crew {
 /// # Errors
 /// The state folder cannot be used, or the host cannot be measured.
 pub async fn start(premises: Premises<'_>, manifest: Manifest) -> Result<Supervisor, StartFault> {
-    let Premises { clock, gateway, doors, events, config, state_dir, roots, permit, shut } = premises;
+    let Premises { clock, gateway, doors, events, config, state_dir, roots, permit, shut, bars, reports } = premises;
     let folder = state_dir.join("runtimes");
     let instance = records::instance(&folder)?;
     let cgroups = group::discover(&roots);
@@ -129,9 +137,12 @@ pub async fn start(premises: Premises<'_>, manifest: Manifest) -> Result<Supervi
         tracing::warn!(%fault, "controllers cannot be handed to runtimes: their limits will not hold");
     }
     let host = Host::read()?;
-    let parts = Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit };
+    let parts = Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit, bars, reports };
     let shared = Arc::new(Shared::new(parts));
     shared.shut.store(shut, Ordering::Release);
+    if shut {
+        shared.bars.halt_schedules();
+    }
     for id in Records::ids(&shared.folder) {
         if let Some(uid) =
             Records::open(&shared.folder, &id).and_then(|records| records.kept()).ok().and_then(|kept| kept.uid)
@@ -151,6 +162,7 @@ pub async fn start(premises: Premises<'_>, manifest: Manifest) -> Result<Supervi
     };
     crew.end_strangers(&manifest).await;
     crew.take_up(manifest);
+    crew.end_barred().await;
     // One namespace set waits for the first launch, for which a user of the range stands in.
     let (warm, first) = (Arc::clone(&shared), u32::try_from(shared.config.first_uid).unwrap_or(u32::MAX - 1));
     if crew.manifest.runtimes().len() > 0 {
@@ -177,6 +189,9 @@ impl Crew {
                         let changes = self.apply(*manifest).await;
                         let _ = answer.send(changes);
                     }
+                    Some(Ask::EndBarred(answer)) => {
+                        let _ = answer.send(self.end_barred().await);
+                    }
                     Some(Ask::ShutDown(grace, answer)) => {
                         // Lives end at the same time; the crew goes on meanwhile.
                         self.wanted.clear();
@@ -187,7 +202,11 @@ impl Crew {
                     }
                     None => return,
                 },
-                () = self.shared.changed.notified() => self.plan().await,
+                () = self.shared.changed.notified() => {
+                    // Bars and the kill switch change what the clock starts.
+                    self.show_next();
+                    self.plan().await;
+                }
                 () = tokio::time::sleep_until(wake) => self.on_time().await,
             }
         }
@@ -223,6 +242,21 @@ impl Crew {
         self.show_next();
     }
 
+    /// What was barred while no daemon ran, or since. A run that is there ends within its grace.
+    async fn end_barred(&mut self) -> usize {
+        let barred: Vec<RuntimeId> = self.keepers.keys().filter(|id| self.shared.bars.holds(id)).cloned().collect();
+        let mut lived = 0;
+        for id in barred {
+            self.wanted.forget(&id);
+            let Some(keeper) = self.keepers.get(&id) else { continue };
+            keeper.slot.set_next(None);
+            lived += usize::from(keeper.slot.view().run.is_some());
+            // Who waits for its end asks for its state.
+            let _ = keeper.orders.send(Order::End(None, oneshot::channel().0)).await;
+        }
+        lived
+    }
+
     fn add(&mut self, spec: &Arc<RuntimeSpec>) {
         match Keeper::start(&self.shared, spec) {
             Ok(keeper) => {
@@ -241,6 +275,9 @@ impl Crew {
         let starts = matches!(action, Action::Start | Action::Restart | Action::Restore);
         if starts && self.shared.is_shut() {
             return Err(RequestFault::Shut);
+        }
+        if starts && self.shared.bars.holds(id) {
+            return Err(RequestFault::Disabled);
         }
         if action == Action::Stop {
             self.wanted.forget(id);
@@ -282,6 +319,9 @@ impl Crew {
             }
         }
         for (id, origin) in due.start {
+            if self.shared.bars.holds(&id) {
+                continue;
+            }
             if let Some(keeper) = self.keepers.get(&id) {
                 keeper.slot.set_waits(Vec::new());
             }
@@ -294,7 +334,7 @@ impl Crew {
     async fn on_time(&mut self) {
         let now = self.shared.clock.now();
         for id in self.wanted.fire(&now) {
-            if self.shared.is_shut() {
+            if self.shared.is_shut() || self.shared.bars.schedules_halted() || self.shared.bars.holds(&id) {
                 continue;
             }
             let busy = matches!(self.shared.progress(&id), Progress::Coming | Progress::Started | Progress::Ready);
@@ -315,7 +355,8 @@ impl Crew {
     fn show_next(&self) {
         for (id, next) in self.wanted.next_starts() {
             if let Some(keeper) = self.keepers.get(&id) {
-                keeper.slot.set_next(Some(next));
+                let halted = self.shared.bars.schedules_halted() || self.shared.bars.holds(&id);
+                keeper.slot.set_next(Some(next).filter(|_| !halted));
             }
         }
     }
@@ -361,6 +402,7 @@ impl Crew {
             }
         }
         self.manifest = fresh;
+        self.end_barred().await;
         self.show_next();
         self.plan().await;
         changes

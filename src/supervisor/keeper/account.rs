@@ -1,133 +1,89 @@
-//! What a runtime's budgets have paid, and when one is spent.
-//!
-//! A stretch begins with a start that somebody asked for (an operator, the clock, a restore) and goes on over automatic
-//! restarts and restarts of the daemon: neither is a way to a fresh budget.
+//! What a runtime's budgets have paid while it runs, and when one is spent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::domain::{Clock, RuntimeId, Timestamp};
+use crate::domain::{AutomationId, Clock, RuntimeId, Timestamp};
 use crate::events::{EventBus, EventKind};
 use crate::proxy::{EgressSpent, RuntimeGuard};
 use crate::sandbox::cgroup::Leaf;
 
-use super::super::manifest::Budget;
+use super::super::manifest::{Budget, GpuChoice, RuntimeSpec};
 use super::super::records::Records;
+use super::super::spent::{BudgetKind, Metered, Reports, Spent, Sums, Window, WindowId, micros};
 use super::super::view::BudgetView;
 use super::{Remains, Told, What};
 
-/// Between two looks at the most: what the view shows is at most that old.
+/// Between two looks at the most: what the view shows is at most that old, and a window ends at most that late.
 const LONGEST: Duration = Duration::from_secs(5);
 /// Between two looks at the least: a budget is overdrawn by what is used in that time.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// How often what was spent is put on disk: a killed daemon forgets that much of the traffic, and nothing of CPU and wall
 /// time, which the kernel and the clock know.
 const SAVE: Duration = Duration::from_secs(10);
-/// Shares at which the operator hears of a budget, in hundredths.
-const MARKS: [(u64, EventKind); 3] = [
-    (70, EventKind::AutomationBudgetWarning),
-    (90, EventKind::AutomationBudgetEscalated),
-    (100, EventKind::AutomationBudgetExhausted),
-];
-
-/// What was spent in a stretch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(in super::super) struct Spent {
-    /// In runs of the stretch that have ended.
-    before: Sums,
-    /// In the present one, as far as it was written down.
-    run: Sums,
-}
-
-/// Sums of one or more runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sums {
-    wall_micros: u64,
-    cpu_micros: u64,
-    egress: u64,
-    requests: u64,
-}
-
-impl Sums {
-    const fn plus(self, other: Self) -> Self {
-        Self {
-            wall_micros: self.wall_micros.saturating_add(other.wall_micros),
-            cpu_micros: self.cpu_micros.saturating_add(other.cpu_micros),
-            egress: self.egress.saturating_add(other.egress),
-            requests: self.requests.saturating_add(other.requests),
-        }
-    }
-}
-
-impl Spent {
-    /// What went through the gateway in the stretch so far: the gateway counts on from there.
-    pub(super) const fn traffic(&self) -> EgressSpent {
-        let all = self.before.plus(self.run);
-        EgressSpent { bytes: all.egress, requests: all.requests }
-    }
-
-    /// A new run of the same stretch.
-    pub(super) fn next_run(&mut self) {
-        self.before = self.before.plus(self.run);
-        self.run = Sums::default();
-    }
-
-    /// The run has ended.
-    pub(super) fn settle(&mut self, remains: &Remains) {
-        self.run = Sums {
-            wall_micros: micros(remains.lived),
-            cpu_micros: remains.used.cpu_micros.unwrap_or(self.run.cpu_micros),
-            egress: self.run.egress.max(remains.traffic.0),
-            requests: self.run.requests.max(remains.traffic.1),
-        };
-        self.next_run();
-    }
-}
 
 /// The budgets of the run that lives.
 #[derive(Debug)]
 pub(super) struct Account {
+    id: RuntimeId,
     state: Mutex<State>,
     began: Timestamp,
     clock: Arc<dyn Clock>,
     leaf: Option<Arc<Leaf>>,
     guard: Arc<RuntimeGuard>,
+    reports: Reports,
+    gpus: u64,
     /// Traffic of the run that was counted by a daemon before this one.
     earlier: (u64, u64),
 }
 
 #[derive(Debug)]
 struct State {
+    automation: AutomationId,
     budget: Budget,
     spent: Spent,
-    /// Of each budget, how many of the marks were told.
-    told: [usize; 4],
+}
+
+/// What an [`Account`] is made of.
+pub(super) struct Parts {
+    pub(super) spent: Spent,
+    pub(super) began: Timestamp,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) leaf: Option<Arc<Leaf>>,
+    pub(super) guard: Arc<RuntimeGuard>,
+    pub(super) reports: Reports,
+}
+
+/// How many GPUs it has.
+pub(super) fn gpus(spec: &RuntimeSpec) -> u64 {
+    spec.gpu.as_ref().map_or(0, |gpu| match &gpu.choice {
+        GpuChoice::Count(count) => u64::from(*count),
+        GpuChoice::Uuids(uuids) => uuids.len() as u64,
+    })
 }
 
 impl Account {
-    pub(super) fn new(
-        budget: Budget,
-        spent: Spent,
-        began: Timestamp,
-        clock: Arc<dyn Clock>,
-        leaf: Option<Arc<Leaf>>,
-        guard: Arc<RuntimeGuard>,
-    ) -> Self {
-        let earlier = (spent.run.egress, spent.run.requests);
-        Self { state: Mutex::new(State { budget, spent, told: [0; 4] }), began, clock, leaf, guard, earlier }
+    pub(super) fn new(spec: &RuntimeSpec, parts: Parts) -> Self {
+        let Parts { spent, began, clock, leaf, guard, reports } = parts;
+        let earlier = (spent.of_run().egress, spent.of_run().requests);
+        let state = State { automation: spec.automation.clone(), budget: spec.budget, spent };
+        let (id, gpus) = (spec.id.clone(), gpus(spec));
+        Self { id, state: Mutex::new(state), began, clock, leaf, guard, reports, gpus, earlier }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn set_budget(&self, budget: Budget) {
-        self.state().budget = budget;
+    /// Goes by what is declared now.
+    pub(super) fn declare(&self, spec: &RuntimeSpec) {
+        let mut state = self.state();
+        state.automation = spec.automation.clone();
+        state.budget = spec.budget;
+        let rows = self.rows(&state);
+        state.spent.rearm(&rows);
     }
 
     /// Bytes and requests of the run so far.
@@ -137,94 +93,122 @@ impl Account {
         (self.earlier.0.saturating_add(bytes), self.earlier.1.saturating_add(used.requests))
     }
 
-    /// Looks at everything that is metered; reads a file.
+    /// Looks at everything that is metered; reads a file. A window that is over ends here.
     fn measure(&self) -> Spent {
         let cpu = self.leaf.as_ref().and_then(|leaf| leaf.usage().cpu_seconds);
         let (egress, requests) = self.traffic();
-        let lived = self.clock.now().since(self.began);
+        let now = self.clock.now();
+        let lived = micros(now.since(self.began));
         let mut state = self.state();
-        let run = &mut state.spent.run;
-        *run = Sums {
-            wall_micros: micros(lived),
-            cpu_micros: cpu.map_or(run.cpu_micros, |seconds| micros(Duration::from_secs_f64(seconds.max(0.0)))),
-            egress: run.egress.max(egress),
-            requests: run.requests.max(requests),
-        };
+        let known = state.spent.of_run();
+        let cpu_micros = cpu.map_or(known.cpu_micros, |seconds| micros(Duration::from_secs_f64(seconds.max(0.0))));
+        let run =
+            Sums { wall_micros: lived, cpu_micros, gpu_micros: lived.saturating_mul(self.gpus), egress, requests };
+        // The clock may have been put back; what was spent stays spent.
+        state.spent.measure(run.most(known), Metered { cpu: self.leaf.is_some(), gpu: self.gpus > 0 });
+        let window = state.budget.window;
+        if state.spent.roll(window, now) {
+            // What passes between the count and this is not in the new window: the next look has it again.
+            self.guard.set_spent(EgressSpent::default());
+        }
         state.spent
     }
 
+    /// What was spent when the run ended.
+    pub(super) fn settled(&self, remains: &Remains) -> Spent {
+        let mut spent = self.state().spent;
+        let lived = micros(remains.lived);
+        let run = Sums {
+            wall_micros: lived,
+            cpu_micros: remains.used.cpu_micros.unwrap_or(0),
+            gpu_micros: lived.saturating_mul(self.gpus),
+            egress: remains.traffic.0,
+            requests: remains.traffic.1,
+        };
+        let metered = Metered { cpu: self.leaf.is_some(), gpu: self.gpus > 0 };
+        spent.measure(run.most(spent.of_run()), metered);
+        spent.end_run();
+        spent
+    }
+
+    pub(super) fn spent(&self) -> Spent {
+        self.state().spent
+    }
+
+    pub(super) fn window(&self) -> WindowId {
+        self.state().spent.window()
+    }
+
     pub(super) fn view(&self) -> Vec<BudgetView> {
-        let metered_cpu = self.leaf.is_some();
-        let state = self.state();
-        let all = state.spent.before.plus(state.spent.run);
-        let Budget { wall_time, cpu_time, gpu_time, egress, requests, tokens } = state.budget;
-        let rows = [
-            ("wall_time", Some(all.wall_micros), wall_time.map(micros)),
-            ("cpu_time", metered_cpu.then_some(all.cpu_micros), cpu_time.map(micros)),
-            ("gpu_time", None, gpu_time.map(micros)),
-            ("egress", Some(all.egress), egress),
-            ("requests", Some(all.requests), requests),
-            ("tokens", None, tokens),
-        ];
-        rows.into_iter().filter_map(|(kind, used, limit)| Some(BudgetView::new(kind, used, limit?))).collect()
+        self.rows(&self.state())
+    }
+
+    fn rows(&self, state: &State) -> Vec<BudgetView> {
+        state.spent.rows(&state.budget, self.reports.of(&self.id, state.spent.window()))
     }
 
     /// Marks that were passed since the last look.
-    fn passed(&self, view: &[BudgetView]) -> Vec<(EventKind, BudgetView)> {
-        const KINDS: [&str; 4] = ["wall_time", "cpu_time", "egress", "requests"];
+    fn passed(&self, view: &[BudgetView]) -> (AutomationId, Vec<(EventKind, BudgetView)>, Spent) {
         let mut state = self.state();
-        let mut passed = Vec::new();
-        for (kind, told) in KINDS.iter().zip(&mut state.told) {
-            let Some(row) = view.iter().find(|row| row.kind == *kind) else { continue };
-            let percent = row.ratio.map_or(0, |ratio| (ratio * 100.0) as u64);
-            while let Some((mark, event)) = MARKS.get(*told).filter(|(mark, _)| percent >= *mark) {
-                let _ = mark;
-                passed.push((*event, *row));
-                *told += 1;
-            }
-        }
-        passed
+        let passed = state.spent.pass(view);
+        (state.automation.clone(), passed, state.spent)
     }
 
     /// When to look again: no budget can be overdrawn by more than a moment until then.
-    fn next_look(view: &[BudgetView]) -> Duration {
+    fn next_look(&self, view: &[BudgetView]) -> Duration {
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64);
         let left = view.iter().filter_map(|row| {
-            let left = row.limit.saturating_sub(row.used?);
+            let left = || Some(row.limit.saturating_sub(row.used?));
             match row.kind {
-                "wall_time" => Some(Duration::from_micros(left)),
-                "cpu_time" => Some(Duration::from_micros(left / cpus)),
-                // The gateway holds these by itself, and is asked once a second.
-                "egress" | "requests" => Some(Duration::from_secs(1)),
-                _ => None,
+                BudgetKind::WallTime => left().map(Duration::from_micros),
+                BudgetKind::CpuTime => left().map(|left| Duration::from_micros(left / cpus)),
+                BudgetKind::GpuTime => left().map(|left| Duration::from_micros(left / self.gpus.max(1))),
+                // The gateway holds the first two by itself; the others are told by whoever spends them.
+                BudgetKind::Egress | BudgetKind::Requests | BudgetKind::Tokens | BudgetKind::Spend => {
+                    Some(Duration::from_secs(1))
+                }
             }
         });
-        left.min().unwrap_or(LONGEST).clamp(SHORTEST, LONGEST)
+        let state = self.state();
+        let window = match state.budget.window {
+            Window::Run => None,
+            Window::Every(_) => state.spent.window().end().map(|end| end.since(self.clock.now())),
+        };
+        left.chain(window).min().unwrap_or(LONGEST).clamp(SHORTEST, LONGEST)
     }
 }
 
 /// Watches the budgets of one run until one is spent.
 pub(super) async fn watch(
     account: Arc<Account>,
-    id: RuntimeId,
     run: u64,
     records: Records,
     events: EventBus,
     tell: mpsc::Sender<Told>,
 ) {
+    let id = account.id.clone();
     let mut saved = tokio::time::Instant::now();
     loop {
-        let spent = account.measure();
+        account.measure();
         let view = account.view();
-        for (kind, row) in account.passed(&view) {
-            let data = serde_json::json!({"runtime": id, "run": run, "kind": row.kind, "used": row.used, "limit": row.limit, "ratio": row.ratio});
-            events.publish(kind, Some(id.as_str()), data);
+        let (automation, passed, spent) = account.passed(&view);
+        for (kind, row) in &passed {
+            let mut data = serde_json::json!({
+                "automation": automation, "runtime": id, "run": run, "window": spent.window().to_string(),
+                "kind": row.kind, "used": row.used, "limit": row.limit, "ratio": row.ratio,
+            });
+            if let Some(currency) = row.currency {
+                data["currency"] = serde_json::json!(currency);
+            }
+            events.publish(*kind, Some(automation.as_str()), data);
         }
-        if let Some(row) = view.iter().find(|row| row.ratio.is_some_and(|ratio| ratio >= 1.0)) {
+        if let Some(row) = view.iter().find(|row| row.is_spent()) {
+            // Told before anything waits for the disk; the keeper writes down what was spent when the run has ended.
             let _ = tell.send(Told { run, what: What::Exhausted(row.kind) }).await;
             return;
         }
-        if saved.elapsed() >= SAVE {
+        // What was told is kept, so that a later daemon does not tell it again.
+        if saved.elapsed() >= SAVE || !passed.is_empty() {
             saved = tokio::time::Instant::now();
             let records = records.clone();
             let written = tokio::task::spawn_blocking(move || records.spend(&spent)).await;
@@ -232,10 +216,6 @@ pub(super) async fn watch(
                 tracing::warn!(runtime = %id, %fault, "what was spent could not be written down");
             }
         }
-        tokio::time::sleep(Account::next_look(&view)).await;
+        tokio::time::sleep(account.next_look(&view)).await;
     }
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -34,6 +34,8 @@ impl Keeper {
                 return self.after();
             }
         };
+        self.spent.resume(file.window, file.run);
+        self.slot.set_spent(self.spent);
         match self.found(&file).await {
             Ok(running) => self.take_over(file, running).await,
             Err(AdoptError::Gone(exit)) => self.mourn(&file, exit).await,

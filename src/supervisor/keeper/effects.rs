@@ -65,10 +65,12 @@ impl Keeper {
             return self.follow.push_back(Event::Process { run, report: Report::LaunchFailed(LaunchFault::Failed) });
         }
         // Somebody wants it anew: a fresh stretch. Whatever comes by itself goes on in the old one.
-        match why {
-            Why::Asked(Origin::Operator | Origin::Schedule) | Why::Restore => self.spent = super::Spent::default(),
-            Why::Asked(Origin::Boot | Origin::Demand | Origin::Dependent) | Why::Restart => self.spent.next_run(),
-        }
+        let fresh = match why {
+            Why::Asked(Origin::Operator | Origin::Schedule) | Why::Restore => true,
+            Why::Asked(Origin::Boot | Origin::Demand | Origin::Dependent) | Why::Restart => false,
+        };
+        self.spent.begin(self.spec.budget.window, run, fresh, self.now());
+        self.slot.set_spent(self.spent);
         if why == Why::Restart {
             self.slot.count_restart();
         }
@@ -108,6 +110,9 @@ impl Keeper {
     fn cannot_launch(&self) -> Option<String> {
         if self.shared.is_shut() {
             return Some("the kill switch was used".to_owned());
+        }
+        if self.shared.bars.holds(&self.spec.id) {
+            return Some("it is disabled".to_owned());
         }
         self.unwritten.as_ref().map(|why| format!("its state cannot be written, so it is not launched: {why}"))
     }

@@ -27,8 +27,9 @@ use super::super::life::LaunchFault;
 use super::super::manifest::{Budget, Probe, RuntimeSpec};
 use super::super::records::{Records, RunFile};
 use super::super::shared::Shared;
+use super::super::spent::Spent;
 use super::running::Parts;
-use super::{Running, Spent, Trouble};
+use super::{Running, Trouble};
 
 /// Longest secret.
 const MAX_SECRET: u64 = 64 << 10;
@@ -243,6 +244,7 @@ impl Wanted {
             confinement: confinement.clone(),
             frozen: false,
             gpus: granted.uuids.clone(),
+            window: self.spent.window(),
             init: launched.map(|launched| launched.id.clone()),
         }
     }

@@ -37,8 +37,8 @@ use super::manifest::RuntimeSpec;
 use super::records::{Kept, RecordFault, Records};
 use super::request::{Action, RequestFault};
 use super::shared::Shared;
+use super::spent::{BudgetKind, Spent, Window};
 
-pub(super) use account::Spent;
 pub(super) use running::{Remains, Running, Trouble};
 pub(super) use slot::Slot;
 
@@ -84,7 +84,7 @@ pub(super) enum What {
     /// Something that the life goes by.
     Report(Report),
     /// Its budget is spent; which.
-    Exhausted(&'static str),
+    Exhausted(BudgetKind),
     /// What it says of itself (`STATUS=`).
     Status(String),
     /// Nothing of it lives any more; what it used and said last.
@@ -137,12 +137,13 @@ impl Keeper {
     pub(super) fn start(shared: &Arc<Shared>, spec: &Arc<RuntimeSpec>) -> Result<Hand, RecordFault> {
         let records = Records::open(&shared.folder, &spec.id)?;
         let kept = records.kept()?;
-        let spent = records.spent()?;
+        let spent: Spent = records.spent()?;
         let last = records.deaths(1).unwrap_or_default().pop();
         let (orders, inbox) = mpsc::channel(INBOX);
         let (tell, told) = mpsc::channel(REPORTS);
         let life = Life::new(kept.life.clone());
-        let slot = Arc::new(Slot::new(spec, &life, last, &records, shared.clock.now()));
+        let slot = Arc::new(Slot::new(spec, &life, last, &records, shared));
+        slot.set_spent(spent);
         let ports = ports::Ports::new(Arc::clone(&slot), orders.clone());
         let mut keeper = Self {
             shared: Arc::clone(shared),
@@ -200,8 +201,11 @@ impl Keeper {
             }
             Order::Start(origin) => {
                 // Whoever may connect to a port cannot undo what an operator decided.
-                if !(self.kept.held && matches!(origin, Origin::Demand)) {
-                    self.turn(Event::StartRequested(origin)).await;
+                let held = self.kept.held && matches!(origin, Origin::Demand);
+                match self.may_start(origin == Origin::Schedule) {
+                    Ok(()) if !held => self.turn(Event::StartRequested(origin)).await,
+                    Ok(()) => {}
+                    Err(fault) => tracing::debug!(runtime = %self.spec.id, %origin, %fault, "it is not started"),
                 }
             }
             Order::Declare(spec, relaunch) => self.declare(spec, relaunch).await,
@@ -212,6 +216,9 @@ impl Keeper {
     async fn ask(&mut self, action: Action) -> Result<(), RequestFault> {
         let state = self.life.state();
         let refused = RequestFault::Refused { action, state };
+        if matches!(action, Action::Start | Action::Restart | Action::Restore) {
+            self.may_start(true)?;
+        }
         let event = match (action, state) {
             (Action::Start | Action::Restart, State::Quarantined) => return Err(refused),
             (Action::Freeze, State::Ready | State::Degraded) => {
@@ -235,6 +242,24 @@ impl Keeper {
         }
         self.turn(event).await;
         Ok(())
+    }
+
+    /// Whether it may be started at all; `fresh`: in a window of its own, where its budgets count by run.
+    fn may_start(&self, fresh: bool) -> Result<(), RequestFault> {
+        if self.shared.bars.holds(&self.spec.id) {
+            return Err(RequestFault::Disabled);
+        }
+        let window = self.spec.budget.window;
+        // What runs ends by its account; a start is refused where it would end at once.
+        if self.life.run().is_some() || (fresh && window == Window::Run) {
+            return Ok(());
+        }
+        let spent = self.spent.at(window, self.now());
+        let rows = spent.rows(&self.spec.budget, self.shared.reports.of(&self.spec.id, spent.window()));
+        match rows.iter().find(|row| row.is_spent()) {
+            Some(row) => Err(RequestFault::BudgetExhausted { kind: row.kind, until: spent.window().end() }),
+            None => Ok(()),
+        }
     }
 
     async fn declare(&mut self, spec: Arc<RuntimeSpec>, relaunch: Relaunch) {
@@ -285,7 +310,11 @@ impl Keeper {
                 Report::LaunchFailed(trouble.fault)
             }
             What::Gone(remains) => {
-                self.spent.settle(&remains);
+                self.spent = match &self.running {
+                    Some(running) => running.account.settled(&remains),
+                    None => self.spent,
+                };
+                self.slot.set_spent(self.spent);
                 self.save_spent().await;
                 self.remains = Some(remains);
                 Report::KillDone
@@ -324,6 +353,7 @@ impl Keeper {
             }
         }
         self.shared.progressed(&self.spec.id, self.life.progress());
+        self.shared.seen.send_modify(|count| *count += 1);
     }
 
     fn listen(&mut self) {

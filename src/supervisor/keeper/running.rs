@@ -1,7 +1,7 @@
 //! One run: the sandbox, and everything that watches it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -20,7 +20,8 @@ use super::super::life::{LaunchFault, Report};
 use super::super::manifest::{Probe, RuntimeSpec};
 use super::super::records::Records;
 use super::super::shared::Shared;
-use super::account::{self, Account, Spent};
+use super::super::spent::Spent;
+use super::account::{self, Account};
 use super::{Told, What, probe};
 
 /// How long killed processes are waited for before the life is asked again.
@@ -72,7 +73,7 @@ pub(in super::super) struct Running {
     has_gpus: bool,
     /// Where its log begins.
     pub(super) from: Place,
-    beat: Arc<Beat>,
+    pub(super) beat: Arc<Beat>,
     /// What lasts as long as the run.
     tasks: Vec<AbortOnDropHandle<()>>,
     /// What looks after it while it is up.
@@ -82,19 +83,31 @@ pub(in super::super) struct Running {
 
 /// When the watchdog was last heard of.
 #[derive(Debug)]
-struct Beat {
+pub(super) struct Beat {
     start: Instant,
     micros: AtomicU64,
+    /// When it last gave a sign of life, by the clock of the day; zero before.
+    heard: AtomicI64,
 }
 
 impl Beat {
     fn new() -> Self {
-        Self { start: Instant::now(), micros: AtomicU64::new(0) }
+        Self { start: Instant::now(), micros: AtomicU64::new(0), heard: AtomicI64::new(0) }
     }
 
     fn now(&self) {
         let micros = u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.micros.store(micros, Ordering::Release);
+    }
+
+    fn heard(&self, at: Timestamp) {
+        self.heard.store(at.unix_micros(), Ordering::Release);
+    }
+
+    /// The last sign of life.
+    pub(super) fn heartbeat(&self) -> Option<Timestamp> {
+        let micros = self.heard.load(Ordering::Acquire);
+        (micros != 0).then(|| Timestamp::from_unix_micros(micros))
     }
 
     fn last(&self) -> Instant {
@@ -120,8 +133,9 @@ impl Running {
         let Parts { run, began, channel, group, guard, confinement, notify, records, shared } = parts;
         let guard = Arc::new(guard);
         let leaf = group.leaf().cloned();
-        let account =
-            Arc::new(Account::new(spec.budget, spent, began, Arc::clone(&shared.clock), leaf, Arc::clone(&guard)));
+        let (clock, reports) = (Arc::clone(&shared.clock), shared.reports.clone());
+        let parts = account::Parts { spent, began, clock, leaf, guard: Arc::clone(&guard), reports };
+        let account = Arc::new(Account::new(spec, parts));
         Self {
             run,
             began,
@@ -147,7 +161,8 @@ impl Running {
     pub(super) fn attend(&mut self, spec: &RuntimeSpec, tell: &mpsc::Sender<Told>) {
         self.spawn(exit(self.channel.clone(), self.group.clone(), self.run, tell.clone()));
         if let Some(notify) = self.notify.take() {
-            self.spawn(hear(notify, Arc::clone(&self.beat), self.run, tell.clone()));
+            let clock = Arc::clone(&self.shared.clock);
+            self.spawn(hear(notify, Arc::clone(&self.beat), clock, self.run, tell.clone()));
         }
         if let Some(Probe::Log { text }) = spec.health.as_ref().map(|health| &health.probe) {
             let reader = LogReader::new(self.records.logs());
@@ -158,7 +173,7 @@ impl Running {
 
     /// Watches the budgets as they are declared now.
     pub(super) fn account(&mut self, spec: &RuntimeSpec, tell: &mpsc::Sender<Told>) {
-        self.account.set_budget(spec.budget);
+        self.account.declare(spec);
         let limits = self.guard.limits();
         // The gateway counts these by itself, and would go on by the old ones.
         self.guard.set_limits(EgressLimits { bytes: spec.budget.egress, requests: spec.budget.requests, ..limits });
@@ -166,7 +181,6 @@ impl Running {
         if spec.budget != super::super::Budget::default() {
             let watch = account::watch(
                 Arc::clone(&self.account),
-                spec.id.clone(),
                 self.run,
                 self.records.clone(),
                 self.shared.events.clone(),
@@ -317,9 +331,12 @@ pub(super) fn cause(end: End, oom: bool) -> ExitCause {
 }
 
 /// Passes on what the runtime says of itself.
-async fn hear(mut notify: Notifications, beat: Arc<Beat>, run: u64, tell: mpsc::Sender<Told>) {
+async fn hear(mut notify: Notifications, beat: Arc<Beat>, clock: Arc<dyn Clock>, run: u64, tell: mpsc::Sender<Told>) {
     // An error is the end of the socket, and so of the run.
     while let Ok(message) = notify.next().await {
+        if message.notices.iter().any(|notice| matches!(notice, Notice::Watchdog | Notice::Status(_))) {
+            beat.heard(clock.now());
+        }
         for notice in message.notices {
             let what = match notice {
                 Notice::Ready => What::Report(Report::Ready),

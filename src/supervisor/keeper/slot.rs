@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use crate::domain::Timestamp;
+use crate::domain::{Clock, Timestamp};
 use crate::proxy::RuntimeGuard;
 use crate::sandbox::cgroup::Leaf;
 use crate::sandbox::{Channel, Text};
@@ -15,11 +15,14 @@ use super::super::death::DeathRecord;
 use super::super::exec::{ExecFault, Execution, MAX_COMMANDS};
 use super::super::launch::Confinement;
 use super::super::life::{HealthReason, Life, Policy, State, Timer, TimerKind};
-use super::super::manifest::RuntimeSpec;
+use super::super::manifest::{Budget, RuntimeSpec};
 use super::super::records::Records;
-use super::super::view::{EgressView, Restarts, RuntimeView, UsageView};
+use super::super::shared::Shared;
+use super::super::spent::{Reports, Spent, WindowId};
+use super::super::view::{Denied, EgressView, Restarts, RuntimeView, UsageView};
 use super::Running;
 use super::account::Account;
+use super::running::Beat;
 
 /// One runtime, as others see it. Nothing in here waits.
 #[derive(Debug)]
@@ -29,6 +32,8 @@ pub(in super::super) struct Slot {
     /// Commands of operators that may run besides.
     commands: Arc<Semaphore>,
     pub(in super::super) records: Records,
+    clock: Arc<dyn Clock>,
+    reports: Reports,
 }
 
 #[derive(Debug)]
@@ -36,6 +41,9 @@ struct Shown {
     view: RuntimeView,
     confinement: Option<Confinement>,
     live: Option<Live>,
+    /// What its budgets are, and what was spent of them before the run that lives.
+    budget: Budget,
+    spent: Spent,
 }
 
 /// Handles of the run that lives.
@@ -45,6 +53,7 @@ struct Live {
     leaf: Option<Arc<Leaf>>,
     guard: Arc<RuntimeGuard>,
     account: Arc<Account>,
+    beat: Arc<Beat>,
 }
 
 impl Slot {
@@ -53,11 +62,13 @@ impl Slot {
         life: &Life,
         last: Option<DeathRecord>,
         records: &Records,
-        now: Timestamp,
+        shared: &Shared,
     ) -> Self {
+        let now = shared.clock.now();
         let view = RuntimeView {
             id: spec.id.clone(),
             name: String::new(),
+            automation: spec.automation.clone(),
             persona: spec.persona.clone(),
             profile: spec.profile,
             preset: spec.preset,
@@ -73,21 +84,27 @@ impl Slot {
             pid: None,
             started_at: None,
             restarts: Restarts { used: 0, max: spec.restart_max, window_secs: spec.restart_window.as_secs(), total: 0 },
+            schedule: None,
             next_start: None,
             waits_for: Vec::new(),
             publish: Vec::new(),
             last_death: last,
             egress: None,
+            denied: Vec::new(),
+            heartbeat_at: None,
+            window: None,
             budget: Vec::new(),
             usage: None,
             throttled_by_host: None,
         };
-        let shown = Shown { view, confinement: None, live: None };
+        let shown = Shown { view, confinement: None, live: None, budget: spec.budget, spent: Spent::default() };
         let slot = Self {
             shown: Mutex::new(shown),
             state: watch::Sender::new(life.state()),
             commands: Arc::new(Semaphore::new(MAX_COMMANDS)),
             records: records.clone(),
+            clock: Arc::clone(&shared.clock),
+            reports: shared.reports.clone(),
         };
         slot.declare(spec);
         slot
@@ -101,11 +118,37 @@ impl Slot {
     pub(in super::super) fn view(&self) -> RuntimeView {
         let shown = self.shown();
         let mut view = shown.view.clone();
-        if let Some(live) = &shown.live {
-            view.egress = Some(EgressView::of(&live.guard));
-            view.budget = live.account.view();
-        }
+        let window = match &shown.live {
+            Some(live) => {
+                view.egress = Some(EgressView::of(&live.guard));
+                let denied = live.guard.denials_lately().into_iter();
+                view.denied = denied.map(|(code, count)| Denied { code, count }).collect();
+                view.heartbeat_at = live.beat.heartbeat();
+                view.budget = live.account.view();
+                live.account.window()
+            }
+            None => {
+                let spent = shown.spent.at(shown.budget.window, self.clock.now());
+                view.budget = spent.rows(&shown.budget, self.reports.of(&view.id, spent.window()));
+                spent.window()
+            }
+        };
+        view.window = window.is_known().then(|| window.to_string());
         view
+    }
+
+    /// The window that its budgets count in now.
+    pub(in super::super) fn window(&self) -> WindowId {
+        let shown = self.shown();
+        match &shown.live {
+            Some(live) => live.account.window(),
+            None => shown.spent.at(shown.budget.window, self.clock.now()).window(),
+        }
+    }
+
+    /// What was spent, while nothing of it runs.
+    pub(super) fn set_spent(&self, spent: Spent) {
+        self.shown().spent = spent;
     }
 
     /// With what it uses of the host. Reads files.
@@ -146,7 +189,11 @@ impl Slot {
     }
 
     pub(super) fn declare(&self, spec: &RuntimeSpec) {
-        let view = &mut self.shown().view;
+        let mut shown = self.shown();
+        shown.budget = spec.budget;
+        let view = &mut shown.view;
+        view.automation = spec.automation.clone();
+        view.schedule = spec.schedule.as_ref().map(ToString::to_string);
         view.name.clone_from(&spec.name);
         view.persona = spec.persona.clone();
         view.profile = spec.profile;
@@ -171,6 +218,7 @@ impl Slot {
             leaf: running.group.leaf().cloned(),
             guard: Arc::clone(&running.guard),
             account: Arc::clone(&running.account),
+            beat: Arc::clone(&running.beat),
         });
     }
 
@@ -178,7 +226,7 @@ impl Slot {
     pub(super) fn finish(&self) {
         let mut shown = self.shown();
         if let Some(live) = shown.live.take() {
-            shown.view.budget = live.account.view();
+            shown.spent = live.account.spent();
         }
         shown.view.pid = None;
         shown.view.egress = None;

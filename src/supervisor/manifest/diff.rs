@@ -56,6 +56,7 @@ fn changed(old: &RuntimeSpec, new: &RuntimeSpec) -> (bool, Vec<&'static str>) {
     // Taken apart in full, so that a new field is not forgotten here.
     let RuntimeSpec {
         id: _,
+        automation,
         name,
         persona,
         profile,
@@ -85,6 +86,7 @@ fn changed(old: &RuntimeSpec, new: &RuntimeSpec) -> (bool, Vec<&'static str>) {
     let command = process.same_command(&new.process);
     // key, equal, whether a change of it needs a launch
     let keys = [
+        ("automation", *automation == new.automation, false),
         ("name", *name == new.name, false),
         ("persona", *persona == new.persona, true),
         ("profile", *profile == new.profile, true),

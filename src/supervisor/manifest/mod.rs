@@ -19,18 +19,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::domain::{PersonaId, RuntimeId};
+use crate::domain::{AutomationId, Money, PersonaId, RuntimeId};
 
 use super::life::{Policy, Readiness};
 use super::names::{Accelerator, Condition, ControlName, Preset, Profile, RestartRule};
 use super::publish::Publish;
 use super::schedule::Schedule;
+use super::spent::Window;
 use super::window::Backoff;
 
 pub use diff::{Change, diff};
 pub use health::{Health, Probe};
 pub use process::Process;
 pub use read::{MAX_RUNTIMES, read};
+pub use read_runtime::{narrow_budget, schedule_of};
 
 /// All runtimes that are declared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,6 +60,8 @@ pub struct Defaults {
 pub struct RuntimeSpec {
     /// Its id.
     pub id: RuntimeId,
+    /// The automation that it is run for; the one of its own name where none is declared.
+    pub automation: AutomationId,
     /// What people call it; its id where nothing else is said.
     pub name: String,
     /// Who its traffic leaves as.
@@ -121,7 +125,7 @@ impl std::fmt::Display for Dependency {
     }
 }
 
-/// What a runtime may use up; `None` is no budget of that kind.
+/// What a runtime may use up in a window; `None` is no budget of that kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
     /// Time from launch to end.
@@ -136,6 +140,10 @@ pub struct Budget {
     pub requests: Option<u64>,
     /// Tokens, as reported by the automation.
     pub tokens: Option<u64>,
+    /// Money, as reported by the automation.
+    pub spend: Option<Money>,
+    /// How long all of these last.
+    pub window: Window,
 }
 
 /// What a runtime may use at one time; `None` is what its preset and profile say.
@@ -191,10 +199,27 @@ impl Manifest {
         self.runtimes.values()
     }
 
+    /// The same manifest with each runtime as `change` leaves it. Ids stay.
+    #[must_use]
+    pub fn with(self, change: impl Fn(&mut RuntimeSpec)) -> Self {
+        let runtimes = self.runtimes.into_iter().map(|(id, spec)| {
+            let mut spec = Arc::unwrap_or_clone(spec);
+            change(&mut spec);
+            debug_assert_eq!(spec.id, id);
+            (id, Arc::new(spec))
+        });
+        Self { runtimes: runtimes.collect() }
+    }
+
     /// The runtime of that id.
     pub fn runtime(&self, id: &RuntimeId) -> Option<&Arc<RuntimeSpec>> {
         self.runtimes.get(id)
     }
+}
+
+/// The automation of a runtime that none is declared for.
+pub(super) fn own_automation(id: &RuntimeId) -> AutomationId {
+    AutomationId::parse(id.as_str()).expect("all kinds of id have one form")
 }
 
 impl RuntimeSpec {
@@ -236,11 +261,12 @@ impl RuntimeSpec {
     /// What stands in for a runtime that is not declared any more, until what is left of it has ended.
     pub(super) fn stranger(id: RuntimeId) -> Self {
         let defaults = Defaults::default();
-        // An id is a persona's name as well: both have one form.
-        let persona = PersonaId::parse(id.as_str()).expect("both kinds of id have one form");
+        // An id is a persona's name as well: all have one form.
+        let persona = PersonaId::parse(id.as_str()).expect("all kinds of id have one form");
         let window = defaults.restart_window;
         Self {
             name: id.to_string(),
+            automation: own_automation(&id),
             id,
             persona,
             profile: Profile::Standard,

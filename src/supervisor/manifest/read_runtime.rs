@@ -4,14 +4,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::config::located::{Document, Found, Place, nearest};
-use crate::config::{BudgetForm, GpuForm, LimitsForm, RuntimeForm};
-use crate::domain::{IdFault, PersonaId, RuntimeId};
+use crate::config::{BudgetForm, GpuForm, LimitsForm, RuntimeForm, WindowForm};
+use crate::domain::{IdFault, Money, PersonaId, RuntimeId};
 
 use super::super::names::{Accelerator, Condition, ControlName, Preset, Profile, RestartRule};
 use super::super::publish::{Publish, PublishFault};
 use super::super::schedule::{Schedule, ScheduleFault};
+use super::super::spent::Window;
 use super::super::window::{Backoff, MAX_RESTARTS};
-use super::{Budget, Defaults, Dependency, Gpu, GpuChoice, Limits, Process, RuntimeSpec, health, process};
+use super::{
+    Budget, Defaults, Dependency, Gpu, GpuChoice, Limits, Process, RuntimeSpec, health, own_automation, process,
+};
 
 /// Most items of a list of one runtime.
 const MAX_ITEMS: usize = 128;
@@ -33,6 +36,8 @@ const BACKOFF_BOUNDS: (Duration, Duration) = (Duration::from_millis(100), Durati
 const WINDOW_BOUNDS: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(7 * 86_400));
 /// Longest time that can be budgeted: ten years.
 const MAX_BUDGET_TIME: Duration = Duration::from_secs(3_653 * 86_400);
+/// How long a window of a budget may be: a shorter one would begin anew before its end is noticed.
+const WINDOW_BUDGET: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(366 * 86_400));
 /// Most GPUs of one runtime: more are not in one host.
 const MAX_GPUS: u64 = 64;
 
@@ -84,6 +89,7 @@ pub(super) fn read(document: &Document, form: &RuntimeForm, defaults: &Defaults)
     let (budget, limits) = (budget(document, &form.budget, defaults), limits(document, &form.limits));
     let whole = id.clone().zip(persona).zip(process);
     let spec = |((id, persona), process): ((RuntimeId, PersonaId), Process)| RuntimeSpec {
+        automation: own_automation(&id),
         name: name.unwrap_or_else(|| id.to_string()),
         profile,
         preset,
@@ -173,8 +179,18 @@ fn depends_on(document: &Document, form: &RuntimeForm) -> Vec<(Dependency, Place
 }
 
 fn schedule(document: &Document, form: &RuntimeForm, restart: RestartRule) -> Option<Schedule> {
-    let Some(found) = &form.schedule else {
-        if let Some(zone) = &form.timezone {
+    schedule_of(document, form.schedule.as_ref(), form.timezone.as_ref(), restart)
+}
+
+/// What a `schedule` and its `timezone` mean for a runtime that is restarted by `restart`.
+pub fn schedule_of(
+    document: &Document,
+    schedule: Option<&Found<String>>,
+    timezone: Option<&Found<String>>,
+    restart: RestartRule,
+) -> Option<Schedule> {
+    let Some(found) = schedule else {
+        if let Some(zone) = timezone {
             document.fault_with_hint(&zone.place, "a time zone without a schedule", "give `schedule` too");
         }
         return None;
@@ -183,11 +199,11 @@ fn schedule(document: &Document, form: &RuntimeForm, restart: RestartRule) -> Op
         let message = "what is always started again needs no schedule";
         document.fault_with_hint(&found.place, message, "use the restart policy `on-failure` or `no`");
     }
-    let zone = form.timezone.as_ref().map_or("UTC", |zone| zone.value.as_str());
+    let zone = timezone.map_or("UTC", |zone| zone.value.as_str());
     match Schedule::parse(&found.value, zone) {
         Ok(schedule) => Some(schedule),
         Err(fault @ ScheduleFault::Zone(_)) => {
-            let place = form.timezone.as_ref().map_or(&found.place, |zone| &zone.place);
+            let place = timezone.map_or(&found.place, |zone| &zone.place);
             document.fault_with_hint(place, fault.to_string(), "write `UTC`, or one such as `Europe/Berlin`");
             None
         }
@@ -240,18 +256,42 @@ fn restarts(document: &Document, form: &RuntimeForm, defaults: &Defaults) -> (us
 }
 
 fn budget(document: &Document, form: &BudgetForm, defaults: &Defaults) -> Budget {
+    narrow_budget(document, form, Budget { wall_time: defaults.wall_time, ..Budget::default() })
+}
+
+/// What `form` says, and `rest` where it says nothing.
+pub fn narrow_budget(document: &Document, form: &BudgetForm, rest: Budget) -> Budget {
     let time = |found: &Option<Found<Duration>>| {
         let found = found.as_ref()?;
         Some(length_of_time(document, found, Duration::from_secs(1), MAX_BUDGET_TIME))
     };
     let some = |found: &Option<Found<u64>>| number(document, found.as_ref()?, 1, u64::MAX);
+    let spend = form.spend.as_ref().and_then(|found| match Money::parse_with_currency(&found.value) {
+        Ok(money) => Some(money),
+        Err(fault) => {
+            document.fault_with_hint(&found.place, fault.to_string(), "spend = \"25.00 USD\"");
+            None
+        }
+    });
+    let window = form.window.as_ref().map(|found| match found.value {
+        WindowForm::Run => Window::Run,
+        WindowForm::Every(time) => {
+            if time.subsec_nanos() != 0 {
+                document.fault(&found.place, "a window has whole seconds");
+            }
+            let found = Found { value: time, place: found.place.clone() };
+            Window::Every(length_of_time(document, &found, WINDOW_BUDGET.0, WINDOW_BUDGET.1))
+        }
+    });
     Budget {
-        wall_time: time(&form.wall_time).or(defaults.wall_time),
-        cpu_time: time(&form.cpu_time),
-        gpu_time: time(&form.gpu_time),
-        egress: form.egress.as_ref().map(|found| found.value.0),
-        requests: some(&form.requests),
-        tokens: some(&form.tokens),
+        wall_time: time(&form.wall_time).or(rest.wall_time),
+        cpu_time: time(&form.cpu_time).or(rest.cpu_time),
+        gpu_time: time(&form.gpu_time).or(rest.gpu_time),
+        egress: form.egress.as_ref().map(|found| found.value.0).or(rest.egress),
+        requests: some(&form.requests).or(rest.requests),
+        tokens: some(&form.tokens).or(rest.tokens),
+        spend: spend.or(rest.spend),
+        window: window.unwrap_or(rest.window),
     }
 }
 

@@ -75,6 +75,38 @@ pub enum LeaseCommand {
 /// `automation …`.
 #[derive(Debug, Subcommand)]
 pub enum AutomationCommand {
+    /// Every automation: state, budgets, and what impacts it
+    List,
+    /// Which are impacted and why; or one in full
+    Status {
+        /// An automation, or its runtime
+        #[arg(value_name = "ID")]
+        id: Option<String>,
+    },
+    /// The latest runs of one
+    Runs {
+        /// The automation, or its runtime
+        id: String,
+        /// At most so many, the newest
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        limit: u16,
+    },
+    /// Let it run again; starts nothing by itself
+    Enable {
+        /// The automation, or its runtime
+        id: String,
+        /// Why; it is kept
+        #[arg(long, value_name = "TEXT", value_parser = remark)]
+        reason: String,
+    },
+    /// End it and halt its schedule; nobody starts it until it is enabled, over restarts too
+    Disable {
+        /// The automation, or its runtime
+        id: String,
+        /// Why; it is kept
+        #[arg(long, value_name = "TEXT", value_parser = remark)]
+        reason: Option<String>,
+    },
     /// The kill switch: cut everything that is open, revoke every lease, end every runtime, halt every schedule
     #[command(
         after_help = "Works without a daemon too: the latch is written to the state folder, a running daemon obeys it \

@@ -1,9 +1,10 @@
-//! `automation …`: the kill switch and its release, with a daemon and without one.
+//! `automation …`: automations one by one, and the kill switch and its release, with a daemon and without one.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::automations;
 use super::context::Context;
 use crate::control::ClientError;
 use crate::domain::SystemClock;
@@ -20,6 +21,15 @@ pub(super) async fn run(
     screen: &mut Screen,
 ) -> Result<Outcome, Failure> {
     match command {
+        AutomationCommand::List => automations::list(context, screen).await,
+        AutomationCommand::Status { id } => automations::status(id.as_deref(), context, screen).await,
+        AutomationCommand::Runs { id, limit } => automations::runs(&id, limit, context, screen).await,
+        AutomationCommand::Enable { id, reason } => {
+            automations::switch(&id, "enable", Some(&reason), context, screen).await
+        }
+        AutomationCommand::Disable { id, reason } => {
+            automations::switch(&id, "disable", reason.as_deref(), context, screen).await
+        }
         AutomationCommand::Shutdown { reason, grace } => {
             let mut body = json!({ "kind": "automation_shutdown", "reason": reason });
             if let Some(grace) = grace {

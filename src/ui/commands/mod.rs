@@ -2,6 +2,7 @@
 
 mod admin;
 mod automation;
+mod automations;
 mod bundles;
 mod consent;
 mod context;
