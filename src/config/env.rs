@@ -38,7 +38,6 @@ pub(super) struct Variable {
 }
 
 /// The part of the product that a variable belongs to is not in this build.
-const LATER: Effect = Effect::Nothing("the part it belongs to is not built yet");
 /// Read by recipes of `justfile`, not by the daemon.
 const SMOKE: Effect = Effect::Nothing("the smoke tests of the justfile read it, the daemon does not");
 
@@ -62,7 +61,7 @@ pub(super) static VARIABLES: &[Variable] = &[
     var("ARW_NET_POSTURE", Effect::Persona, "posture", "allowlist", "posture of the default persona"),
     var("ARW_NET_ALLOWLIST", Effect::Persona, "host patterns, by comma", "none", "hosts that the default persona may reach"),
     var("ARW_PERSONA_ID", Effect::Persona, "id", "default", "name of the default persona"),
-    var("ARW_PERSONA_ENABLE", LATER, "boolean", "false", "arm persona features after a recorded review"),
+    var("ARW_PERSONA_ENABLE", Effect::Key("personas.enable"), "boolean", "false", "arm proposals and feedback of personas whose review is recorded"),
     var("ARW_PERF_PRESET", Effect::Key("runtimes.preset"), "preset", "eco", "resource preset of runtimes"),
     var("ARW_POLICY_FILE", Effect::Key("control.policy"), "path", "none", "`policy.json` or a Cedar bundle: who may do what on the control API"),
     var("ARW_AUTONOMY_MAX_RUNTIME", Effect::Part("runtimes.max_runtime"), "time, or seconds", "none", "wall time of one automation run"),

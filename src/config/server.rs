@@ -26,6 +26,8 @@ pub struct ServerConfig {
     pub control: ControlConfig,
     /// The supervised runtimes.
     pub runtimes: RuntimesConfig,
+    /// Personas beyond their traffic.
+    pub personas: PersonasConfig,
     /// Where the daemon's own log goes.
     pub log: LogConfig,
     /// Whether recipes and bundles without a trusted signature are refused (`ARW_REQUIRE_SIGNED_BUNDLES`).
@@ -205,6 +207,13 @@ pub struct RuntimesConfig {
     pub gpu_library: Option<PathBuf>,
 }
 
+/// Personas beyond their traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PersonasConfig {
+    /// Whether personas that were reviewed may be managed by proposals and send feedback (`ARW_PERSONA_ENABLE`).
+    pub enable: bool,
+}
+
 /// The daemon's own log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogConfig {
@@ -265,6 +274,7 @@ impl ServerConfig {
                 log_bytes: 8 << 20,
                 gpu_library: None,
             },
+            personas: PersonasConfig::default(),
             log: LogConfig { filter: "info".to_owned(), json: false, journald: true, dir: None },
             require_signed_bundles: true,
             default_persona: None,

@@ -34,6 +34,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Json<EgressSta
             authority: authority.source.code().to_owned(),
             grants: authority.grants as u64,
         },
+        arming: super::personas::arming(&app),
     }))
 }
 

@@ -35,6 +35,7 @@ mod listen;
 mod metrics;
 mod openapi;
 mod origin;
+mod personas;
 mod policy;
 mod preview;
 mod problem;
@@ -62,6 +63,6 @@ pub use problem::{FaultBody, Problem, ProblemBody, ProblemCode};
 pub use serve::{Running, serve, serve_on};
 pub use state::{Command, ControlState};
 pub use wire::{
-    EgressPage, EgressStatus, GatewayStatus, Health, LedgerStatus, PersonaTraffic, PersonaView, Personas, PolicyStatus,
-    Preview, PreviewRequest, Readiness, ReloadReport, Settings, TokenView, Tunnel, Tunnels,
+    Arming, EgressPage, EgressStatus, GatewayStatus, Health, LedgerStatus, NotArmed, PersonaTraffic, PersonaView,
+    Personas, PolicyStatus, Preview, PreviewRequest, Readiness, ReloadReport, Settings, TokenView, Tunnel, Tunnels,
 };

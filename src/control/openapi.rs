@@ -83,6 +83,7 @@ fn all_schemas() -> Value {
     let mut all = schemas();
     if let Some(all) = all.as_object_mut() {
         all.extend(super::runtimes::schemas());
+        all.extend(super::personas::schemas());
         all.extend(super::leases::schemas());
         all.extend(super::actions::schemas());
         all.extend(super::authority::schemas());

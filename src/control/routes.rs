@@ -9,8 +9,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, alerts, audit, authority, automations, egress, exec, leases, ledger, metrics, policy, preview, public,
-    runtimes, settings, stream,
+    actions, alerts, audit, authority, automations, egress, exec, leases, ledger, metrics, personas, policy, preview,
+    public, runtimes, settings, stream,
 };
 
 /// Who may ask.
@@ -94,10 +94,12 @@ pub(crate) const MAX_LOG_LINES: u64 = 5_000;
 pub(crate) const MAX_LEASES: u64 = 1_000;
 /// Runs in one answer. 1000: as many as are kept.
 pub(crate) const MAX_RUNS: u64 = 1_000;
+/// Lines of a persona's history, or proposals, in one answer. 200: each may hold a patch.
+pub(crate) const MAX_HISTORY: u64 = 200;
 /// Largest number that JSON readers keep exact (2^53 - 1, RFC 8259 section 6).
 pub(crate) const MAX_SEQ: u64 = (1 << 53) - 1;
 
-const fn query(name: &'static str, form: Form, about: &'static str) -> Param {
+pub(super) const fn query(name: &'static str, form: Form, about: &'static str) -> Param {
     Param { name, place: Place::Query, form, about }
 }
 
@@ -132,6 +134,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(audit_routes());
     table.extend(alert_routes());
     table.extend(automation_routes());
+    table.extend(personas::routes());
     table
 }
 

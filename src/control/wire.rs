@@ -46,6 +46,8 @@ pub struct EgressStatus {
     pub ledger: LedgerStatus,
     /// The policy in force.
     pub policy: PolicyStatus,
+    /// Whether personas take proposals and feedback.
+    pub arming: Arming,
 }
 
 /// The gateway now, and since its start.
@@ -115,6 +117,24 @@ impl From<proxy::PersonaStatus> for PersonaTraffic {
             bytes_down: status.bytes_down,
         }
     }
+}
+
+/// What `personas.enable` arms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arming {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Personas that are not armed although it is.
+    pub not_armed: Vec<NotArmed>,
+}
+
+/// One persona that is not armed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotArmed {
+    /// Its name.
+    pub persona: PersonaId,
+    /// Why: `persona_not_reviewed`, `persona_review_stale`.
+    pub code: String,
 }
 
 /// The ledger in short.
@@ -405,6 +425,9 @@ pub(super) fn schemas() -> Value {
             "policy": object(json!({
                 "generation": count(), "personas": count(),
                 "authority": { "type": "string", "enum": ["none", "json", "cedar"] }, "grants": count(),
+            })),
+            "arming": object(json!({
+                "enabled": flag(), "not_armed": list(object(json!({ "persona": text(), "code": text() }))),
             })),
         })),
         "Gateway": object(json!({

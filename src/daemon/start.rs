@@ -149,7 +149,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     let control_bind = sockets.control_tcp().and_then(|listener| listener.local_addr().ok());
     gateway.own.add(control_bind.unwrap_or(config.control.bind));
     // What is latched or leased is in force before the first client can ask.
-    let foundation = governance::open(&config, &gateway, &clock, &events).await?;
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let foundation = governance::open(&config, &gateway, &clock, &events, &commands).await?;
     let proxy = match config.proxy.enable {
         true => Some(proxy::start(&gateway, &config.proxy, tls.clone(), sockets.proxy)?),
         false => None,
@@ -178,7 +179,6 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         None => (None, Found::default()),
     };
     let governing = foundation.start(&config, &gateway, &clock, &events, supervisor.clone(), found).await?;
-    let (commands, inbox) = mpsc::channel(COMMANDS);
     let state = ControlState {
         config: Arc::clone(&config),
         ledger: ledger.clone(),

@@ -7,6 +7,7 @@
 //! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
 //! | `switch` | the kill switch: its order, its persistence, its release |
 //! | `authority` | who may do what on the control API, by `policy.json` or a Cedar bundle |
+//! | `personas` | reviews, proposals, histories and feedback of personas |
 //! | `audit` | what administrators did, before it counts as done |
 //! | `alerts` | what a person should know: raised, sent, acknowledged, escalated, cleared |
 //! | `consent` | what people were told and agreed to, and whether a launch may read data |
@@ -26,6 +27,7 @@ pub mod consent;
 pub mod incident;
 pub mod journal;
 pub mod leases;
+pub mod personas;
 pub mod reason;
 pub mod recipes;
 pub mod signed;
@@ -36,6 +38,8 @@ pub mod switch;
 pub struct Governance {
     /// Time-boxed widenings.
     pub leases: leases::Leases,
+    /// Personas beyond their traffic.
+    pub personas: personas::Personas,
     /// The kill switch.
     pub switch: switch::KillSwitch,
     /// What administrators did.

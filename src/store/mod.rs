@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `open`, `schema` | the file, its mode, its lock, its migrations |
 //! | `owner` | the thread that has the only connection |
-//! | `leases`, `automations`, `alerts`, `outbox` | one repository per concern |
+//! | `leases`, `automations`, `alerts`, `personas`, `outbox` | one repository per concern |
 //! | `latch` | the persisted kill switch, beside the database |
 //!
 //! No SQL stands outside of this module. It refuses: a file that a newer version wrote, that another process has open,
@@ -25,6 +25,7 @@ mod leases;
 mod open;
 mod outbox;
 mod owner;
+mod personas;
 mod row;
 mod schema;
 
@@ -39,3 +40,7 @@ pub use leases::{LeaseRow, Leases};
 pub use open::FILE;
 pub use outbox::{Entry, Outbox};
 pub use owner::Store;
+pub use personas::{
+    Annotated, FeedbackRow, HistoryRow, NoteRow, OptInRow, Personas, ProposalDecision, ProposalEnd, ProposalRow,
+    ReviewRow,
+};

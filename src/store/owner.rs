@@ -13,6 +13,7 @@ use super::fault::StoreFault;
 use super::leases::Leases;
 use super::open::open;
 use super::outbox::Outbox;
+use super::personas::Personas;
 
 /// Changes that may wait. 256: operators make a few a minute; more than this means that the disk hangs.
 const QUEUE: usize = 256;
@@ -68,6 +69,11 @@ impl Store {
     /// Which automations are disabled, what ran, what was reported.
     pub const fn automations(&self) -> Automations<'_> {
         Automations(self)
+    }
+
+    /// Personas beyond their files.
+    pub const fn personas(&self) -> Personas<'_> {
+        Personas(self)
     }
 
     /// Audit entries that are not in their log yet.

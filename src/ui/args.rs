@@ -5,6 +5,7 @@ mod alerts;
 mod bundles;
 mod consent;
 mod incident;
+mod persona;
 mod policy;
 mod recipes;
 
@@ -24,6 +25,7 @@ pub use alerts::AlertsCommand;
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
 pub use incident::{ExportArgs as IncidentExportArgs, IncidentCommand};
+pub use persona::{FeedbackCommand, OptArgs, PersonaCommand, ProposeArgs, ReviewCommand, TokenCommand};
 pub use policy::{PolicyCommand, SimulateArgs};
 pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
 
@@ -361,33 +363,6 @@ pub enum EgressCommand {
         /// Method, for plain HTTP [default: GET]
         #[arg(long)]
         method: Option<String>,
-    },
-}
-
-/// `persona …`.
-#[derive(Debug, Subcommand)]
-pub enum PersonaCommand {
-    /// Show the personas in force
-    List,
-    /// Check persona files, without the daemon
-    Check {
-        /// The files
-        #[arg(required = true, value_hint = ValueHint::FilePath)]
-        files: Vec<PathBuf>,
-    },
-    /// Tokens by which clients prove a persona
-    #[command(subcommand)]
-    Token(TokenCommand),
-}
-
-/// `persona token …`.
-#[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// Make a random token; it is shown once, and the persona's file gets its hash only
-    New {
-        /// The persona
-        #[arg(value_parser = persona)]
-        name: PersonaId,
     },
 }
 

@@ -23,6 +23,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("ledger", "The egress ledger."),
     ("control", "The control API."),
     ("runtimes", "The supervised runtimes, and what holds for those that do not say it themselves."),
+    ("personas", "Personas beyond their traffic: proposals and feedback."),
     ("log", "The daemon's own log."),
     ("bundles", "Recipes and bundles: what is installed here and runs later."),
 ];
@@ -293,6 +294,11 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "runtimes.gpu_library",
         Kind::MaybePath(|d| &mut d.config.runtimes.gpu_library),
         "NVIDIA's management library, absolute; `\"\"` leaves it to the system's loader. It runs inside the daemon: nobody but root and its user may be able to write it, or a folder above it.",
+    ),
+    key(
+        "personas.enable",
+        Kind::Bool(|d| &mut d.config.personas.enable),
+        "Whether proposals and feedback are taken, for personas whose recorded review still fits their file.",
     ),
     key(
         "log.filter",

@@ -114,6 +114,8 @@ fn every_field_is_set_from_the_file() {
         dir = "logs"
         [bundles]
         require_signed = false
+        [personas]
+        enable = true
         [runtimes]
         enable = false
         manifest = "other.toml"
@@ -146,12 +148,13 @@ fn every_field_is_set_from_the_file() {
         control,
         log,
         runtimes,
+        personas,
         state_dir,
         config_dir,
         require_signed_bundles,
         default_persona,
     } = &config;
-    assert!(!require_signed_bundles);
+    assert!(!require_signed_bundles && personas.enable);
     assert_eq!((state_dir.as_path(), config_dir.as_path()), (Path::new("/s"), Path::new("/c")));
     assert!(default_persona.is_none(), "the file cannot set it");
     all_differ!(

@@ -18,6 +18,7 @@ use crate::governance::audit::Audit;
 use crate::governance::authority::{Authority, Policy};
 use crate::governance::automations;
 use crate::governance::leases;
+use crate::governance::personas;
 use crate::governance::switch::{self, KillSwitch};
 use crate::governance::{Governance, alerts};
 use crate::ledger::Ledger;
@@ -212,6 +213,16 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     let store = Store::open(&config.state_dir).expect("the state");
     let (audit, _) =
         Audit::open(&config.state_dir, &config.ledger, store.clone(), Arc::clone(clock)).expect("the audit log");
+    let (reloads, _) = mpsc::channel(1);
+    let of_personas = personas::Premises {
+        store: store.clone(),
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        clock: Arc::clone(clock),
+        events: events.clone(),
+        reloads,
+    };
+    let config = config.clone();
     let premises = leases::Premises {
         store: store.clone(),
         audit: audit.clone(),
@@ -222,9 +233,12 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     // The store answers from a thread of its own, and so does this: a test's only thread must not wait for itself.
     let started = std::thread::spawn(move || {
         let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
-        executor.block_on(leases::start(premises)).expect("the leases")
+        let leases = executor.block_on(leases::start(premises)).expect("the leases");
+        let personas = executor.block_on(personas::start(&config, of_personas)).expect("the personas");
+        (config, leases, personas)
     });
-    let (leases, keeper) = started.join().expect("started");
+    let (config, (leases, keeper), (personas, personas_keeper)) = started.join().expect("started");
+    tokio::spawn(personas_keeper.run(CancellationToken::new()));
     tokio::spawn(keeper.run(CancellationToken::new()));
     let premises = automations::Premises {
         store: store.clone(),
@@ -266,5 +280,5 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     });
     let (alerts, keeper) = started.join().expect("started");
     tokio::spawn(keeper.run(CancellationToken::new()));
-    Governance { leases, switch, audit, authority, automations, alerts }
+    Governance { leases, personas, switch, audit, authority, automations, alerts }
 }

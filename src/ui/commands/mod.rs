@@ -17,6 +17,7 @@ mod lines;
 mod persona;
 mod plan;
 mod policy;
+mod proposals;
 mod recipes;
 mod runtime;
 mod signing;
