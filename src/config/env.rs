@@ -37,7 +37,6 @@ pub(super) struct Variable {
     pub(super) meaning: &'static str,
 }
 
-/// The part of the product that a variable belongs to is not in this build.
 /// Read by recipes of `justfile`, not by the daemon.
 const SMOKE: Effect = Effect::Nothing("the smoke tests of the justfile read it, the daemon does not");
 

@@ -80,7 +80,7 @@ fn policy_and_leases_are_adjusted_and_validated() {
         walk.cli(&host, "egress preview https://api.example.com --persona agent", "allow");
         let cases = "[[cases]]\nname = \"denied without the lease\"\npersona = \"agent\"\nurl = \"https://api.example.com\"\nexpect = \"deny\"\n";
         std::fs::write(host.daemon.home().join("cases.toml"), cases).unwrap();
-        walk.cli(&host, "policy test cases.toml --dir config", "1 cases as expected, 0 not");
+        walk.cli(&host, "policy test cases.toml --dir config", "1 case as expected, 0 not");
     });
 }
 

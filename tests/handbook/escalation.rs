@@ -81,7 +81,7 @@ fn remediate() {
         let host = host("", |setup| setup);
         let cases = "[[cases]]\nname = \"what happened does not happen again\"\npersona = \"agent\"\nurl = \"https://evil.example\"\nexpect = \"deny\"\n";
         std::fs::write(host.daemon.home().join("cases.toml"), cases).unwrap();
-        walk.cli(&host, "policy test cases.toml --dir config", "1 cases as expected, 0 not");
+        walk.cli(&host, "policy test cases.toml --dir config", "1 case as expected, 0 not");
         walk.person(&host, "the follow-up review has a date");
     });
 }

@@ -18,7 +18,7 @@ fn consent_gates() {
         let host = host(&waiting("reader", "consent = [\"text:read\"]"), |setup| {
             setup.file(
                 "runtime/bundles.json",
-                BUNDLES.replace("text:read", "image:read").replace("\"text\"", "\"image\""),
+                BUNDLES.replace("text:read", "vision:read").replace("\"text\"", "\"vision\""),
             )
         });
         walk.cli(&host, "consent validate", "Consent metadata validation passed");

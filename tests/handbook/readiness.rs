@@ -14,12 +14,10 @@ fn personas_are_armed_only_after_a_review() {
     line("readiness-1", quote, |walk| {
         let host = host("", |setup| setup);
         walk.get(&host, "/state/persona/agent", "enabled, and not armed: nobody reviewed it", |view| {
-            view["armed"] == false || view["arming"]["armed"] == false
+            view["standing"] == "persona_not_reviewed"
         });
         walk.cli(&host, REVIEW, "agent");
-        walk.get(&host, "/state/persona/agent", "armed", |view| {
-            view["armed"] == true || view["arming"]["armed"] == true
-        });
+        walk.get(&host, "/state/persona/agent", "armed", |view| view["standing"] == "persona_armed");
         walk.person(&host, "stakeholders reviewed the personas and the empathy telemetry");
     });
 }
@@ -48,8 +46,8 @@ fn a_workspace_with_budget_caps() {
     let quote = "Provision a dedicated automation workspace with scoped credentials and budget caps (`ARW_AUTONOMY_MAX_RUNTIME`, spend/time budgets).";
     line("readiness-3", quote, |walk| {
         let folder = tempfile::tempdir().unwrap();
-        let more = format!("workspaces = [\"{}:rw\"]\n", folder.path().display());
-        let capped = waiting("nightly", "").replace("persona = \"agent\"\n", &format!("persona = \"agent\"\n{more}"));
+        let workspace = format!("[runtimes.process]\nworkspaces = [\"{}:/work:rw\"]", folder.path().display());
+        let capped = waiting("nightly", "").replace("[runtimes.process]", &workspace);
         let host = host(&capped, |setup| setup.env("ARW_AUTONOMY_MAX_RUNTIME", "2s"));
         walk.cli(&host, "runtime start nightly", "nightly");
         let view = host.wait_end("nightly");
@@ -132,7 +130,7 @@ fn destinations_capture_the_families_of_events() {
         host.wait_state("nightly", "ready");
         walk.cli(&host, REVIEW, "agent");
         walk.cli(&host, "persona feedback opt-in agent --justification \"meeting of 3 March\"", "agent");
-        walk.post(&host, "/persona/agent/feedback", &json!({ "mood": "calm" }), 202);
+        walk.post(&host, "/persona/agent/feedback", &json!({ "mood": "calm" }), 200);
         walk.refused(&host, "egress preview https://evil.example --persona agent", "not_allowlisted");
         walk.until(&host, "events --prefix persona.", "persona.feedback");
         walk.until(&host, "events --prefix automation.", "automation.run.started");

@@ -16,7 +16,7 @@ use super::alert::Alert;
 use super::engine::{Change, Engine, MAX_ACTIVE, NoSuchAlert};
 use super::kind::Step;
 use super::settings::Settings;
-use super::signal::{LeaseLook, Look, PREFIXES, RuntimeLook, Signal};
+use super::signal::{LeaseLook, Look, PREFIXES, RuntimeLook, Signal, Watched};
 use super::sinks::{Ground, Outlets, RouteStatus};
 use crate::domain::{AlertId, Clock, RouteId, Timestamp};
 use crate::events::{Delivery, Event, EventBus, EventKind};
@@ -370,8 +370,15 @@ impl Keeper {
         let denied = |stats: &PersonaStats| stats.denied_total() + stats.previews_denied.load(Ordering::Relaxed);
         let personas = gateway.metrics.personas();
         let denials = personas.iter().map(|(persona, stats)| (Some(persona.clone()), denied(stats)));
+        // Under the latch nobody is expected to show a sign of life.
+        let policy = gateway.policy.load();
+        let expected = policy.personas().filter(|_| gateway.latched().is_none());
+        let cadences = expected.filter_map(|persona| {
+            let watched = Watched { persona: persona.id().clone(), automation: None };
+            Some((watched, persona.heartbeat()?))
+        });
         Look {
-            cadences: Vec::new(),
+            cadences: cadences.collect(),
             denials: denials.chain([(None, denied(&gateway.metrics.anonymous))]).collect(),
             runtimes: supervisor.as_ref().map(|supervisor| supervisor.runtimes().iter().map(runtime).collect()),
             ledger,
