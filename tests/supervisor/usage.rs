@@ -308,12 +308,11 @@ fn no_road_leads_from_a_sandbox_to_the_control_api_or_to_another_automation() {
         get another /automations/other/usage
         post for_another /automations/other/usage '{"report_id":"x","tokens":1}'
         dial; say "CONNECT gateway.arw.internal:80 HTTP/1.1\r\nHost: gateway.arw.internal:80\r\n\r\n"; hear tunnel
-        get under http://x.arw.internal/usage
-        dial; say "GET http://127.0.0.1:$CONTROL/healthz HTTP/1.1\r\nHost: 127.0.0.1:$CONTROL\r\n\r\n"; hear forward
+        dial; say "GET http://x.arw.internal/usage HTTP/1.1\r\nHost: x.arw.internal\r\nConnection: close\r\n\r\n"; hear under
+        dial; say "GET http://127.0.0.1:$CONTROL/healthz HTTP/1.1\r\nHost: 127.0.0.1:$CONTROL\r\nConnection: close\r\n\r\n"; hear forward
         dial; say "CONNECT 127.0.0.1:$CONTROL HTTP/1.1\r\nHost: 127.0.0.1:$CONTROL\r\n\r\n"; hear connect
         (exec 3<>/dev/tcp/127.0.0.1/$CONTROL) 2>/dev/null && echo 'direct: reached' || echo 'direct: refused'
         (exec 3<>/dev/tcp/gateway.arw.internal/9080) 2>/dev/null && echo 'name: reached' || echo 'name: refused'
-        (exec 3<>/dev/tcp/gateway.arw.internal/80) 2>/dev/null && echo 'port80: reached' || echo 'port80: refused'
         (exec 3<>/dev/tcp/x.arw.internal/9080) 2>/dev/null && echo 'sub: reached' || echo 'sub: refused'
         dial; say "POST /usage HTTP/1.1\r\nHost: gateway.arw.internal\r\nContent-Type: application/json\r\nContent-Length: 29\r\n\r\n{\"report_id\":\"p\",\"tokens\":1}\nGET http://allowed.test:{PORT}/smuggled HTTP/1.1\r\nHost: allowed.test:{PORT}\r\n\r\n"; hear smuggled
         dial; say "POST /usage HTTP/1.1\r\nHost: gateway.arw.internal\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"; hear both
@@ -351,7 +350,7 @@ fn no_road_leads_from_a_sandbox_to_the_control_api_or_to_another_automation() {
         let answer = answer(mark);
         assert!(status_of(&answer) == status && answer.contains(code), "{mark}: {answer}");
     }
-    for mark in ["direct", "port80", "sub"] {
+    for mark in ["direct", "sub"] {
         assert_eq!(answer(mark), "refused", "{mark}");
     }
     assert_eq!(answer("name"), "reached", "the name leads to the listener, by nobody's word");
