@@ -26,7 +26,7 @@ use crate::domain::{Clock, SystemClock};
 use crate::events::EventBus;
 use crate::ledger::Ledger;
 use crate::policy::Usage;
-use crate::proxy::{self, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
+use crate::proxy::{self, Desk, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
 use crate::sandbox::cgroup::{self, Limits, Roots};
 use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
@@ -190,6 +190,7 @@ fn gateway(arguments: &RunArgs, config: &ServerConfig) -> anyhow::Result<Arc<Gat
         events: EventBus::new("arw-cli-run", Arc::clone(&clock)),
         draining: CancellationToken::new(),
         latch: Latch::default(),
+        desk: Desk::default(),
         clock,
     }))
 }

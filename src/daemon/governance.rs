@@ -126,12 +126,15 @@ impl Foundation {
         };
         let switch = KillSwitch::new(premises, latched);
         let stop = CancellationToken::new();
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(audit.clone().run(stop.clone())),
             tokio::spawn(keeper.run(stop.clone())),
             tokio::spawn(switch.clone().run(stop.clone())),
             tokio::spawn(clerk.run(stop.clone())),
         ];
+        if let Some(inquiries) = gateway.desk.open() {
+            tasks.push(tokio::spawn(automations::serve(inquiries, automations.clone(), stop.clone())));
+        }
         switch.resume();
         Governing { handles: Governance { leases, switch, audit, authority, automations }, tasks, stop }
     }

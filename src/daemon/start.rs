@@ -29,7 +29,7 @@ use crate::governance::switch::KillSwitch;
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
-use crate::proxy::{self, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Pulses, Resolver};
+use crate::proxy::{self, Desk, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Pulses, Resolver};
 use crate::supervisor::Supervisor;
 use crate::sys;
 
@@ -131,6 +131,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         events: events.clone(),
         draining: CancellationToken::new(),
         latch: Latch::default(),
+        desk: Desk::default(),
     });
     let tls = match &config.proxy.tls {
         Some(tls) => Some(Arc::new(ReloadableAcceptor::new(tls).context("the TLS listener")?)),

@@ -19,7 +19,7 @@ pub use address::{AddressClass, SYNTHETIC_V4, classify, embedded_v4, embedded_v4
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampFault};
 pub(crate) use codes::codes;
 pub use denial::{CloseReason, Denial, DenialCode};
-pub use host::{Host, HostFault, HostName, Target, TargetFault};
+pub use host::{GATEWAY_HOST, Host, HostFault, HostName, Target, TargetFault};
 pub use id::{AutomationId, BundleId, IdFault, LeaseId, PersonaId, RuleId, Run, RuntimeId};
 pub use intent::{ClientAddr, EgressIntent, Identity, Method, MethodFault, Scheme, Surface};
 pub use labels::Labels;

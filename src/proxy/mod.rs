@@ -18,6 +18,7 @@ pub mod body;
 mod client;
 mod connection;
 mod copy;
+mod desk;
 mod dial;
 mod exchange;
 pub mod first_flight;
@@ -41,6 +42,7 @@ pub mod transparent;
 mod tunnel;
 mod worker;
 
+pub use desk::{Desk, Inquiry, Reply};
 pub use flow::{FlowTable, TunnelView};
 pub use gate::Gateway;
 pub use handle::{Handle, PersonaStatus, Status};

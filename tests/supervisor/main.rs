@@ -18,6 +18,7 @@ mod network;
 mod reload;
 mod stage;
 mod switch;
+mod usage;
 
 /// Whether sandboxes can be made here at all; says why not.
 fn can_launch() -> bool {

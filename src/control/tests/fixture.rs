@@ -22,7 +22,7 @@ use crate::governance::leases;
 use crate::governance::switch::{self, KillSwitch};
 use crate::ledger::Ledger;
 use crate::policy::{PolicySettings, Usage, load};
-use crate::proxy::{FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
+use crate::proxy::{Desk, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
 use crate::store::{LatchFile, Store};
 
 /// The admin token of every fixture that has one.
@@ -192,6 +192,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         events: events.clone(),
         draining,
         latch: Latch::default(),
+        desk: Desk::default(),
     });
     ControlState {
         config: Arc::new(config.clone()),
