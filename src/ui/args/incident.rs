@@ -39,7 +39,7 @@ pub struct ExportArgs {
     /// At most so many lines of each log, the newest of them
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,
-    /// The file, which must not be there yet [default: `incident-<persona>-<time>.tar` in this folder]
+    /// The file, which must not be there yet [default: incident-PERSONA-TIME.tar in this folder]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub out: Option<PathBuf>,
 }
