@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::support::Client;
 use crate::walk::line;
-use crate::{REVIEW, host};
+use crate::{REVIEW, host, waiting};
 
 #[test]
 fn data_handling() {
@@ -72,8 +72,10 @@ fn third_party_services() {
 fn revenue_reporting() {
     let quote = "**Revenue reporting**: coordinate with accounting/finance teams; export contribution ledger CSVs and reconcile payouts each cycle.";
     line("compliance-5", quote, |walk| {
-        let host = host("", |setup| setup);
-        walk.cli(&host, "ledger export --format csv", "seq");
+        let host = host(&waiting("nightly", ""), |setup| setup);
+        let columns = "id,currency,status,net_amount,gross_amount,issued_at,settled_at,job_id,persona_id,contract_id";
+        walk.cli(&host, "automation contributions --since 30d", columns);
+        walk.saw("one line for each run; what nobody reported is blank");
         walk.person(&host, "payouts of the cycle were reconciled with accounting");
     });
 }

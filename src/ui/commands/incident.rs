@@ -22,6 +22,8 @@ use crate::ui::{Failure, Outcome, Screen};
 
 /// Time without an event after which there are no more kept ones.
 const QUIET: Duration = Duration::from_millis(300);
+/// Most lines of a persona's history.
+const MAX_HISTORY: usize = 10_000;
 /// What stands in the place of a value that may be a secret.
 const MASKED: &str = "(not exported)";
 
@@ -208,14 +210,31 @@ impl Gathering<'_> {
 
     /// What was proposed, decided and said about the persona.
     async fn history(&mut self, persona: &PersonaId) {
-        let path = format!("/state/persona/{}/history", escape(persona.as_str()));
-        match self.context.client.fetch::<Value>(&path).await {
-            Ok(history) => self.archive.put("persona/history.json", pretty(&history)),
-            Err(ClientError::Refused(problem)) => {
-                self.missing.push(format!("history of the persona: {}", problem.code))
+        let mut lines = Vec::new();
+        let mut before = String::new();
+        loop {
+            let path = format!("/state/persona/{}/history?limit=200{before}", escape(persona.as_str()));
+            let mut page = match self.context.client.fetch::<Value>(&path).await {
+                Ok(page) => page,
+                Err(ClientError::Refused(problem)) => {
+                    return self.missing.push(format!("history of the persona: {}", problem.code));
+                }
+                Err(fault) => return self.missing.push(format!("history of the persona: {fault}")),
+            };
+            if let Some(more) = page["lines"].as_array_mut() {
+                lines.append(more);
             }
-            Err(fault) => self.missing.push(format!("history of the persona: {fault}")),
+            match page["next"].as_u64() {
+                Some(next) if lines.len() < MAX_HISTORY => before = format!("&before={next}"),
+                Some(_) => {
+                    self.missing.push(format!("history of the persona: older lines than the newest {MAX_HISTORY}"));
+                    break;
+                }
+                None => break,
+            }
         }
+        self.count("lines of the persona's history", lines.len());
+        self.archive.put("persona/history.json", pretty(&Value::from(lines)));
     }
 
     /// Manifests and the persona's file, as they are now.

@@ -7,6 +7,7 @@ mod automations;
 mod bundles;
 mod consent;
 mod context;
+mod contributions;
 mod events;
 mod exec;
 mod gate;
