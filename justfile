@@ -9,6 +9,12 @@ check: fmt-check lint test docs
 test *ARGS:
     cargo test {{ARGS}}
 
+# What packages add to a debug build: Cedar bundles. Some minutes of compiling.
+test-cedar:
+    cargo clippy --all-targets --locked --features cedar -- -D warnings
+    cargo test --locked --features cedar --lib
+    cargo test --locked --features cedar --test authority
+
 # Format, in place.
 fmt:
     cargo fmt --all

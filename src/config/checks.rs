@@ -19,6 +19,7 @@ pub(super) fn check(draft: &Draft, faults: &mut Vec<Fault>, warnings: &mut Vec<S
     listeners_differ(draft, faults);
     proxy_listens(draft, faults);
     sockets_fit(draft, faults);
+    library_is_named_whole(draft, faults);
     exposure(draft, warnings);
 }
 
@@ -139,6 +140,19 @@ fn sockets_fit(draft: &Draft, faults: &mut Vec<Fault>) {
     }
     if proxy.is_some_and(|proxy| proxy == control) && draft.readable(&["control.unix_socket", "proxy.unix_socket"]) {
         faults.push(draft.fault("proxy.unix_socket", "it is the same path as `control.unix_socket`"));
+    }
+}
+
+/// It runs inside the daemon, so where it lies depends on nothing. Whose it is is looked at when it is loaded.
+fn library_is_named_whole(draft: &Draft, faults: &mut Vec<Fault>) {
+    let key = "runtimes.gpu_library";
+    let Some(path) = draft.config.runtimes.gpu_library.as_deref().filter(|_| draft.readable(&[key])) else { return };
+    if !path.is_absolute() {
+        faults.push(
+            draft
+                .fault(key, format!("`{}` is not an absolute path", path.display()))
+                .hint("write the whole path, such as /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"),
+        );
     }
 }
 

@@ -37,8 +37,6 @@ pub(super) struct Variable {
     pub(super) meaning: &'static str,
 }
 
-/// The part of the product that a variable belongs to is not in this build.
-const LATER: Effect = Effect::Nothing("the part it belongs to is not built yet");
 /// Read by recipes of `justfile`, not by the daemon.
 const SMOKE: Effect = Effect::Nothing("the smoke tests of the justfile read it, the daemon does not");
 
@@ -62,9 +60,9 @@ pub(super) static VARIABLES: &[Variable] = &[
     var("ARW_NET_POSTURE", Effect::Persona, "posture", "allowlist", "posture of the default persona"),
     var("ARW_NET_ALLOWLIST", Effect::Persona, "host patterns, by comma", "none", "hosts that the default persona may reach"),
     var("ARW_PERSONA_ID", Effect::Persona, "id", "default", "name of the default persona"),
-    var("ARW_PERSONA_ENABLE", LATER, "boolean", "false", "arm persona features after a recorded review"),
+    var("ARW_PERSONA_ENABLE", Effect::Key("personas.enable"), "boolean", "false", "arm proposals and feedback of personas whose review is recorded"),
     var("ARW_PERF_PRESET", Effect::Key("runtimes.preset"), "preset", "eco", "resource preset of runtimes"),
-    var("ARW_POLICY_FILE", LATER, "path", "none", "`policy.json` or a Cedar bundle"),
+    var("ARW_POLICY_FILE", Effect::Key("control.policy"), "path", "none", "`policy.json` or a Cedar bundle: who may do what on the control API"),
     var("ARW_AUTONOMY_MAX_RUNTIME", Effect::Part("runtimes.max_runtime"), "time, or seconds", "none", "wall time of one automation run"),
     var("ARW_RUNTIME_MANIFEST", Effect::Key("runtimes.manifest"), "path", "<config_dir>/runtime/runtimes.toml", "the runtimes' manifest"),
     var("ARW_RUNTIME_RESTART_MAX", Effect::Key("runtimes.restart_max"), "number", "3", "restarts of a runtime per window"),
@@ -270,11 +268,11 @@ mod tests {
     }
 
     #[test]
-    fn a_variable_of_a_later_part_is_told_only_when_it_is_set() {
+    fn a_variable_that_nothing_obeys_is_told_only_when_it_is_set() {
         let mut warnings = Vec::new();
-        Environment::of([("ARW_POLICY_FILE", "")]).survey(&mut warnings);
+        Environment::of([("ARW_DISABLE_HTTP3", "")]).survey(&mut warnings);
         assert!(warnings.is_empty());
-        Environment::of([("ARW_POLICY_FILE", "x")]).survey(&mut warnings);
+        Environment::of([("ARW_DISABLE_HTTP3", "x")]).survey(&mut warnings);
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("has no effect here"), "{warnings:?}");
     }

@@ -55,6 +55,13 @@ impl fmt::Display for Fault {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Faults(pub Vec<Fault>);
 
+impl Faults {
+    /// What was read; its faults join these otherwise.
+    pub fn gather<T>(&mut self, read: Result<T, Self>) -> Option<T> {
+        read.map_err(|faults| self.0.extend(faults.0)).ok()
+    }
+}
+
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, fault) in self.0.iter().enumerate() {

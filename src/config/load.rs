@@ -171,9 +171,11 @@ fn apply_environment(draft: &mut Draft, env: &Environment, faults: &mut Vec<Faul
         let key = server_file::find(path).expect("a test holds that every variable names a key");
         let value = match path {
             // Paths of the environment are seen from the current folder, as a shell's are.
-            "state_dir" | "config_dir" | "log.dir" | "runtimes.manifest" => gather(env.path(variable.name), faults)
-                .flatten()
-                .map(|path| path.into_os_string().into_string().map_err(|_| ())),
+            "state_dir" | "config_dir" | "log.dir" | "runtimes.manifest" | "control.policy" => {
+                gather(env.path(variable.name), faults)
+                    .flatten()
+                    .map(|path| path.into_os_string().into_string().map_err(|_| ()))
+            }
             _ => gather(env.text(variable.name), faults).flatten().map(|text| Ok(text.to_owned())),
         };
         match value {

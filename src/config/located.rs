@@ -5,9 +5,9 @@
 //! defaulted silently: a key is absent, or right, or a [`Fault`].
 
 use std::cell::RefCell;
-use std::fs::OpenOptions;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use toml::Spanned;
@@ -473,20 +473,62 @@ fn distance(from: &str, to: &str) -> usize {
 /// One [`Fault`] without a line: missing, unreadable, not a regular file (never waits for a pipe),
 /// writable by everybody, larger than `limit`, or not UTF-8.
 pub fn read_file(path: &Path, limit: u64) -> Result<String, Fault> {
-    use std::os::unix::fs::PermissionsExt;
-    let fault = |message: String| Fault::new(path, None, "", message);
-    let unreadable = |error: std::io::Error| fault(format!("cannot be read: {error}"));
+    let (file, metadata) = open(path, 0)?;
+    if metadata.mode() & 0o002 != 0 {
+        return Err(Fault::new(path, None, "", "everybody may write this file").hint("chmod o-w on it"));
+    }
+    read_text(path, file, limit)
+}
+
+/// Reads a text file that says who may do what: as [`read_file`], and nobody but root and this user may have written it.
+///
+/// # Errors
+/// Also one [`Fault`] for a symbolic link, a file that belongs to somebody else or that its group may write, and a
+/// folder in which everybody may put another file in its place.
+pub fn read_guarded(path: &Path, limit: u64) -> Result<String, Fault> {
+    let fault = |message: &str| Fault::new(path, None, "", message);
+    let (file, metadata) = open(path, libc::O_NOFOLLOW)?;
+    if ![0, nix::unistd::geteuid().as_raw()].contains(&metadata.uid()) {
+        let message = format!("belongs to uid {}, who could write it", metadata.uid());
+        return Err(fault(&message).hint("chown it to root or to the daemon's user"));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(fault("others than its owner may write this file").hint("chmod go-w on it"));
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    let around = std::fs::metadata(folder).map_err(|error| fault(&format!("its folder cannot be seen: {error}")))?;
+    // In a sticky folder nobody removes what belongs to another (unlink(2)).
+    if around.mode() & 0o002 != 0 && around.mode() & 0o1000 == 0 {
+        return Err(fault("everybody may replace this file in its folder").hint("chmod o-w on the folder"));
+    }
+    read_text(path, file, limit)
+}
+
+/// Opens a regular file, with these flags besides.
+fn open(path: &Path, flags: libc::c_int) -> Result<(File, Metadata), Fault> {
+    let unreadable = |error: std::io::Error| {
+        let message = match error.raw_os_error() {
+            Some(libc::ELOOP) if flags & libc::O_NOFOLLOW != 0 => "is a symbolic link".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        };
+        Fault::new(path, None, "", message)
+    };
     // O_NONBLOCK: opening a pipe for reading would wait for a writer.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(unreadable)?;
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | flags).open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
-        return Err(fault("not a regular file".to_owned()));
+        return Err(Fault::new(path, None, "", "not a regular file"));
     }
-    if metadata.permissions().mode() & 0o002 != 0 {
-        return Err(fault("everybody may write this file".to_owned()).hint("chmod o-w on it"));
-    }
+    Ok((file, metadata))
+}
+
+fn read_text(path: &Path, file: File, limit: u64) -> Result<String, Fault> {
+    let fault = |message: String| Fault::new(path, None, "", message);
     let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| fault(format!("cannot be read: {error}")))?;
     if bytes.len() as u64 > limit {
         return Err(fault(format!("larger than {limit} bytes")));
     }
@@ -584,5 +626,42 @@ mod tests {
         let pipe = dir.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("pipe");
         assert_eq!(read_file(&pipe, 9).expect_err("pipe").message, "not a regular file");
+    }
+
+    #[test]
+    fn what_says_who_may_do_what_is_written_by_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let path = dir.path().join("policy.json");
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("chmod");
+        };
+        let refused = |path: &Path| read_guarded(path, 9).expect_err("refused").message;
+        std::fs::write(&path, "12345").expect("write");
+        mode(&path, 0o640);
+        assert_eq!(read_guarded(&path, 5).as_deref(), Ok("12345"));
+        assert!(read_guarded(&path, 4).expect_err("too large").message.contains("larger than 4"));
+        for open in [0o660, 0o602, 0o666, 0o777] {
+            mode(&path, open);
+            assert_eq!(refused(&path), "others than its owner may write this file", "{open:o}");
+        }
+        mode(&path, 0o600);
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("link");
+        assert_eq!(refused(&link), "is a symbolic link");
+        let pipe = dir.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("pipe");
+        assert_eq!(refused(&pipe), "not a regular file");
+        mode(dir.path(), 0o777);
+        assert_eq!(refused(&path), "everybody may replace this file in its folder");
+        mode(dir.path(), 0o1777);
+        assert_eq!(read_guarded(&path, 5).as_deref(), Ok("12345"), "nobody else may remove it there");
+        mode(dir.path(), 0o700);
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(65_533), None).expect("chown");
+            assert!(refused(&path).contains("belongs to uid 65533"));
+        } else {
+            println!("SKIP a file of another user: only root gives files away");
+        }
     }
 }

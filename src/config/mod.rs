@@ -12,6 +12,8 @@
 //! The process environment is read in [`Environment::capture`] and nowhere else. What is unknown or out
 //! of bounds is refused; nothing is clamped or repaired.
 
+mod alerts;
+mod authority;
 mod automations;
 mod bundles;
 mod checks;
@@ -27,6 +29,8 @@ mod server;
 mod server_file;
 mod signers;
 
+pub use alerts::{AlertsFile, MAX_ALERTS, RouteForm};
+pub use authority::{AuthorityFile, GrantForm, MAX_AUTHORITY};
 pub use automations::{AutomationForm, AutomationsFile};
 pub use bundles::{ArtifactForm, BundleForm, BundlesFile, ConsentForm, MAX_BUNDLES};
 pub use env::Environment;
@@ -39,8 +43,8 @@ pub use runtimes::{
     WindowForm,
 };
 pub use server::{
-    ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, ProxyConfig, RuntimesConfig,
-    ServerConfig, TlsListenerConfig,
+    ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, PersonasConfig, ProxyConfig,
+    RuntimesConfig, ServerConfig, TlsListenerConfig,
 };
 pub use server_file::reference;
 pub use server_file::units::parse_time;

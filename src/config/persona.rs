@@ -4,6 +4,7 @@
 //! faults with the [`Place`]s kept here.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 use toml::de::DeValue;
@@ -44,6 +45,8 @@ pub struct PersonaFile {
     pub tunnels: Option<Found<u64>>,
     /// `require_lease`.
     pub require_lease: Option<Found<bool>>,
+    /// `heartbeat`.
+    pub heartbeat: Option<Found<Duration>>,
     /// `[tls]`.
     pub tls: TlsForm,
     /// `[[allow]]`, in file order.
@@ -146,6 +149,7 @@ impl PersonaFile {
             certificates,
             limits,
             require_lease,
+            heartbeat,
             tls,
             allow,
             deny,
@@ -163,6 +167,7 @@ impl PersonaFile {
             connections: limits.0,
             tunnels: limits.1,
             require_lease,
+            heartbeat,
             tls,
             allow,
             deny,
@@ -191,6 +196,7 @@ struct Form {
     certificates: Vec<Found<String>>,
     limits: (Option<Found<u64>>, Option<Found<u64>>),
     require_lease: Option<Found<bool>>,
+    heartbeat: Option<Found<Duration>>,
     tls: TlsForm,
     allow: Vec<RuleForm>,
     deny: Vec<RuleForm>,
@@ -208,6 +214,7 @@ impl Form {
             certificates: root.list("certificates").unwrap_or_default(),
             limits: root.section("limits").map(take_limits).unwrap_or_default(),
             require_lease: root.take("require_lease"),
+            heartbeat: root.take("heartbeat"),
             tls: TlsForm::take(root),
             allow: root.sections("allow").into_iter().map(RuleForm::take_allow).collect(),
             deny: root.sections("deny").into_iter().map(RuleForm::take_deny).collect(),

@@ -26,6 +26,8 @@ pub struct ServerConfig {
     pub control: ControlConfig,
     /// The supervised runtimes.
     pub runtimes: RuntimesConfig,
+    /// Personas beyond their traffic.
+    pub personas: PersonasConfig,
     /// Where the daemon's own log goes.
     pub log: LogConfig,
     /// Whether recipes and bundles without a trusted signature are refused (`ARW_REQUIRE_SIGNED_BUNDLES`).
@@ -171,6 +173,8 @@ pub struct ControlConfig {
     pub bind: SocketAddr,
     /// Unix socket; peers with the daemon's own uid or root are admins. Default `<state_dir>/control.sock`.
     pub unix_socket: PathBuf,
+    /// Who may do what: `policy.json` or a Cedar bundle (`ARW_POLICY_FILE`); none means that administrators may do everything.
+    pub policy: Option<PathBuf>,
     /// SHA-256 of the admin token in hexadecimal; none means only the Unix socket administers.
     pub admin_token_sha256: Option<String>,
 }
@@ -199,6 +203,15 @@ pub struct RuntimesConfig {
     pub uids: usize,
     /// Size of each of the two files of a runtime's log. 8 MiB.
     pub log_bytes: u64,
+    /// NVIDIA's management library; without it the system's loader looks for one.
+    pub gpu_library: Option<PathBuf>,
+}
+
+/// Personas beyond their traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PersonasConfig {
+    /// Whether personas that were reviewed may be managed by proposals and send feedback (`ARW_PERSONA_ENABLE`).
+    pub enable: bool,
 }
 
 /// The daemon's own log.
@@ -245,6 +258,7 @@ impl ServerConfig {
             control: ControlConfig {
                 bind: SocketAddr::from((Ipv4Addr::LOCALHOST, 8091)),
                 unix_socket: state_dir.join("control.sock"),
+                policy: None,
                 admin_token_sha256: None,
             },
             runtimes: RuntimesConfig {
@@ -258,7 +272,9 @@ impl ServerConfig {
                 first_uid: 660_000,
                 uids: 4_096,
                 log_bytes: 8 << 20,
+                gpu_library: None,
             },
+            personas: PersonasConfig::default(),
             log: LogConfig { filter: "info".to_owned(), json: false, journald: true, dir: None },
             require_signed_bundles: true,
             default_persona: None,

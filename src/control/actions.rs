@@ -9,11 +9,13 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::caller::Caller;
 use super::extract::JsonBody;
 use super::problem::{Problem, ProblemCode};
 use super::state::App;
 use crate::domain::ClientAddr;
 use crate::governance::audit::Actor;
+use crate::governance::authority::{Action, Resource};
 use crate::governance::switch::{Position, SwitchFault};
 
 /// How long an answer waits for the last step; below what every answer may take, and above the usual grace.
@@ -88,9 +90,15 @@ fn refused(fault: &SwitchFault) -> Problem {
 pub(super) async fn act(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<ClientAddr>,
+    Extension(caller): Extension<Caller>,
     JsonBody(request): JsonBody<ActionRequest>,
 ) -> Result<(StatusCode, Json<Position>), Problem> {
     let (switch, by) = (&app.state.governance.switch, Actor::of(peer));
+    let action = match request {
+        ActionRequest::AutomationShutdown { .. } => Action::AutomationShutdown,
+        ActionRequest::AutomationRearm { .. } => Action::AutomationRearm,
+    };
+    drop(app.permit(&caller, action, Resource::Daemon).await?);
     match request {
         ActionRequest::AutomationShutdown { reason, grace_secs } => {
             let grace = grace_secs.map(Duration::from_secs);

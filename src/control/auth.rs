@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use super::problem::{Problem, ProblemCode};
 use super::throttle::{Attempt, FailureThrottle};
 use crate::domain::{ClientAddr, TokenHash};
+use crate::governance::authority::{OVERFLOW_UID, Principal};
 
 /// The other header that may carry the token, for clients that cannot set `Authorization`.
 pub const ADMIN_HEADER: HeaderName = HeaderName::from_static("x-arw-admin");
@@ -17,11 +18,7 @@ pub const ADMIN_HEADER: HeaderName = HeaderName::from_static("x-arw-admin");
 /// Longest credential looked at, in bytes. 512: above every token in use, below a hashing load.
 const MAX_CREDENTIAL: usize = 512;
 
-/// The uid that the kernel shows for a user who has none in our user namespace
-/// (`/proc/sys/kernel/overflowuid`): any stranger, so never the daemon's own.
-const OVERFLOW_UID: u32 = 65_534;
-
-/// Decides whether a request administers.
+/// Decides who asks.
 #[derive(Debug)]
 pub(crate) struct AdminAuth {
     token: Option<TokenHash>,
@@ -34,13 +31,27 @@ impl AdminAuth {
         Self { token, own_uid, throttle: FailureThrottle::new(now) }
     }
 
-    /// `Ok` when the request may administer.
+    /// Who asks, where it is somebody whom the API may answer: root, the daemon's own user, a user whom the policy
+    /// names, or whoever has the token. What they may do is the policy's to say.
     ///
     /// # Errors
     /// The problem to answer with.
-    pub(crate) fn authorize(&self, peer: ClientAddr, headers: &HeaderMap, now: Instant) -> Result<(), Problem> {
+    pub(crate) fn authenticate(
+        &self,
+        peer: ClientAddr,
+        headers: &HeaderMap,
+        now: Instant,
+        named: impl FnOnce(u32) -> bool,
+    ) -> Result<Principal, Problem> {
         match peer {
-            ClientAddr::Unix { uid, .. } => self.authorize_uid(uid),
+            ClientAddr::Unix { uid, .. } if self.is_own(uid) || (uid != OVERFLOW_UID && named(uid)) => {
+                Ok(Principal::Uid(uid))
+            }
+            ClientAddr::Unix { uid, .. } => Err(Problem::new(
+                ProblemCode::PeerNotAdmin,
+                format!("uid {uid} is neither root nor the daemon's own user, and no grant names it"),
+            )
+            .hint("run the command as root or as the daemon's user, or use TCP with the admin token")),
             ClientAddr::Tcp(addr) => {
                 let expected = self.token.ok_or_else(|| {
                     Problem::new(ProblemCode::AdminTokenUnset, "no admin token is configured, so TCP cannot administer")
@@ -51,7 +62,7 @@ impl AdminAuth {
                 })?;
                 let presented = credential(headers)?;
                 match self.throttle.attempt(addr.ip(), now, || TokenHash::of(presented).matches(&expected)) {
-                    Attempt::Right => Ok(()),
+                    Attempt::Right => Ok(Principal::Token),
                     Attempt::Wrong => {
                         Err(Problem::new(ProblemCode::AdminTokenWrong, "the token is not the admin token"))
                     }
@@ -67,13 +78,9 @@ impl AdminAuth {
         }
     }
 
-    fn authorize_uid(&self, uid: u32) -> Result<(), Problem> {
-        let own = uid == self.own_uid && uid != OVERFLOW_UID;
-        if uid == 0 || own {
-            return Ok(());
-        }
-        Err(Problem::new(ProblemCode::PeerNotAdmin, format!("uid {uid} is neither root nor the daemon's own user"))
-            .hint("run the command as root or as the daemon's user, or use TCP with the admin token"))
+    /// Root, or the daemon's own user.
+    pub(crate) const fn is_own(&self, uid: u32) -> bool {
+        uid == 0 || (uid == self.own_uid && uid != OVERFLOW_UID)
     }
 }
 
@@ -129,7 +136,7 @@ mod tests {
     }
 
     fn verdict(auth: &AdminAuth, peer: ClientAddr, headers: &HeaderMap) -> Result<(), ProblemCode> {
-        auth.authorize(peer, headers, Instant::now()).map_err(|problem| problem.code)
+        auth.authenticate(peer, headers, Instant::now(), |_| false).map(drop).map_err(|problem| problem.code)
     }
 
     #[test]
@@ -183,14 +190,23 @@ mod tests {
     }
 
     #[test]
+    fn whom_the_policy_names_may_ask_and_a_user_without_a_number_may_not() {
+        let auth = AdminAuth::new(None, 1000, Instant::now());
+        let ask = |uid| auth.authenticate(ClientAddr::Unix { uid, pid: 1 }, &headers(&[]), Instant::now(), |_| true);
+        assert_eq!(ask(1001), Ok(Principal::Uid(1001)));
+        assert_eq!(ask(OVERFLOW_UID).map_err(|problem| problem.code), Err(ProblemCode::PeerNotAdmin));
+    }
+
+    #[test]
     fn a_guesser_is_throttled_and_told_for_how_long() {
         let auth = AdminAuth::new(Some(TokenHash::of(TOKEN.as_bytes())), 1000, Instant::now());
         let wrong = headers(&[(ADMIN_HEADER, "guess")]);
         for _ in 0..PEER_BURST {
             assert_eq!(verdict(&auth, tcp(), &wrong), Err(ProblemCode::AdminTokenWrong));
         }
-        let problem =
-            auth.authorize(tcp(), &headers(&[(ADMIN_HEADER, TOKEN)]), Instant::now()).expect_err("the bucket is empty");
+        let problem = auth
+            .authenticate(tcp(), &headers(&[(ADMIN_HEADER, TOKEN)]), Instant::now(), |_| false)
+            .expect_err("the bucket is empty");
         assert_eq!(problem.code, ProblemCode::TooManyFailures);
         assert!(problem.retry_after.is_some_and(|seconds| (1..=3).contains(&seconds)));
         let unix = ClientAddr::Unix { uid: 0, pid: 1 };

@@ -129,17 +129,11 @@ fn unkept(why: &str) -> Problem {
 }
 
 fn uncounted(fault: &UsageFault) -> Problem {
-    let code = match fault {
-        UsageFault::Unknown => ProblemCode::UnknownAutomation,
-        UsageFault::NeverRan => ProblemCode::Unavailable,
-        UsageFault::ReportId | UsageFault::Empty | UsageFault::TooManyTokens | UsageFault::TooMuch => {
-            ProblemCode::BadRequest
-        }
-        UsageFault::Currency { .. } => ProblemCode::CurrencyMismatch,
-        UsageFault::Differs => ProblemCode::ReportConflict,
-        UsageFault::TooFast | UsageFault::Gone => ProblemCode::NotReady,
-        UsageFault::Store(fault) => return unkept(&fault.to_string()),
-    };
+    if let UsageFault::Store(fault) = fault {
+        return unkept(&fault.to_string());
+    }
+    // Both have one set of codes; a test holds that.
+    let code = ProblemCode::from_code(fault.code()).unwrap_or(ProblemCode::Internal);
     Problem::new(code, fault.to_string())
 }
 
@@ -207,4 +201,30 @@ pub(super) async fn report(
 ) -> Result<Json<Usage>, Problem> {
     let taken = app.state.governance.automations.report(Whose::Named(id), report, Some(Actor::of(peer))).await;
     taken.map(Json).map_err(|fault| uncounted(&fault))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Currency;
+
+    #[test]
+    fn what_a_report_is_refused_with_is_the_same_here_and_at_the_desk() {
+        let eur = Currency::parse("EUR").expect("letters");
+        for fault in [
+            UsageFault::Unknown,
+            UsageFault::NeverRan,
+            UsageFault::ReportId,
+            UsageFault::Empty,
+            UsageFault::TooManyTokens,
+            UsageFault::Currency { expected: eur, found: eur },
+            UsageFault::Differs,
+            UsageFault::TooMuch,
+            UsageFault::TooFast,
+            UsageFault::Gone,
+        ] {
+            let problem = uncounted(&fault);
+            assert_eq!((problem.code.code(), problem.code.status()), (fault.code(), fault.status()), "{fault}");
+        }
+    }
 }

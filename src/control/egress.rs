@@ -23,11 +23,18 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Result<Json<EgressSta
     let ledger = app.state.ledger.clone();
     let ledger = blocking(move || ledger.status()).await?;
     let policy = app.state.policy.load();
+    let authority = app.state.governance.authority.policy().summary();
     Ok(Json(EgressStatus {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         gateway: app.state.gateway.as_ref().map(|gateway| gateway.status().into()),
         ledger: ledger.into(),
-        policy: PolicyStatus { generation: policy.generation(), personas: policy.personas().len() as u64 },
+        policy: PolicyStatus {
+            generation: policy.generation(),
+            personas: policy.personas().len() as u64,
+            authority: authority.source.code().to_owned(),
+            grants: authority.grants as u64,
+        },
+        arming: super::personas::arming(&app),
     }))
 }
 

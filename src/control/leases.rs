@@ -9,6 +9,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::caller::Caller;
 use super::egress::bounded;
 use super::extract::{JsonBody, Strict};
 use super::problem::{Problem, ProblemCode};
@@ -16,6 +17,7 @@ use super::routes::MAX_LEASES;
 use super::state::App;
 use crate::domain::{ClientAddr, LeaseId, PersonaId};
 use crate::governance::audit::Actor;
+use crate::governance::authority::{Action, Capability, Resource};
 use crate::governance::leases::{Lease, LeaseFault, LeaseRequest};
 use crate::governance::reason::reason;
 
@@ -146,8 +148,13 @@ fn view(app: &App, lease: &Lease) -> Value {
 pub(super) async fn grant(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<ClientAddr>,
+    Extension(caller): Extension<Caller>,
     JsonBody(wanted): JsonBody<Wanted>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
+    // One that is none is refused for that, below: nobody could be permitted to give it.
+    if let Ok(capability) = Capability::parse(&wanted.capability) {
+        drop(app.permit(&caller, Action::LeaseGrant, Resource::Capability(capability)).await?);
+    }
     let request = LeaseRequest {
         capability: wanted.capability,
         subject: wanted.subject,

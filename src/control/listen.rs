@@ -132,6 +132,19 @@ pub(crate) struct SocketFile {
     inode: u64,
 }
 
+impl SocketFile {
+    /// Lets every user of the host connect (unix(7): to connect is to write), or nobody but ours. What they may do is
+    /// another question, and the folder may keep them out all the same.
+    pub(crate) fn admit(&self, everybody: bool) -> io::Result<()> {
+        // Not by name: another daemon may have put its own there by then.
+        if !std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            return Ok(());
+        }
+        let mode = if everybody { 0o666 } else { 0o600 };
+        std::fs::set_permissions(&self.path, std::fs::Permissions::from_mode(mode))
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {

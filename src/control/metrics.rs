@@ -17,8 +17,11 @@ use super::egress::blocking;
 use super::problem::Problem;
 use super::state::{App, MAX_STREAMS};
 use crate::events::BusStats;
+use crate::governance::alerts::{RouteStatus, Severity};
+use crate::governance::authority::Authority;
+use crate::gpu;
 use crate::ledger::LedgerStatus;
-use crate::supervisor::{RuntimeView, UsageView};
+use crate::supervisor::{RuntimeView, Supervisor, UsageView};
 
 pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<impl IntoResponse, Problem> {
     let ledger = app.state.ledger.clone();
@@ -36,14 +39,18 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
         None => Vec::new(),
     };
     families.runtimes(&runtimes);
+    let gpus = app.state.supervisor.as_ref().map(Supervisor::gpus).unwrap_or_default();
+    gpu::encode(gpus.readings(), &mut families.0);
     families.ledger(&ledger);
     families.disk(free, app.state.config.ledger.reserve_bytes);
     families.policy(&app);
+    families.authority(&app.state.governance.authority);
     let latched = app.state.gateway.as_ref().is_some_and(|gateway| gateway.latched().is_some());
     families.gauge("arw_shutdown_latched", "Whether the kill switch is latched: nothing leaves.", u8::from(latched));
     families.events(&app.state.events.stats());
     let clients = MAX_STREAMS - app.streams.available_permits();
     families.gauge("arw_events_sse_clients", "Open event streams.", clients);
+    families.alerts(&app).await;
     families.build();
     families.process();
     families.0.push_str("# EOF\n");
@@ -88,6 +95,23 @@ impl Families {
         self.family(name, kind, help, &text);
     }
 
+    /// Labels are codes of closed sets.
+    fn authority(&mut self, authority: &Authority) {
+        self.gauge(
+            "arw_policy_open",
+            "1 while no policy file says who may do what.",
+            u8::from(authority.policy().is_open()),
+        );
+        self.counter("arw_policy_allowed", "Questions that the policy allowed.", authority.allowed());
+        let denials = authority.denials().flat_map(|denials| {
+            let sample = |simulated: bool, count: u64| {
+                (format!("action=\"{}\",simulated=\"{simulated}\"", denials.action), count as f64)
+            };
+            [sample(false, denials.asked), sample(true, denials.simulated)]
+        });
+        self.labelled("arw_policy_denials", "counter", "Questions that it denied.", denials);
+    }
+
     /// Labels are ids and codes of closed sets: neither needs an escape, and a manifest bounds their number.
     fn runtimes(&mut self, views: &[RuntimeView]) {
         let label = |view: &RuntimeView| format!("runtime=\"{}\"", view.id);
@@ -99,7 +123,14 @@ impl Families {
         };
         let restarts = of(|view| Some(view.restarts.total as f64));
         self.labelled("arw_runtime_supervisor_restarts", "counter", "Restarts since the start.", restarts);
-        let reasons = views.iter().map(|view| (format!("{},reason=\"{}\"", label(view), view.health.code()), 1.0));
+        let reasons = views.iter().flat_map(|view| {
+            // What is wrong with its GPUs is shown also where it does not keep the runtime from working.
+            let mut codes: Vec<&str> = view.gpus.iter().flat_map(|gpu| gpu.health.iter().copied()).collect();
+            codes.push(view.health.code());
+            codes.sort_unstable();
+            codes.dedup();
+            codes.into_iter().map(move |code| (format!("runtime=\"{}\",reason=\"{code}\"", view.id), 1.0))
+        });
         self.labelled("arw_runtime_supervisor_health", "gauge", "1 for how the runtime is.", reasons);
         let states = views.iter().map(|view| (format!("{},state=\"{}\"", label(view), view.state.code()), 1.0));
         self.labelled("arw_runtime_supervisor_state", "gauge", "1 for the state of the runtime.", states);
@@ -185,6 +216,32 @@ impl Families {
         self.counter("arw_events_published", "Events published since the start.", stats.published);
         self.counter("arw_events_lost", "Events that slow listeners lost, once per listener.", stats.lost);
         self.gauge("arw_events_subscribers", "Listeners now.", stats.subscribers);
+    }
+
+    /// Labels are codes and names of routes: neither needs an escape, and a file bounds their number.
+    async fn alerts(&mut self, app: &App) {
+        let alerts = &app.state.governance.alerts;
+        // Without an answer the daemon is going down, and there is nothing to count.
+        if let Ok((active, dropped)) = alerts.active().await {
+            let count = |severity: Severity| active.iter().filter(|alert| alert.severity == severity).count() as f64;
+            let by_severity =
+                Severity::ALL.iter().map(|severity| (format!("severity=\"{severity}\""), count(*severity)));
+            self.labelled("arw_alerts_active", "gauge", "Alerts that are not over.", by_severity);
+            let unseen = active.iter().filter(|alert| alert.acknowledged.is_none()).count();
+            self.gauge("arw_alerts_unacknowledged", "Active alerts that nobody has acknowledged.", unseen);
+            self.counter("arw_alerts_dropped", "Alerts for which there was no room.", dropped);
+        }
+        let routes = alerts.routes();
+        let of = |value: fn(&RouteStatus) -> u64| {
+            routes
+                .iter()
+                .map(move |route| (format!("route=\"{}\"", route.name), value(route) as f64))
+                .collect::<Vec<_>>()
+        };
+        self.labelled("arw_sink_sent", "counter", "Events that the sink took.", of(|route| route.sent));
+        self.labelled("arw_sink_failures", "counter", "Attempts that failed.", of(|route| route.failures));
+        self.labelled("arw_sink_lost", "counter", "Events that were lost.", of(|route| route.lost));
+        self.labelled("arw_sink_waiting", "gauge", "Events that wait for the sink.", of(|route| route.waiting));
     }
 
     fn build(&mut self) {

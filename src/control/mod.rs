@@ -5,7 +5,8 @@
 //!                     ├─ accept ─ gate ──┤
 //! Unix socket ────────┘  bounded  Host   └ admin: everything else, unknown paths too
 //!                                 Origin
-//!                                 admin?
+//!                                 who?
+//!                                 may they? (`governance::authority`)
 //! ```
 //!
 //! One table of routes (`routes`) makes the router, says who may ask, and becomes the OpenAPI
@@ -16,9 +17,13 @@
 //! answer a browser's page of another origin; to dial or resolve anything; and to show a secret.
 
 mod actions;
+mod alerts;
+mod asks;
 mod audit;
 mod auth;
+mod authority;
 mod automations;
+mod caller;
 mod client;
 mod egress;
 mod error;
@@ -30,6 +35,7 @@ mod listen;
 mod metrics;
 mod openapi;
 mod origin;
+mod personas;
 mod policy;
 mod preview;
 mod problem;
@@ -49,6 +55,7 @@ mod wire;
 mod tests;
 
 pub use auth::ADMIN_HEADER;
+pub use authority::SimulateRequest;
 pub use client::{Base, BaseFault, Client, ClientError, DEFAULT_TCP, EventStream, SseEvent, escape};
 pub use error::ControlError;
 pub use listen::Prepared;
@@ -56,6 +63,6 @@ pub use problem::{FaultBody, Problem, ProblemBody, ProblemCode};
 pub use serve::{Running, serve, serve_on};
 pub use state::{Command, ControlState};
 pub use wire::{
-    EgressPage, EgressStatus, GatewayStatus, Health, LedgerStatus, PersonaTraffic, PersonaView, Personas, PolicyStatus,
-    Preview, PreviewRequest, Readiness, ReloadReport, Settings, TokenView, Tunnel, Tunnels,
+    Arming, EgressPage, EgressStatus, GatewayStatus, Health, LedgerStatus, NotArmed, PersonaTraffic, PersonaView,
+    Personas, PolicyStatus, Preview, PreviewRequest, Readiness, ReloadReport, Settings, TokenView, Tunnel, Tunnels,
 };

@@ -23,6 +23,7 @@ const GATED: &[ProblemCode] = &[
     ProblemCode::AdminTokenWrong,
     ProblemCode::AdminTokenUnset,
     ProblemCode::PeerNotAdmin,
+    ProblemCode::NotPermitted,
     ProblemCode::TooManyFailures,
 ];
 
@@ -82,9 +83,12 @@ fn all_schemas() -> Value {
     let mut all = schemas();
     if let Some(all) = all.as_object_mut() {
         all.extend(super::runtimes::schemas());
+        all.extend(super::personas::schemas());
         all.extend(super::leases::schemas());
         all.extend(super::actions::schemas());
+        all.extend(super::authority::schemas());
         all.extend(super::audit::schemas());
+        all.extend(super::alerts::schemas());
         all.extend(super::automations::schemas());
     }
     all

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Serialize;
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use super::problem::{Problem, ProblemCode};
 use super::state::{App, Command};
 use super::wire::{PersonaView, Personas, ReloadReport, TokenView};
+use crate::domain::ClientAddr;
+use crate::governance::audit::{Actor, AuditAction, Deed};
 use crate::policy::PersonaSummary;
 use crate::proxy::Status;
 
@@ -47,12 +50,22 @@ fn word(value: &impl Serialize) -> String {
     }
 }
 
-pub(super) async fn reload(State(app): State<Arc<App>>) -> Result<Json<ReloadReport>, Problem> {
+pub(super) async fn reload(
+    State(app): State<Arc<App>>,
+    Extension(peer): Extension<ClientAddr>,
+) -> Result<Json<ReloadReport>, Problem> {
     let gone = || Problem::new(ProblemCode::NotReady, "the daemon does not take commands now");
     let (reply, answer) = oneshot::channel();
     app.state.commands.send(Command::Reload(reply)).await.map_err(|_| gone())?;
     match answer.await.map_err(|_| gone())? {
-        Ok(report) => Ok(Json(report)),
+        Ok(report) => {
+            let deed = Deed { after: Some(json!(report)), ..Deed::new(Actor::of(peer), AuditAction::PolicyReloaded) };
+            if let Err(fault) = app.state.governance.audit.record(deed).await {
+                // The files are in force whoever asked for it: a watch or a signal would have had the same effect.
+                tracing::error!(%fault, "a reload could not be recorded in the audit log");
+            }
+            Ok(Json(report))
+        }
         Err(faults) => {
             let detail = match faults.0.len() {
                 1 => "the files have a fault; the policy in force stays".to_owned(),

@@ -1,16 +1,19 @@
 //! What the gate would decide, without a dial or a look-up.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::extract::State;
 use axum::{Extension, Json};
 
+use super::caller::Caller;
 use super::egress::{blocking, ledger_problem};
 use super::extract::JsonBody;
 use super::problem::{Problem, ProblemCode};
 use super::state::App;
 use super::wire::{Preview, PreviewRequest};
 use crate::domain::{ClientAddr, EgressIntent, Host, LeaseId, Method, Scheme};
+use crate::governance::authority::{Action, Resource};
 use crate::ledger::{Kind, Outcome, Record, Via};
 use crate::policy::{Answer, Grant, GrantedBy, Question, Verdict};
 use crate::proxy::lease_hint;
@@ -18,8 +21,10 @@ use crate::proxy::lease_hint;
 pub(super) async fn preview(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<ClientAddr>,
+    Extension(caller): Extension<Caller>,
     JsonBody(request): JsonBody<PreviewRequest>,
 ) -> Result<Json<Preview>, Problem> {
+    drop(app.permit(&caller, Action::EgressPreview, Resource::Persona(request.persona.clone())).await?);
     let question = question(&request).map_err(|detail| Problem::new(ProblemCode::BadRequest, detail))?;
     if app.state.policy.load().persona(&request.persona).is_none() {
         return Err(Problem::new(ProblemCode::NoSuchPersona, format!("there is no persona `{}`", request.persona)));
@@ -51,6 +56,9 @@ impl App {
         let host = intent.target.host.to_string();
         let record = record(&verdict, &intent, scheme, &host);
         let receipt = self.state.ledger.append(&record).map_err(|error| ledger_problem(&error))?;
+        if verdict.answer == Answer::Deny {
+            self.state.metrics.persona(&intent.persona).previews_denied.fetch_add(1, Ordering::Relaxed);
+        }
         let lease_hint = verdict
             .denial
             .as_ref()
@@ -79,7 +87,7 @@ impl App {
 }
 
 /// The question of a request in either form; the error says what is wrong with it.
-fn question(request: &PreviewRequest) -> Result<Question, String> {
+pub(super) fn question(request: &PreviewRequest) -> Result<Question, String> {
     let question = match (&request.url, &request.host) {
         (Some(_), Some(_)) => return Err("name a `url` or a `host`, not both".to_owned()),
         (None, None) => return Err("name a `url` or a `host`".to_owned()),
@@ -95,7 +103,7 @@ fn question(request: &PreviewRequest) -> Result<Question, String> {
     }
 }
 
-const fn outcome(verdict: &Verdict) -> Outcome {
+pub(super) const fn outcome(verdict: &Verdict) -> Outcome {
     match verdict.answer {
         Answer::Allow => Outcome::Allow,
         Answer::WouldDeny => Outcome::WouldDeny,
@@ -113,7 +121,7 @@ fn via(verdict: &Verdict) -> Option<Via> {
 }
 
 /// The lease that lets it through, or that is over.
-fn lease(verdict: &Verdict) -> Option<&LeaseId> {
+pub(super) fn lease(verdict: &Verdict) -> Option<&LeaseId> {
     let granting = verdict.grant.as_ref().and_then(Grant::lease);
     granting.or_else(|| verdict.denial.as_ref().and_then(|denial| denial.lease.as_ref()))
 }

@@ -50,6 +50,8 @@ problems! {
     AdminTokenUnset => "admin_token_unset" 403 "No admin token is configured",
     /// The peer of the Unix socket is neither root nor the daemon's own user.
     PeerNotAdmin => "peer_not_admin" 403 "This user does not administer the daemon",
+    /// The policy does not let the caller do this.
+    NotPermitted => "not_permitted" 403 "The policy does not permit this",
     /// The request came from a page of another origin.
     CrossOrigin => "cross_origin" 403 "Requests from other origins are refused",
     /// No such route.
@@ -62,6 +64,28 @@ problems! {
     UnknownRuntime => "unknown_runtime" 404 "There is no such runtime",
     /// No such lease is in force.
     NoSuchLease => "no_such_lease" 404 "There is no such lease in force",
+    /// No such alert is active.
+    NoSuchAlert => "no_such_alert" 404 "There is no such active alert",
+    /// No such route of alerts.
+    NoSuchAlertRoute => "no_such_alert_route" 404 "There is no such route",
+    /// No such proposal for that persona.
+    NoSuchProposal => "no_such_proposal" 404 "There is no such proposal",
+    /// `personas.enable` is off, or the persona is not what was reviewed.
+    PersonaNotArmed => "persona_not_armed" 409 "The persona is not armed",
+    /// The environment defines the persona, or its file is a link.
+    PersonaWithoutFile => "persona_without_file" 409 "The persona has no file that could be changed",
+    /// The file is not the one that the proposal was made for.
+    StaleBase => "stale_base" 409 "The persona has changed since",
+    /// The proposal would open something, and the approval does not say that it may.
+    Widening => "widening" 409 "The proposal would let the persona do more",
+    /// The proposal was decided before.
+    ProposalDecided => "proposal_decided" 409 "The proposal was decided before",
+    /// The proposal was approved, and its file could not be put in place.
+    ProposalFailed => "proposal_failed" 409 "The proposal could not be put in place",
+    /// Nobody agreed that the persona sends feedback, or to another notice.
+    NotOptedIn => "not_opted_in" 409 "Nobody opted in to feedback",
+    /// As many proposals wait, or notes stand on a line, as there may be.
+    TooManyRecords => "too_many_records" 409 "There are too many already",
     /// What was asked for cannot be had in the runtime's state.
     NotInThisState => "not_in_this_state" 409 "The runtime is in another state",
     /// The kill switch was used.
@@ -108,8 +132,14 @@ problems! {
     LeaseTime => "lease_time" 422 "The lease cannot last that long",
     /// A bound of a lease is zero, too large, or on something that is not counted.
     LeaseBound => "lease_bound" 422 "The bound of the lease is wrong",
+    /// The patch is none, cannot be applied, or changes nothing.
+    PatchRefused => "patch_refused" 422 "The patch is refused",
+    /// A notice is required, as a text.
+    NoticeRequired => "notice_required" 422 "A notice is required",
     /// A reason is required, as one line.
     ReasonRequired => "reason_required" 422 "A reason is required",
+    /// It comes too often.
+    TooFast => "too_fast" 429 "It comes too often",
     /// Too many wrong tokens.
     TooManyFailures => "too_many_failures" 429 "Too many wrong credentials",
     /// A bug or a failed system call; the log has more.

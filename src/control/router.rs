@@ -12,6 +12,8 @@ use axum::response::{IntoResponse, Response};
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
 
+use super::asks::{Ask, asks};
+use super::caller::Caller;
 use super::origin;
 use super::problem::{Problem, ProblemCode};
 use super::routes;
@@ -60,9 +62,10 @@ fn harden(mut response: Response) -> Response {
     response
 }
 
-/// Whoever gets past this may ask. What is not public by the table needs an admin, unknown paths too.
-async fn gate(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
-    match admit(&app, &request) {
+/// Whoever gets past this may ask, and may do what is asked. What is not public by the table needs an admin, unknown
+/// paths too.
+async fn gate(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
+    match admit(&app, &mut request).await {
         Ok(()) => next.run(request).await,
         Err(problem) => {
             // A wrong token is worth a line, and the throttle bounds how many there can be.
@@ -76,7 +79,7 @@ async fn gate(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -
     }
 }
 
-fn admit(app: &App, request: &Request) -> Result<(), Problem> {
+async fn admit(app: &App, request: &mut Request) -> Result<(), Problem> {
     // The accept loop sets it on every request; without it nobody is anybody.
     let peer = *request
         .extensions()
@@ -84,7 +87,14 @@ fn admit(app: &App, request: &Request) -> Result<(), Problem> {
         .ok_or_else(|| Problem::new(ProblemCode::Internal, "the request has no peer"))?;
     origin::check(peer, request.uri(), request.headers())?;
     if !routes::is_public(request.method(), request.uri().path()) {
-        app.auth.authorize(peer, request.headers(), Instant::now())?;
+        let named = |uid| app.state.governance.authority.names(uid);
+        let caller = Caller(app.auth.authenticate(peer, request.headers(), Instant::now(), named)?);
+        match asks(request.method(), request.uri().path()) {
+            // The proof is for those who hand it on; that there is one is enough here.
+            Ask::Gate(action, resource) => drop(app.permit(&caller, action, resource).await?),
+            Ask::Handler => {}
+        }
+        request.extensions_mut().insert(caller);
     }
     let declared = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     if declared.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {

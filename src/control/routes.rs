@@ -9,8 +9,8 @@ use axum::routing::{MethodRouter, delete, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, audit, automations, egress, exec, leases, ledger, metrics, policy, preview, public, runtimes, settings,
-    stream,
+    actions, alerts, audit, authority, automations, egress, exec, leases, ledger, metrics, personas, policy, preview,
+    public, runtimes, settings, stream,
 };
 
 /// Who may ask.
@@ -94,10 +94,12 @@ pub(crate) const MAX_LOG_LINES: u64 = 5_000;
 pub(crate) const MAX_LEASES: u64 = 1_000;
 /// Runs in one answer. 1000: as many as are kept.
 pub(crate) const MAX_RUNS: u64 = 1_000;
+/// Lines of a persona's history, or proposals, in one answer. 200: each may hold a patch.
+pub(crate) const MAX_HISTORY: u64 = 200;
 /// Largest number that JSON readers keep exact (2^53 - 1, RFC 8259 section 6).
 pub(crate) const MAX_SEQ: u64 = (1 << 53) - 1;
 
-const fn query(name: &'static str, form: Form, about: &'static str) -> Param {
+pub(super) const fn query(name: &'static str, form: Form, about: &'static str) -> Param {
     Param { name, place: Place::Query, form, about }
 }
 
@@ -128,8 +130,11 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(action_routes());
     table.extend(lease_routes());
     table.extend(switch_routes());
+    table.extend(authority_routes());
     table.extend(audit_routes());
+    table.extend(alert_routes());
     table.extend(automation_routes());
+    table.extend(personas::routes());
     table
 }
 
@@ -505,6 +510,34 @@ fn switch_routes() -> Vec<Route> {
     ]
 }
 
+fn authority_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/policy",
+            access: Access::Admin,
+            about: "Who may do what here: the policy's file, and what it denied.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("PolicyState"),
+            problems: &[],
+            handler: || get(authority::state),
+        },
+        Route {
+            method: Method::POST,
+            path: "/policy/simulate",
+            access: Access::Admin,
+            about: "What the policies would decide: who may do what, or what may leave. Nothing is done or recorded in the \
+                    ledger; denials are counted.",
+            params: &[],
+            body: Some("SimulateRequest"),
+            answer: Answer::Json("Simulation"),
+            problems: &[ProblemCode::BadRequest, ProblemCode::NotJson, ProblemCode::NoSuchPersona],
+            handler: || post(authority::simulate),
+        },
+    ]
+}
+
 fn audit_routes() -> Vec<Route> {
     vec![
         Route {
@@ -542,6 +575,56 @@ fn audit_routes() -> Vec<Route> {
                 ProblemCode::StateUnavailable,
             ],
             handler: || post(audit::attest),
+        },
+    ]
+}
+
+fn alert_routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/alerts",
+            access: Access::Admin,
+            about: "Active alerts, the worst first, the latest that are over, and how each route does.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("Alerts"),
+            problems: &[ProblemCode::StateUnavailable, ProblemCode::NotReady],
+            handler: || get(alerts::board),
+        },
+        Route {
+            method: Method::POST,
+            path: "/alerts/{id}/ack",
+            access: Access::Admin,
+            about: "Notes that somebody has seen an alert: it is not escalated, and one that tells of a moment is over.",
+            params: const { &[Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the alert." }] },
+            body: Some("AlertNote"),
+            answer: Answer::Json("Alert"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchAlert,
+                ProblemCode::ReasonRequired,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            handler: || post(alerts::acknowledge),
+        },
+        Route {
+            method: Method::POST,
+            path: "/alerts/test",
+            access: Access::Admin,
+            about: "Sends a trial by a route at once, and says whether its sink took it.",
+            params: &[],
+            body: Some("AlertTest"),
+            answer: Answer::Json("AlertTrial"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchAlertRoute,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(alerts::test),
         },
     ]
 }

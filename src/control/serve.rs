@@ -1,5 +1,6 @@
 //! Accept loops and the life of one connection.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,10 @@ pub(super) struct Bounds {
     pub(super) tcp_connections: usize,
     /// Unix connections at once, counted apart so that nobody on TCP can lock the operator out. 32.
     pub(super) unix_connections: usize,
+    /// Of those, connections of users other than root and the daemon's own. 16: they cannot lock the operator out.
+    pub(super) guests: usize,
+    /// Of those, connections of one user. 4: nor each other.
+    pub(super) guest: usize,
     /// Time for a request head to arrive whole, and for an idle connection to send its next. 10 s.
     pub(super) head_time: Duration,
     /// Time for a request, its body included, until its answer begins. 20 s: a page from sealed segments.
@@ -55,6 +60,8 @@ impl Default for Bounds {
         Self {
             tcp_connections: 64,
             unix_connections: 32,
+            guests: 16,
+            guest: 4,
             head_time: Duration::from_secs(10),
             request_time: Duration::from_secs(20),
             write_stall: Duration::from_secs(30),
@@ -128,14 +135,15 @@ pub(super) fn serve_within(
     let app = Arc::new(App::new(state, auth, shutdown.clone()));
     let tcp = listening.tcp_addr;
     tracing::info!(%tcp, socket = %config.unix_socket.display(), token = token.is_some(), "control API listening");
-    let task = tokio::spawn(run(listening, Door { router: router::build(app), bounds, shutdown }));
+    let task = tokio::spawn(run(listening, Door { router: router::build(Arc::clone(&app)), app, bounds, shutdown }));
     Ok(Running { tcp, task })
 }
 
 /// What every connection starts from.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Door {
     router: Router,
+    app: Arc<App>,
     bounds: Bounds,
     shutdown: CancellationToken,
 }
@@ -167,24 +175,76 @@ async fn accept_tcp(listener: TcpListener, door: Door) {
 
 async fn accept_unix(listener: UnixListener, file: Option<SocketFile>, door: Door) {
     let mut connections = Connections::new(door.bounds.unix_connections, door);
+    let mut guests = Guests::default();
+    let mut changes = connections.door.app.state.governance.authority.changes();
+    connections.door.fit(file.as_ref());
     while let Some(permit) = connections.slot().await {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
+            Ok(()) = changes.changed() => {
+                connections.door.fit(file.as_ref());
+                continue;
+            }
             () = connections.door.shutdown.cancelled() => break,
         };
         // Credentials are those at connect time (unix(7), SO_PEERCRED). A peer without any is nobody.
         let identified =
             accepted.and_then(|(stream, _)| stream.peer_cred().map(|peer| (stream, peer.uid(), peer.pid())));
         match identified {
-            Ok((stream, uid, pid)) => {
-                connections.spawn(stream, ClientAddr::Unix { uid, pid: pid.unwrap_or(0) }, permit);
-            }
+            Ok((stream, uid, pid)) => match guests.admit(&connections.door, uid) {
+                Ok(guest) => {
+                    let peer = ClientAddr::Unix { uid, pid: pid.unwrap_or(0) };
+                    connections.spawn(stream, peer, (permit, guest));
+                }
+                Err(why) => tracing::debug!(uid, why, "a connection to the control API was closed"),
+            },
             Err(error) => connections.pause(&error).await,
         }
     }
     drop(file);
     drop(listener);
     connections.drain().await;
+}
+
+impl Door {
+    /// Opens the socket's file to whom the policy names, and closes it when it names nobody else.
+    fn fit(&self, file: Option<&SocketFile>) {
+        let policy = self.app.state.governance.authority.policy();
+        let others = policy.uids().any(|uid| !self.app.auth.is_own(uid));
+        if let Some(Err(error)) = file.map(|file| file.admit(others)) {
+            tracing::error!(%error, others, "the mode of the control socket could not be changed");
+        }
+    }
+}
+
+/// The connections of users other than root and the daemon's own.
+#[derive(Debug, Default)]
+struct Guests(HashMap<u32, Arc<()>>);
+
+impl Guests {
+    /// A place for the user, held for as long as the connection is; `None` for root and our own, who need none.
+    ///
+    /// # Errors
+    /// Why there is none.
+    fn admit(&mut self, door: &Door, uid: u32) -> Result<Option<Arc<()>>, &'static str> {
+        let authority = &door.app.state.governance.authority;
+        // Where no policy is, the gate tells a stranger why; nobody but ours can connect there as a rule.
+        if door.app.auth.is_own(uid) || authority.policy().is_open() {
+            return Ok(None);
+        }
+        if !authority.names(uid) {
+            return Err("no grant names the user");
+        }
+        self.0.retain(|_, places| Arc::strong_count(places) > 1);
+        if self.0.values().map(|places| Arc::strong_count(places) - 1).sum::<usize>() >= door.bounds.guests {
+            return Err("as many users are connected as may be");
+        }
+        let places = self.0.entry(uid).or_default();
+        if Arc::strong_count(places) > door.bounds.guest {
+            return Err("the user has as many connections as may be");
+        }
+        Ok(Some(Arc::clone(places)))
+    }
 }
 
 /// The connections of one listener: bounded, owned, joined.
@@ -218,14 +278,16 @@ impl Connections {
         }
     }
 
-    fn spawn<S>(&mut self, stream: S, peer: ClientAddr, permit: Permit)
+    /// Serves `stream`, and holds `places` for as long.
+    fn spawn<S, P>(&mut self, stream: S, peer: ClientAddr, places: P)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        P: Send + 'static,
     {
         let door = self.door.clone();
         self.tasks.spawn(async move {
             serve_connection(stream, peer, door).await;
-            drop(permit);
+            drop(places);
         });
     }
 
@@ -241,7 +303,7 @@ async fn serve_connection<S>(stream: S, peer: ClientAddr, door: Door)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Door { router, bounds, shutdown } = door;
+    let Door { router, bounds, shutdown, .. } = door;
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
         let router = router.clone();

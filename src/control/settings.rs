@@ -27,6 +27,7 @@ fn view(config: &ServerConfig) -> Value {
         ledger,
         control,
         runtimes,
+        personas,
         log,
         require_signed_bundles,
         default_persona,
@@ -86,6 +87,7 @@ fn view(config: &ServerConfig) -> Value {
         "control": {
             "bind": control.bind,
             "unix_socket": control.unix_socket,
+            "policy": control.policy,
             "admin_token": control.admin_token_sha256.is_some(),
         },
         "runtimes": {
@@ -100,6 +102,7 @@ fn view(config: &ServerConfig) -> Value {
             "uids": runtimes.uids,
             "log_bytes": runtimes.log_bytes,
         },
+        "personas": { "enable": personas.enable },
         "log": { "filter": log.filter, "json": log.json, "journald": log.journald, "dir": log.dir },
         "bundles": { "require_signed": require_signed_bundles },
         "default_persona": default_persona.as_ref().map(|persona| json!({

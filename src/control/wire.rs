@@ -46,6 +46,8 @@ pub struct EgressStatus {
     pub ledger: LedgerStatus,
     /// The policy in force.
     pub policy: PolicyStatus,
+    /// Whether personas take proposals and feedback.
+    pub arming: Arming,
 }
 
 /// The gateway now, and since its start.
@@ -117,6 +119,24 @@ impl From<proxy::PersonaStatus> for PersonaTraffic {
     }
 }
 
+/// What `personas.enable` arms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arming {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Personas that are not armed although it is.
+    pub not_armed: Vec<NotArmed>,
+}
+
+/// One persona that is not armed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotArmed {
+    /// Its name.
+    pub persona: PersonaId,
+    /// Why: `persona_not_reviewed`, `persona_review_stale`.
+    pub code: String,
+}
+
 /// The ledger in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerStatus {
@@ -163,6 +183,10 @@ pub struct PolicyStatus {
     pub generation: u64,
     /// Personas in force.
     pub personas: u64,
+    /// Who may do what here: `none` (no policy file, so that an administrator may do everything), `json` or `cedar`.
+    pub authority: String,
+    /// Grants of that file.
+    pub grants: u64,
 }
 
 /// `GET /state/tunnels`.
@@ -337,6 +361,10 @@ pub struct ReloadReport {
     pub changed: bool,
     /// Open tunnels that the new policy ended.
     pub tunnels_ended: u64,
+    /// Who may do what here: `none`, `json` or `cedar`.
+    pub authority: String,
+    /// Grants of that file.
+    pub grants: u64,
 }
 
 /// `GET /egress/settings`: sections by name; times in milliseconds, sizes in bytes, as the names say.
@@ -394,7 +422,13 @@ pub(super) fn schemas() -> Value {
                 "signed_at": maybe("string"), "checkpoint_error": maybe("string"),
                 "segments": count(), "bytes": count(), "refused_total": count(),
             })),
-            "policy": object(json!({ "generation": count(), "personas": count() })),
+            "policy": object(json!({
+                "generation": count(), "personas": count(),
+                "authority": { "type": "string", "enum": ["none", "json", "cedar"] }, "grants": count(),
+            })),
+            "arming": object(json!({
+                "enabled": flag(), "not_armed": list(object(json!({ "persona": text(), "code": text() }))),
+            })),
         })),
         "Gateway": object(json!({
             "listening": list(text()), "draining": flag(), "connections": count(), "tunnels": count(),
@@ -443,6 +477,7 @@ pub(super) fn schemas() -> Value {
         },
         "ReloadReport": object(json!({
             "generation": count(), "digest": text(), "personas": count(), "changed": flag(), "tunnels_ended": count(),
+            "authority": { "type": "string", "enum": ["none", "json", "cedar"] }, "grants": count(),
         })),
         "Proof": object(json!({
             "line": text(), "seq": count(), "leaf_index": count(), "tree_size": count(), "path": list(text()),

@@ -28,7 +28,7 @@ use crate::domain::{Clock, SystemClock};
 use crate::events::EventBus;
 use crate::ledger::{Ledger, LedgerError, Recovery};
 use crate::policy::{Snapshot, Usage};
-use crate::proxy::{self, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
+use crate::proxy::{self, Desk, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
 use crate::sandbox::cgroup::{self, Limits, Roots};
 use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
@@ -214,6 +214,7 @@ fn gateway(config: &ServerConfig, policy: Snapshot, resolver: Resolver, ledger: 
         events: EventBus::new("arw-cli-run", Arc::clone(&clock)),
         draining: CancellationToken::new(),
         latch: Latch::default(),
+        desk: Desk::default(),
         clock,
     })
 }

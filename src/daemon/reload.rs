@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::governance::read_alerts;
 use super::runtimes::{Declared, read_declared};
 use crate::config::{Faults, ServerConfig};
 use crate::control::ReloadReport;
 use crate::events::{EventBus, EventKind};
+use crate::governance::alerts::Alerts;
+use crate::governance::authority::{Authority, Policy, Summary};
 use crate::governance::automations::Automations;
 use crate::policy::{self, PolicySettings, Snapshot};
 use crate::proxy::Gateway;
@@ -22,6 +25,8 @@ pub(super) struct Reloader {
     pub(super) tls: Option<Arc<ReloadableAcceptor>>,
     pub(super) events: EventBus,
     pub(super) supervisor: Option<Supervisor>,
+    pub(super) authority: Authority,
+    pub(super) alerts: Alerts,
     pub(super) automations: Automations,
 }
 
@@ -36,25 +41,22 @@ pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
 }
 
 impl Reloader {
-    /// Reads the personas and the TLS files again. A narrowed policy ends what it no longer allows.
+    /// Reads the personas, the manifest, the policy, the alerts and the TLS files again. A narrowed persona ends what it no
+    /// longer allows.
     ///
     /// # Errors
     /// Every fault; the policy in force stays as it was.
     pub(super) async fn reload(&self) -> Result<ReloadReport, Faults> {
         let old = self.gateway.policy.load_full();
-        // Both are read before either is applied.
-        let declared = self.supervisor.as_ref().map(|_| read_declared(&self.config)).transpose();
-        let read = match (read_policy(&self.config), declared) {
-            (Ok(policy), Ok(declared)) => Ok((policy, declared)),
-            (Err(mut faults), Err(more)) => {
-                faults.0.extend(more.0);
-                Err(faults)
-            }
-            (Err(faults), _) | (_, Err(faults)) => Err(faults),
-        };
-        let (fresh, declared) = match read {
-            Ok(read) => read,
-            Err(faults) => {
+        // All are read before one is applied.
+        let mut faults = Faults::default();
+        let fresh = faults.gather(read_policy(&self.config));
+        let declared = faults.gather(self.supervisor.as_ref().map(|_| read_declared(&self.config)).transpose());
+        let authority = faults.gather(Policy::load(self.config.control.policy.as_deref()));
+        let alerting = faults.gather(read_alerts(&self.config));
+        let (fresh, declared, authority, alerting) = match (fresh, declared, authority, alerting) {
+            (Some(fresh), Some(declared), Some(authority), Some(alerting)) => (fresh, declared, authority, alerting),
+            _ => {
                 self.gateway.metrics.reloaded(false);
                 for fault in &faults.0 {
                     tracing::error!(%fault, "the policy was not reloaded");
@@ -66,7 +68,10 @@ impl Reloader {
         for warning in fresh.warnings(self.gateway.clock.now()) {
             tracing::warn!(%warning, "policy");
         }
-        let changed = fresh.digest() != old.digest();
+        let authorized = authority.digest() != self.authority.policy().digest();
+        let changed = authorized || fresh.digest() != old.digest();
+        let Summary { source, grants, .. } = authority.summary();
+        self.authority.replace(authority);
         let (digest, personas) = (fresh.digest().to_owned(), fresh.personas().len());
         // Names may have moved meanwhile; asking again costs little.
         self.gateway.resolver.clear();
@@ -84,13 +89,27 @@ impl Reloader {
                 runtimes = supervisor.apply(manifest).await.map_or(0, |changes| changes.len());
             }
         }
+        if let Err(fault) = self.alerts.apply(alerting).await {
+            tracing::error!(%fault, "the alerts keep their old settings");
+        }
         self.gateway.metrics.reloaded(true);
         tracing::info!(personas, generation, changed, ended, runtimes, "the policy was reloaded");
         self.events.publish(
             EventKind::PolicyReloaded,
             None,
-            json!({"applied": true, "generation": generation, "changed": changed, "ended": ended}),
+            json!({
+                "applied": true, "generation": generation, "changed": changed, "ended": ended,
+                "authority": source, "authority_changed": authorized,
+            }),
         );
-        Ok(ReloadReport { generation, digest, personas: personas as u64, changed, tunnels_ended: ended as u64 })
+        Ok(ReloadReport {
+            generation,
+            digest,
+            personas: personas as u64,
+            changed,
+            tunnels_ended: ended as u64,
+            authority: source.code().to_owned(),
+            grants: grants as u64,
+        })
     }
 }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::demo::{self, Demo};
@@ -23,12 +23,13 @@ use crate::control::{Command, ControlState, serve_on};
 use crate::domain::{Clock, Host, SystemClock};
 use crate::events::{EventBus, EventKind, FirstSeen};
 use crate::governance::audit::Actor;
+use crate::governance::authority::Policy;
 use crate::governance::automations::Found;
 use crate::governance::switch::KillSwitch;
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
-use crate::proxy::{self, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Pulses, Resolver};
+use crate::proxy::{self, Desk, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Pulses, Resolver};
 use crate::supervisor::Supervisor;
 use crate::sys;
 
@@ -38,6 +39,8 @@ const HISTORY: usize = 50_000;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Commands of the control API that may wait; reloads are rare and answered one by one.
 const COMMANDS: usize = 16;
+/// How long threads that sit in a blocking call are waited for at the end: reads and writes of files are done by then.
+const LAST_CALLS: Duration = Duration::from_secs(5);
 /// Descriptors that are not connections: listeners, ledger, journal, pipes, libraries.
 const OTHER_DESCRIPTORS: u64 = 512;
 
@@ -65,7 +68,10 @@ pub fn run(loaded: Loaded, environment: &Environment) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the executor")?;
-    executor.block_on(serve(config))
+    let outcome = executor.block_on(serve(config));
+    // All that has to be on the disk is. What still sits in a call into a driver is not waited for.
+    executor.shutdown_timeout(LAST_CALLS);
+    outcome
 }
 
 pub(super) fn make_private(folder: &Path) -> anyhow::Result<()> {
@@ -105,7 +111,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     let demo = demonstration(&mut config, &stop).await;
     let config = Arc::new(config);
     // Before the files are read: what changes in between must not go unnoticed.
-    let watch = Watch::new(&config.config_dir.join("personas"));
+    let watch = Watch::new(&config.config_dir.join("personas"), config.control.policy.as_deref());
     let policy = read_policy(&config).map_err(|faults| anyhow::anyhow!("the personas are faulty:\n{faults}"))?;
     for warning in policy.warnings(clock.now()) {
         tracing::warn!(%warning, "policy");
@@ -130,6 +136,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         events: events.clone(),
         draining: CancellationToken::new(),
         latch: Latch::default(),
+        desk: Desk::default(),
     });
     let tls = match &config.proxy.tls {
         Some(tls) => Some(Arc::new(ReloadableAcceptor::new(tls).context("the TLS listener")?)),
@@ -142,7 +149,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
     let control_bind = sockets.control_tcp().and_then(|listener| listener.local_addr().ok());
     gateway.own.add(control_bind.unwrap_or(config.control.bind));
     // What is latched or leased is in force before the first client can ask.
-    let foundation = governance::open(&config, &gateway, &clock, &events).await?;
+    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let foundation = governance::open(&config, &gateway, &clock, &events, &commands).await?;
     let proxy = match config.proxy.enable {
         true => Some(proxy::start(&gateway, &config.proxy, tls.clone(), sockets.proxy)?),
         false => None,
@@ -170,8 +178,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         Some((supervisor, found)) => (Some(supervisor), found),
         None => (None, Found::default()),
     };
-    let governing = foundation.start(&config, &gateway, &clock, &events, supervisor.clone(), found);
-    let (commands, inbox) = mpsc::channel(COMMANDS);
+    let governing = foundation.start(&config, &gateway, &clock, &events, supervisor.clone(), found).await?;
     let state = ControlState {
         config: Arc::clone(&config),
         ledger: ledger.clone(),
@@ -201,6 +208,8 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         tls,
         events: events.clone(),
         supervisor: supervisor.clone(),
+        authority: governing.handles.authority.clone(),
+        alerts: governing.handles.alerts.clone(),
         automations: governing.handles.automations.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
@@ -365,13 +374,18 @@ async fn tend(
                 service::reloading();
                 // Faults are in the log; the old policy stays.
                 let _ = reloader.reload().await;
+                level(&news);
                 service::ready("reloaded");
             }
-            () = watch.changed() => { let _ = reloader.reload().await; }
+            () = watch.changed() => {
+                let _ = reloader.reload().await;
+                level(&news);
+            }
             Some(command) = inbox.recv() => match command {
                 Command::Reload(answer) => {
                     // The asker may have gone.
                     let _ = answer.send(reloader.reload().await);
+                    level(&news);
                 }
                 // Full means that more listeners came at once than there may be: they are answered by silence.
                 Command::CatchUp(asker) => drop(news.try_send(asker)),
@@ -384,6 +398,13 @@ async fn tend(
             },
         }
     }
+}
+
+/// A route that was added may listen to what only the news tell: they look whether somebody does.
+fn level(news: &mpsc::Sender<Asker>) {
+    // Nobody waits for the answer; full means that they will look anyway.
+    let (asker, _) = oneshot::channel();
+    let _ = news.try_send(asker);
 }
 
 async fn beat(heartbeat: &mut Option<tokio::time::Interval>) {
@@ -409,7 +430,16 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     }
     let declared = runtimes::read_declared(&loaded.config);
     let declared = declared.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+    let authority = Policy::load(loaded.config.control.policy.as_deref());
+    let authority = authority.map_err(|faults| anyhow::anyhow!("the policy is faulty:\n{faults}"))?;
     let (personas, runtimes) = (policy.personas().len(), declared.manifest.runtimes().len());
-    println!("settings, {personas} personas and {runtimes} runtimes are sound");
+    let grants = match authority.is_open() {
+        true => String::new(),
+        false => format!(", {} grants", authority.summary().grants),
+    };
+    let alerts = governance::read_alerts(&loaded.config);
+    let alerts = alerts.map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
+    let routes = alerts.routes.len();
+    println!("settings, {personas} personas{grants}, {runtimes} runtimes and {routes} alert routes are sound");
     Ok(())
 }

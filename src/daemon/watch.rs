@@ -1,6 +1,6 @@
-//! Notices that persona files changed.
+//! Notices that persona files or the policy changed.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -23,18 +23,31 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Watches `folder`. A folder that cannot be watched is said in the log; SIGHUP works all the same.
-    pub(super) fn new(folder: &Path) -> Self {
+    /// Watches `folder`, and the one file `policy`. What cannot be watched is said in the log; SIGHUP works all the same.
+    pub(super) fn new(folder: &Path, policy: Option<&Path>) -> Self {
         // One place: a change that is not looked at yet stands for all that follow.
         let (sender, changes) = mpsc::channel(1);
         let tell = sender.clone();
+        let (within, file) = (folder.to_owned(), policy.and_then(|path| path.file_name()).map(ToOwned::to_owned));
+        // A file is watched through its folder: who writes it anew puts another in its place.
+        let concerned = move |path: &PathBuf| path.starts_with(&within) || path.file_name() == file.as_deref();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
+            let told = |event: &notify::Event| {
+                !event.kind.is_access() && (event.paths.is_empty() || event.paths.iter().any(&concerned))
+            };
+            if event.as_ref().is_ok_and(told) {
                 // Full means that a change is waiting to be looked at already.
                 let _ = tell.try_send(());
             }
         })
         .and_then(|mut watcher| watcher.watch(folder, RecursiveMode::NonRecursive).map(|()| watcher));
+        let mut watcher = watcher;
+        if let (Ok(watcher), Some(around)) = (&mut watcher, policy.and_then(Path::parent))
+            && around != folder
+            && let Err(fault) = watcher.watch(around, RecursiveMode::NonRecursive)
+        {
+            tracing::warn!(error = %fault, folder = %around.display(), "changes of the policy are not noticed; use SIGHUP");
+        }
         if let Err(fault) = &watcher {
             tracing::warn!(error = %fault, folder = %folder.display(), "changes of persona files are not noticed; use SIGHUP");
         }
@@ -67,7 +80,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_is_not_forgotten_when_something_else_comes_first() {
         let folder = tempfile::TempDir::new().expect("folder");
-        let mut watch = Watch::new(folder.path());
+        let mut watch = Watch::new(folder.path(), None);
         std::fs::write(folder.path().join("a.toml"), "id = \"a\"").expect("write");
         // Each try is shorter than the folder has to be quiet.
         let tries = 400;

@@ -107,6 +107,14 @@ id! {
     /// The name of a lease: a time-boxed widening of what a persona may do.
     LeaseId
 }
+id! {
+    /// The name of an alert.
+    AlertId
+}
+id! {
+    /// The name of a route: where alerts and events are sent.
+    RouteId
+}
 
 id! {
     /// The name of an automation: what a runtime is run for, on whose budget.

@@ -84,11 +84,14 @@ impl EventBus {
 
     /// Publishes an event and returns its number. Never waits for a listener.
     pub fn publish(&self, kind: EventKind, subject: Option<&str>, data: Value) -> u64 {
+        self.tell(kind, subject, data).id
+    }
+
+    /// Publishes an event and returns it. Never waits for a listener.
+    pub fn tell(&self, kind: EventKind, subject: Option<&str>, data: Value) -> Arc<Event> {
         let mut event = Event::new(Arc::clone(&self.shared.source), kind, subject, data);
         let mut state = self.lock();
-        event.id = state.next;
-        event.time = self.shared.clock.now();
-        state.next += 1;
+        self.number(&mut event, &mut state);
         let event = Arc::new(event);
         let lost: u64 = state
             .queues
@@ -97,15 +100,33 @@ impl EventBus {
             .map(|queue| queue.push(Arc::clone(&event)))
             .sum();
         state.lost += lost;
-        let id = event.id;
         let lane = match kind.lane() {
             Lane::Busy => &mut state.busy,
             Lane::Quiet => &mut state.quiet,
         };
-        if let Some(dropped) = lane.store.push(event) {
+        if let Some(dropped) = lane.store.push(Arc::clone(&event)) {
             lane.dropped = dropped.last;
         }
-        id
+        event
+    }
+
+    /// An event with a number of its own that no listener gets: for trying the way to one.
+    pub fn unpublished(&self, kind: EventKind, subject: Option<&str>, data: Value) -> Event {
+        let mut event = Event::new(Arc::clone(&self.shared.source), kind, subject, data);
+        self.number(&mut event, &mut self.lock());
+        event
+    }
+
+    fn number(&self, event: &mut Event, state: &mut State) {
+        event.id = state.next;
+        event.time = self.shared.clock.now();
+        state.next += 1;
+    }
+
+    /// Whether somebody listens to one of `kinds`.
+    pub fn is_heard(&self, kinds: &[EventKind]) -> bool {
+        let state = self.lock();
+        state.queues.iter().any(|queue| kinds.iter().any(|kind| queue.kinds.contains(*kind)))
     }
 
     /// Listens to the kinds whose name starts with one of `prefix` (none: to all).

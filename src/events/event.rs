@@ -113,6 +113,16 @@ kinds! {
         LeasesExpired => "leases.expired", Quiet;
         /// A lease was taken back.
         LeasesRevoked => "leases.revoked", Quiet;
+        /// A persona reported of itself.
+        PersonaFeedback => "persona.feedback", Busy;
+        /// A persona's file, standing or opt-in changed.
+        PersonaUpdated => "persona.updated", Quiet;
+        /// A change of a persona was proposed.
+        PersonaProposalSubmitted => "persona.proposal.submitted", Quiet;
+        /// A proposal was approved.
+        PersonaProposalApproved => "persona.proposal.approved", Quiet;
+        /// A proposal was rejected, or approved and could not be put in place.
+        PersonaProposalRejected => "persona.proposal.rejected", Quiet;
         /// An alert was raised.
         AlertRaised => "alert.raised", Quiet;
         /// An alert was cleared.

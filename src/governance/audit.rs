@@ -66,6 +66,28 @@ codes! {
         Attested => "attested",
         /// Something was asked of a runtime.
         RuntimeRequested => "runtime_requested",
+        /// An alert was acknowledged.
+        AlertAcknowledged => "alert_acknowledged",
+        /// A route of alerts was tried.
+        AlertRouteTested => "alert_route_tested",
+        /// A persona was reviewed with people.
+        PersonaReviewRecorded => "persona_review_recorded",
+        /// A change of a persona was proposed.
+        PersonaProposalSubmitted => "persona_proposal_submitted",
+        /// A proposal was approved.
+        PersonaProposalApproved => "persona_proposal_approved",
+        /// An approved proposal became the persona's file.
+        PersonaProposalApplied => "persona_proposal_applied",
+        /// A proposal was rejected.
+        PersonaProposalRejected => "persona_proposal_rejected",
+        /// An approved proposal could not be put in place.
+        PersonaProposalFailed => "persona_proposal_failed",
+        /// People agreed that a persona sends feedback.
+        PersonaFeedbackOptIn => "persona_feedback_opt_in",
+        /// They took it back.
+        PersonaFeedbackOptOut => "persona_feedback_opt_out",
+        /// A note was added to a persona's history.
+        PersonaHistoryAnnotated => "persona_history_annotated",
         /// A command was to be executed inside a runtime.
         RuntimeExec => "runtime_exec",
     }

@@ -6,7 +6,10 @@
 //! | `automations` | what runtimes are run for: registered, disabled, budgeted, observed |
 //! | `leases` | time-boxed widenings: given, renewed, lapsed, taken back |
 //! | `switch` | the kill switch: its order, its persistence, its release |
+//! | `authority` | who may do what on the control API, by `policy.json` or a Cedar bundle |
+//! | `personas` | reviews, proposals, histories and feedback of personas |
 //! | `audit` | what administrators did, before it counts as done |
+//! | `alerts` | what a person should know: raised, sent, acknowledged, escalated, cleared |
 //! | `consent` | what people were told and agreed to, and whether a launch may read data |
 //! | `recipes` | automations as signed folders: read, installed, previewed, retired |
 //! | `bundles` | what runtimes are made of: catalogues, imports, revisions, audits |
@@ -15,13 +18,16 @@
 //! | `journal` | lines that are on the disk before they count |
 //! | `reason` | why somebody did something |
 
+pub mod alerts;
 pub mod audit;
+pub mod authority;
 pub mod automations;
 pub mod bundles;
 pub mod consent;
 pub mod incident;
 pub mod journal;
 pub mod leases;
+pub mod personas;
 pub mod reason;
 pub mod recipes;
 pub mod signed;
@@ -32,10 +38,16 @@ pub mod switch;
 pub struct Governance {
     /// Time-boxed widenings.
     pub leases: leases::Leases,
+    /// Personas beyond their traffic.
+    pub personas: personas::Personas,
     /// The kill switch.
     pub switch: switch::KillSwitch,
     /// What administrators did.
     pub audit: audit::Audit,
+    /// Who may do what.
+    pub authority: authority::Authority,
+    /// What a person should know.
+    pub alerts: alerts::Alerts,
     /// What runtimes are run for.
     pub automations: automations::Automations,
 }

@@ -75,6 +75,11 @@ impl<H: Clone + PartialEq> Holdings<H> {
         self.0.get(gpu)
     }
 
+    /// Everything that anybody has, in order of name.
+    pub fn all(&self) -> impl Iterator<Item = &GpuUuid> {
+        self.0.keys()
+    }
+
     /// What `holder` has, in order of name.
     pub fn of(&self, holder: &H) -> impl Iterator<Item = &GpuUuid> {
         self.0.iter().filter(move |(_, other)| *other == holder).map(|(uuid, _)| uuid)

@@ -5,15 +5,11 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use sha2::{Digest, Sha256};
 
 use super::error::LedgerError;
 use super::files;
 use super::line::Line;
-use crate::domain::{Labels, PersonaId, RuleId, Secret};
-
-/// Bytes of a SHA-256 block, which HMAC pads its key to.
-const BLOCK: usize = 64;
+use crate::domain::{Labels, PersonaId, RuleId, Secret, hmac_sha256};
 
 /// Hexadecimal digits of a pseudonym. 16: two of a million names are the same with a chance of 1 in 10^7.
 const DIGITS: usize = 16;
@@ -60,7 +56,7 @@ impl PseudonymKey {
     fn name(&self, sort: char, value: &str) -> String {
         let mut message = vec![sort as u8, 0];
         message.extend_from_slice(value.as_bytes());
-        let digest = hmac_sha256(self.0.expose(), &message);
+        let digest = hmac_sha256(self.0.expose(), &[&message]);
         let hex: String = digest.iter().take(DIGITS / 2).map(|byte| format!("{byte:02x}")).collect();
         format!("{sort}-{hex}")
     }
@@ -105,32 +101,9 @@ fn without_port(client: &str) -> &str {
     client.rsplit_once(separator).map_or(client, |(stable, _)| stable)
 }
 
-/// HMAC (RFC 2104) with SHA-256 and a key of 32 bytes.
-fn hmac_sha256(key: &[u8; 32], message: &[u8]) -> [u8; 32] {
-    let mut padded = [0; BLOCK];
-    padded[..32].copy_from_slice(key);
-    let keyed = |mask: u8, parts: &[u8]| -> [u8; 32] {
-        let mut hasher = Sha256::new();
-        hasher.update(padded.map(|byte| byte ^ mask));
-        hasher.update(parts);
-        hasher.finalize().into()
-    };
-    keyed(0x5c, &keyed(0x36, message))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hmac_agrees_with_rfc_4231_for_a_key_of_our_length() {
-        // RFC 4231 test case 4 has a 25-byte key; zero padding makes it a 32-byte key with the same HMAC.
-        let mut key = [0; 32];
-        (1..=25).for_each(|byte| key[usize::from(byte) - 1] = byte);
-        let digest = hmac_sha256(&key, &[0xcd; 50]);
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(hex, "82558a389a443c0ea4cc819899f2083a85f0faa3e578f8077a2e3ff46729665b");
-    }
 
     #[test]
     fn pseudonyms_are_consistent_within_a_sort_and_differ_between_keys_and_sorts() {

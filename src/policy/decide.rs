@@ -3,7 +3,9 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use crate::domain::{Denial, DenialCode, EgressIntent, Host, PersonaId, Scheme, Surface, Timestamp, classify};
+use crate::domain::{
+    Denial, DenialCode, EgressIntent, Host, HostName, PersonaId, Scheme, Surface, Timestamp, classify,
+};
 
 use super::grant::{Decision, Grant, GrantedBy};
 use super::guard;
@@ -17,6 +19,7 @@ use super::terms::{Mode, Posture, TlsAnswer, TlsDemand};
 impl Snapshot {
     /// Decides `intent` at the moment `now`.
     ///
+    /// 0. A name of the gateway's own: denied, in report mode too.
     /// 1. Unknown persona, posture `off`: denied, in report mode too.
     /// 2. A deny rule that names the target: denied.
     /// 3. The first allow rule in file order that matches whole: granted. Otherwise posture `public` grants,
@@ -28,6 +31,11 @@ impl Snapshot {
     ///
     /// Resolved addresses are judged later, by [`Grant::vet`]; budgets by [`Usage`](super::Usage).
     pub fn decide(&self, intent: &EgressIntent, now: Timestamp) -> Decision {
+        if let Host::Name(name) = &intent.target.host
+            && name.is_gateways()
+        {
+            return Decision::Deny(gateways(name));
+        }
         let Some(persona) = self.persona(&intent.persona) else {
             return Decision::Deny(unknown_persona(&intent.persona));
         };
@@ -57,6 +65,12 @@ impl Snapshot {
             generation: self.generation(),
         })
     }
+}
+
+/// The denial of a name that means the gateway itself.
+pub(super) fn gateways(name: &HostName) -> Denial {
+    let detail = format!("`{name}` is the gateway itself, and nothing is dialled for it");
+    Denial::new(DenialCode::SpecialAddress, detail)
 }
 
 /// What becomes a grant.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::config::located::{Document, read_file};
 use crate::config::{DefaultPersona, Fault, Faults, MAX_PERSONA_FILE, PersonaFile};
 
@@ -32,18 +34,36 @@ pub fn load_with(
     settings: &PolicySettings,
     environment: Option<(&DefaultPersona, u32)>,
 ) -> Result<Snapshot, Faults> {
+    load_proposed(dir, settings, environment, None)
+}
+
+/// As [`load_with`], as if the file at the path of `proposed` held its text: what a reload would make of it, tried before
+/// the file is touched.
+///
+/// # Errors
+/// As [`load_with`].
+pub fn load_proposed(
+    dir: &Path,
+    settings: &PolicySettings,
+    environment: Option<(&DefaultPersona, u32)>,
+    proposed: Option<(&Path, &str)>,
+) -> Result<Snapshot, Faults> {
     let paths = list(dir).map_err(|fault| Faults(vec![fault]))?;
     let (mut files, mut faults) = (Vec::new(), Vec::new());
     let mut left = MAX_TOTAL;
     for path in paths {
-        let text = match read_file(&path, MAX_PERSONA_FILE.min(left)) {
+        let read = match proposed {
+            Some((place, text)) if place == path => Ok(text.to_owned()),
+            _ => read_file(&path, MAX_PERSONA_FILE.min(left)),
+        };
+        let text = match read {
             Ok(text) => text,
             Err(fault) => {
                 faults.push(fault);
                 continue;
             }
         };
-        left -= text.len() as u64;
+        left = left.saturating_sub(text.len() as u64);
         match PersonaFile::parse(&path, &text) {
             Ok(file) => files.push(file),
             Err(document) => faults.extend(document.into_faults()),
@@ -86,6 +106,8 @@ fn put_over(files: &mut Vec<PersonaFile>, persona: PersonaFile) {
                 file.posture = persona.posture;
             }
             file.allow.extend(persona.allow);
+            // What was reviewed is the file alone; with this over it, it is something else.
+            file.digest = Sha256::new().chain_update(file.digest).chain_update(persona.digest).finalize().into();
         }
         None => files.push(persona),
     }

@@ -37,13 +37,14 @@ mod snapshot;
 mod terms;
 mod usage;
 mod warning;
+mod widen;
 
 #[cfg(test)]
 mod tests;
 
 pub use grant::{Decision, Grant, GrantedBy};
 pub use lease::{EgressLease, LeaseSet, Opening};
-pub use load::{load, load_with};
+pub use load::{load, load_proposed, load_with};
 pub use pattern::{HostPattern, PatternFault, Purpose};
 pub use persona::{Persona, PersonaLimits, PersonaSummary, TokenSummary};
 pub use question::{Answer, Question, Verdict};
@@ -52,3 +53,4 @@ pub use snapshot::{PolicySettings, Snapshot};
 pub use terms::{Mode, Posture, Rate, RateFault, TlsAnswer, TlsDemand};
 pub use usage::{Meter, Spent, Usage};
 pub use warning::Warning;
+pub use widen::{Widened, Widening};

@@ -1,5 +1,7 @@
 //! A persona: who may be it, and what it may reach.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::domain::{PersonaId, Timestamp, TokenHash};
@@ -20,6 +22,8 @@ pub struct Persona {
     pub(super) certificates: Vec<String>,
     pub(super) limits: PersonaLimits,
     pub(super) require_lease: bool,
+    pub(super) heartbeat: Option<Duration>,
+    pub(super) digest: [u8; 32],
     pub(super) tls: TlsChoice,
     pub(super) allow: RuleSet,
     pub(super) deny: RuleSet,
@@ -68,6 +72,16 @@ impl Persona {
     /// Whether it may use the proxy only under a lease.
     pub const fn requires_lease(&self) -> bool {
         self.require_lease
+    }
+
+    /// How often it is expected to say that it is well; none when nothing is expected.
+    pub const fn heartbeat(&self) -> Option<Duration> {
+        self.heartbeat
+    }
+
+    /// SHA-256 of what it was read from: its file, and what the environment puts over that.
+    pub const fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// Its own bounds.

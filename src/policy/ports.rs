@@ -47,6 +47,12 @@ impl PortSet {
         after > 0 && port <= self.0[after - 1].1
     }
 
+    /// Whether `outer` has every port of this set.
+    pub(super) fn within(&self, outer: &Self) -> bool {
+        // Ranges of a set do not touch, so one of ours lies in one of theirs or not at all.
+        self.0.iter().all(|(first, last)| outer.0.iter().any(|(from, to)| from <= first && last <= to))
+    }
+
     /// Whether it is every port.
     pub(super) fn is_all(&self) -> bool {
         *self.0 == [(1, u16::MAX)]

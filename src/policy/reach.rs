@@ -5,7 +5,7 @@
 
 use crate::domain::{Denial, DenialCode, Host, HostName, PersonaId, Scheme, Target, Timestamp};
 
-use super::decide::{denied_by, lease_required, not_named, posture_off, unknown_persona};
+use super::decide::{denied_by, gateways, lease_required, not_named, posture_off, unknown_persona};
 use super::guard;
 use super::rule::Rule;
 use super::snapshot::Snapshot;
@@ -20,6 +20,9 @@ impl Snapshot {
     /// # Errors
     /// The denial that every such intent would get, or one much like it.
     pub fn could_reach(&self, persona: &PersonaId, name: &HostName, now: Timestamp) -> Result<(), Denial> {
+        if name.is_gateways() {
+            return Err(gateways(name));
+        }
         let Some(persona) = self.persona(persona) else { return Err(unknown_persona(persona)) };
         if persona.posture == Posture::Off {
             return Err(posture_off(persona));
@@ -101,7 +104,8 @@ mod tests {
 
     use super::*;
     use crate::config::PersonaFile;
-    use crate::policy::{PolicySettings, Snapshot};
+    use crate::domain::{ClientAddr, EgressIntent, Identity, Labels, Method, Surface};
+    use crate::policy::{Decision, PolicySettings, Snapshot};
 
     const NOW: Timestamp = Timestamp::from_unix_micros(1_800_000_000_000_000);
 
@@ -115,6 +119,36 @@ mod tests {
         let name = HostName::parse(name.as_bytes()).expect("a name");
         let persona = PersonaId::parse("agent").expect("an id");
         snapshot(text).could_reach(&persona, &name, NOW).err().map(|denial| denial.code)
+    }
+
+    #[test]
+    fn the_gateways_own_names_are_no_place_to_go_to_whatever_is_configured() {
+        let rule = "[[allow]]\nid = \"a\"\nhosts = [\"gateway.arw.internal\", \"*.arw.internal\", \"arw.internal\", \"xarw.internal\"]\nports = [\"1-65535\"]\n\
+                    schemes = [\"http\", \"https\", \"tcp\"]\n";
+        for text in [rule, "posture = \"public\"\n", "mode = \"report\"\n", &format!("mode = \"report\"\n{rule}")] {
+            for name in ["gateway.arw.internal", "arw.internal", "x.gateway.arw.internal"] {
+                assert_eq!(reach(text, name), Some(DenialCode::SpecialAddress), "{name} under\n{text}");
+                for (surface, method) in [(Surface::Tunnel, None), (Surface::Forward, Some("GET"))] {
+                    let intent = EgressIntent {
+                        persona: PersonaId::parse("agent").expect("an id"),
+                        identity: Identity::Netns,
+                        client: ClientAddr::Tcp(([127, 0, 0, 1], 1).into()),
+                        surface,
+                        target: Target { host: Host::parse(name.as_bytes()).expect("a host"), port: 80 },
+                        method: method.map(|method| Method::parse(method).expect("a method")),
+                        path: method.map(|_| "/usage".to_owned()),
+                        recorded_path: None,
+                        labels: Labels::default(),
+                    };
+                    let Decision::Deny(denial) = snapshot(text).decide(&intent, NOW) else {
+                        panic!("{name} under\n{text}")
+                    };
+                    assert_eq!(denial.code, DenialCode::SpecialAddress);
+                }
+            }
+        }
+        assert_eq!(reach(rule, "xarw.internal"), None, "another name");
+        assert_eq!(reach("posture = \"public\"\n", "arw.internal.example.com"), None, "another name");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From a persona file to a persona, with a fault for everything that has no meaning.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use crate::config::located::{Document, Found, Place, nearest};
 use crate::config::{PersonaFile, RuleForm, TokenForm};
@@ -17,6 +18,10 @@ use super::terms::{Mode, Posture};
 const MAX_LIMIT: u64 = 1 << 20;
 /// Longest certificate URI, in bytes: the bound of a SPIFFE id.
 const MAX_URI: usize = 2_048;
+/// Shortest expected heartbeat: what a busy host still keeps.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_secs(1);
+/// Longest expected heartbeat: a gap that is noticed after two days is not noticed.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(24 * 3_600);
 
 /// Reads what `file` means. Faults are left in its document, beside those of its shape. `None` when the
 /// id is not one; otherwise the persona is only as good as the document is free of faults.
@@ -38,6 +43,8 @@ pub(super) fn read(file: &PersonaFile) -> Option<Persona> {
             tunnels: file.tunnels.as_ref().map(|found| limit(document, found)),
         },
         require_lease: file.require_lease.as_ref().is_some_and(|found| found.value),
+        heartbeat: file.heartbeat.as_ref().map(|found| heartbeat(document, found)),
+        digest: file.digest,
         tls: read_rule::read_tls(document, &file.tls),
         allow: RuleSet::compile(allow.into_iter().flatten().collect(), Purpose::Allow),
         deny: RuleSet::compile(deny.into_iter().flatten().collect(), Purpose::Deny),
@@ -105,6 +112,14 @@ fn limit(document: &Document, found: &Found<u64>) -> usize {
         document.fault_with_hint(&found.place, message, "`posture = \"off\"` lets nothing leave");
     }
     usize::try_from(found.value).unwrap_or(usize::MAX)
+}
+
+fn heartbeat(document: &Document, found: &Found<Duration>) -> Duration {
+    if found.value < SHORTEST_HEARTBEAT || found.value > LONGEST_HEARTBEAT {
+        let hint = "how often the persona is expected to send feedback or run: `heartbeat = \"5m\"`";
+        document.fault_with_hint(&found.place, "a heartbeat is a time from 1s to 24h", hint);
+    }
+    found.value
 }
 
 fn uid(document: &Document, found: &Found<u64>) -> Option<u32> {

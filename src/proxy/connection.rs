@@ -8,6 +8,8 @@
 //!     └───────────┴─────────┴──────┴─▶ refusal ─ linger ─ close
 //! ```
 //!
+//! A runtime's request to the gateway itself goes to the [`desk`] and ends the connection.
+//!
 //! Behind a refused `CONNECT`, and behind a refusal of a request with a body, the connection closes: what
 //! follows there was not meant as a request.
 
@@ -20,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::client::ClientStream;
+use super::desk;
 use super::exchange::{After, Switched, Wire, exchange};
 use super::gate::{About, Cleared, Gateway};
 use super::head::{Framing, HeadFault, RequestHead, RequestTarget, head_length};
@@ -265,10 +268,20 @@ impl Connection {
 
     async fn handle(&mut self, head: RequestHead) -> Next {
         let head_only = HeadOnly(head.method.as_str() == "HEAD");
+        // A connection that names its own target asks for that and nothing else.
+        if let (None, Some(runtime), Some(path)) =
+            (&self.fixed, self.peer.evidence.runtime().cloned(), desk::addressed(&head))
+        {
+            let reply = desk::serve(&self.gateway.desk, &runtime, &mut self.client, &head, path).await;
+            if send(&mut self.client.stream, &reply.encode(head_only.0)).await {
+                linger(&mut self.client.stream).await;
+            }
+            return Next::Close;
+        }
         let (surface, target) = match &head.target {
             RequestTarget::Tunnel(target) => (Surface::Tunnel, target),
             RequestTarget::Forward { target, .. } => (Surface::Forward, target),
-            RequestTarget::Origin => {
+            RequestTarget::Origin { .. } => {
                 let detail =
                     "this is a forward proxy, not a web server: set it as http_proxy and https_proxy, or use curl -x";
                 return Next::Refuse(self.malformed(400, detail), head_only);

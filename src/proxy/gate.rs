@@ -19,6 +19,7 @@ use arc_swap::ArcSwap;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::desk::Desk;
 use super::flow::{Flow, FlowGuard, FlowStart, FlowTable};
 use super::identify::Proof;
 use super::latch::{Latch, Latched};
@@ -70,6 +71,8 @@ pub struct Gateway {
     pub draining: CancellationToken,
     /// The kill switch.
     pub latch: Latch,
+    /// What runtimes may ask of this host.
+    pub desk: Desk,
 }
 
 /// Vetted addresses, in the order to try them. Made here only, and used up by the dial.

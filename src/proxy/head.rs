@@ -146,7 +146,10 @@ pub enum RequestTarget {
         wire: String,
     },
     /// `GET /path`: the client takes the gateway for a web server.
-    Origin,
+    Origin {
+        /// Path and query exactly as written.
+        wire: String,
+    },
 }
 
 /// A request head that has one reading.
@@ -288,7 +291,7 @@ fn parse_target(method: &Method, raw: &str) -> Result<RequestTarget, HeadFault> 
         return Target::parse(raw.as_bytes(), None).map(RequestTarget::Tunnel).map_err(|_| HeadFault::BadTarget);
     }
     if raw.starts_with('/') || raw == "*" {
-        return Ok(RequestTarget::Origin);
+        return Ok(RequestTarget::Origin { wire: raw.to_owned() });
     }
     let (scheme, rest) = raw.split_once("://").ok_or(HeadFault::BadTarget)?;
     if !scheme.eq_ignore_ascii_case("http") {
@@ -330,7 +333,7 @@ fn check_host(fields: &Fields, target: &RequestTarget, version: Version) -> Resu
     let agrees = match target {
         // Of a tunnel the target alone counts (RFC 9112 section 3.2.3), and the field goes nowhere: Node's own
         // example names the proxy there.
-        RequestTarget::Origin | RequestTarget::Tunnel(_) => true,
+        RequestTarget::Origin { .. } | RequestTarget::Tunnel(_) => true,
         RequestTarget::Forward { target, .. } => host_of(host, 80).is_some_and(|named| named == *target),
     };
     if agrees { Ok(()) } else { Err(HeadFault::BadHost) }

@@ -26,6 +26,8 @@ pub struct PersonaStats {
     pub would_deny: AtomicU64,
     /// Denials by code, in the order of [`DenialCode::ALL`].
     denied: [AtomicU64; DenialCode::ALL.len()],
+    /// Previews that the gate would have denied.
+    pub previews_denied: AtomicU64,
     /// Bytes from clients.
     pub bytes_up: AtomicU64,
     /// Bytes to clients.

@@ -174,11 +174,20 @@ pub fn lease_hint(code: &str, persona: &PersonaId, target: &Target) -> String {
 }
 
 /// RFC 9110 section 15.
-const fn title(status: u16) -> &'static str {
+/// The short words for a status (RFC 9110).
+pub(super) const fn title(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
         403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        413 => "Content Too Large",
+        415 => "Unsupported Media Type",
         407 => "Proxy Authentication Required",
+        422 => "Unprocessable Content",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         502 => "Bad Gateway",

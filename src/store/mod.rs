@@ -11,12 +11,13 @@
 //! |---|---|
 //! | `open`, `schema` | the file, its mode, its lock, its migrations |
 //! | `owner` | the thread that has the only connection |
-//! | `leases`, `automations`, `outbox` | one repository per concern |
+//! | `leases`, `automations`, `alerts`, `personas`, `outbox` | one repository per concern |
 //! | `latch` | the persisted kill switch, beside the database |
 //!
 //! No SQL stands outside of this module. It refuses: a file that a newer version wrote, that another process has open,
 //! that is damaged or is not ours; and to acknowledge what is not on the disk.
 
+mod alerts;
 mod automations;
 mod fault;
 mod latch;
@@ -24,12 +25,14 @@ mod leases;
 mod open;
 mod outbox;
 mod owner;
+mod personas;
 mod row;
 mod schema;
 
 #[cfg(test)]
 mod tests;
 
+pub use alerts::{AlertRow, Alerts};
 pub use automations::{Automations, DisabledRow, ReportRow, RunRow, Taken, TotalsRow};
 pub use fault::StoreFault;
 pub use latch::{LatchFile, LatchRecord, LatchStamp, LatchState, MAX_REASON};
@@ -37,3 +40,7 @@ pub use leases::{LeaseRow, Leases};
 pub use open::FILE;
 pub use outbox::{Entry, Outbox};
 pub use owner::Store;
+pub use personas::{
+    Annotated, FeedbackRow, HistoryRow, NoteRow, OptInRow, Personas, ProposalDecision, ProposalEnd, ProposalRow,
+    ReviewRow,
+};

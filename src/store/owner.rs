@@ -7,11 +7,13 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::alerts::Alerts;
 use super::automations::Automations;
 use super::fault::StoreFault;
 use super::leases::Leases;
 use super::open::open;
 use super::outbox::Outbox;
+use super::personas::Personas;
 
 /// Changes that may wait. 256: operators make a few a minute; more than this means that the disk hangs.
 const QUEUE: usize = 256;
@@ -59,9 +61,19 @@ impl Store {
         Leases(self)
     }
 
+    /// The alerts.
+    pub const fn alerts(&self) -> Alerts<'_> {
+        Alerts(self)
+    }
+
     /// Which automations are disabled, what ran, what was reported.
     pub const fn automations(&self) -> Automations<'_> {
         Automations(self)
+    }
+
+    /// Personas beyond their files.
+    pub const fn personas(&self) -> Personas<'_> {
+        Personas(self)
     }
 
     /// Audit entries that are not in their log yet.

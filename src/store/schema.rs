@@ -72,6 +72,89 @@ const STEPS: &[&str] = &[
         CHECK ((spend IS NULL) = (currency IS NULL))
     ) STRICT;
 ",
+    "
+    CREATE TABLE alerts (
+        id TEXT PRIMARY KEY NOT NULL,
+        body TEXT NOT NULL,
+        raised_at INTEGER NOT NULL,
+        cleared_at INTEGER,
+        told INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX alerts_open ON alerts (id) WHERE cleared_at IS NULL OR told = 0;
+    CREATE INDEX alerts_cleared ON alerts (cleared_at) WHERE cleared_at IS NOT NULL;
+",
+    "
+    CREATE TABLE persona_reviews (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        persona TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        reviewer TEXT NOT NULL,
+        recorded_by TEXT NOT NULL,
+        justification TEXT NOT NULL,
+        file_digest TEXT NOT NULL,
+        notice TEXT NOT NULL,
+        notice_digest TEXT NOT NULL,
+        proposal INTEGER
+    ) STRICT;
+    CREATE INDEX persona_reviews_of ON persona_reviews (persona, seq);
+    CREATE TABLE persona_proposals (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        persona TEXT NOT NULL,
+        state TEXT NOT NULL,
+        patch TEXT NOT NULL,
+        base TEXT NOT NULL,
+        widens TEXT NOT NULL,
+        justification TEXT NOT NULL,
+        submitted_by TEXT NOT NULL,
+        submitted_at INTEGER NOT NULL,
+        decided_by TEXT,
+        decided_at INTEGER,
+        note TEXT,
+        result TEXT,
+        text TEXT,
+        CHECK ((state = 'applying') = (text IS NOT NULL)),
+        CHECK ((state = 'submitted') = (decided_at IS NULL))
+    ) STRICT;
+    CREATE INDEX persona_proposals_of ON persona_proposals (persona, id);
+    CREATE INDEX persona_proposals_in ON persona_proposals (state, id);
+    CREATE TABLE persona_history (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        persona TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        proposal INTEGER,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX persona_history_of ON persona_history (persona, seq);
+    CREATE TABLE persona_notes (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        line INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        text TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX persona_notes_on ON persona_notes (line, id);
+    CREATE TABLE persona_opt_ins (
+        persona TEXT PRIMARY KEY NOT NULL,
+        granted INTEGER NOT NULL,
+        notice_digest TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        justification TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE persona_feedback (
+        persona TEXT PRIMARY KEY NOT NULL,
+        count INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        body TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE persona_known (
+        persona TEXT PRIMARY KEY NOT NULL,
+        digest TEXT NOT NULL
+    ) STRICT;
+",
 ];
 
 /// The version that this program writes.

@@ -286,3 +286,135 @@ async fn who_is_disabled_and_what_ran_is_read_back() {
     assert_eq!(kept.runs(id("nightly"), runtime("ocr"), 2).await.expect("read"), [last, run(1_002)]);
     assert_eq!(kept.runs(id("other"), runtime("ocr"), 5_000).await.expect("read").len(), 1_000);
 }
+
+fn demo() -> PersonaId {
+    PersonaId::parse("demo").expect("an id")
+}
+
+fn proposal() -> ProposalRow {
+    ProposalRow {
+        id: 0,
+        persona: demo(),
+        state: "submitted".to_owned(),
+        patch: "[]".to_owned(),
+        base: "aa".to_owned(),
+        widens: "[]".to_owned(),
+        justification: "incident 7".to_owned(),
+        submitted_by: "uid:0".to_owned(),
+        submitted_at: Timestamp::from_unix_micros(1),
+        decided: None,
+        result: None,
+        text: None,
+    }
+}
+
+fn happened(kind: &str, at: i64, proposal: Option<i64>) -> HistoryRow {
+    HistoryRow {
+        seq: 0,
+        persona: demo(),
+        at: Timestamp::from_unix_micros(at),
+        kind: kind.to_owned(),
+        actor: "uid:0".to_owned(),
+        proposal,
+        data: "{}".to_owned(),
+    }
+}
+
+fn decision(id: i64, state: &'static str, file: Option<(&str, &str)>) -> ProposalDecision {
+    ProposalDecision {
+        id,
+        state,
+        by: "uid:1".to_owned(),
+        at: Timestamp::from_unix_micros(5),
+        note: "agreed".to_owned(),
+        file: file.map(|(digest, text)| (digest.to_owned(), text.to_owned())),
+    }
+}
+
+#[tokio::test]
+async fn a_proposal_is_decided_once_and_its_way_is_kept() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(folder.path()).expect("opens");
+    let personas = store.personas();
+    let id = personas.submit(proposal(), happened("submitted", 1, None), entry("submit")).await.expect("kept");
+    let file = Some(("bb", "id = \"demo\""));
+    let decided =
+        personas.decide("submitted", decision(id, "applying", file), happened("approved", 5, Some(id)), entry("yes"));
+    assert!(decided.await.expect("kept"));
+    for state in ["applying", "rejected"] {
+        let again =
+            personas.decide("submitted", decision(id, state, None), happened("twice", 6, Some(id)), entry(state));
+        assert!(!again.await.expect("looked at"), "{state}");
+    }
+    drop(store);
+
+    let store = Store::open(folder.path()).expect("opens again");
+    let personas = store.personas();
+    let applying = personas.proposals(None, Some("applying"), 10).await.expect("read");
+    let expected = ProposalRow {
+        id,
+        state: "applying".to_owned(),
+        decided: Some(("uid:1".to_owned(), Timestamp::from_unix_micros(5), "agreed".to_owned())),
+        result: Some("bb".to_owned()),
+        text: Some("id = \"demo\"".to_owned()),
+        ..proposal()
+    };
+    assert_eq!(applying, [expected]);
+    let review = ReviewRow {
+        persona: demo(),
+        at: Timestamp::from_unix_micros(6),
+        reviewer: "uid:1".to_owned(),
+        recorded_by: "uid:1".to_owned(),
+        justification: "agreed".to_owned(),
+        file_digest: "bb".to_owned(),
+        notice: "told".to_owned(),
+        notice_digest: "cc".to_owned(),
+        proposal: Some(id),
+    };
+    let end = ProposalEnd { id, state: "approved", review: Some(review.clone()), known: Some("bb".to_owned()) };
+    personas.finish(end, happened("applied", 6, Some(id)), entry("done")).await.expect("kept");
+    assert_eq!(personas.reviews().await.expect("read"), [review]);
+    assert_eq!(personas.known().await.expect("read").get(&demo()).map(String::as_str), Some("bb"));
+    let lines = personas.history(demo(), None, 10).await.expect("read");
+    let kinds: Vec<&str> = lines.iter().map(|(line, _)| line.kind.as_str()).collect();
+    assert_eq!(kinds, ["applied", "approved", "submitted"], "nothing of the refused decisions");
+    assert!(lines.iter().all(|(line, _)| line.proposal == Some(id)));
+    let ids: Vec<String> =
+        store.outbox().oldest(10).await.expect("read").into_iter().map(|(_, entry)| entry.id).collect();
+    assert_eq!(ids, ["submit", "yes", "done"]);
+}
+
+#[tokio::test]
+async fn a_history_is_paged_annotated_and_let_go_by_age() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(folder.path()).expect("opens");
+    let personas = store.personas();
+    for at in 1..=5 {
+        personas.know(vec![(Some(format!("{at}")), happened("changed", at, None))]).await.expect("kept");
+    }
+    let page = personas.history(demo(), None, 2).await.expect("read");
+    assert_eq!(page.iter().map(|(line, _)| line.seq).collect::<Vec<_>>(), [5, 4]);
+    let page = personas.history(demo(), Some(4), 10).await.expect("read");
+    assert_eq!(page.iter().map(|(line, _)| line.seq).collect::<Vec<_>>(), [3, 2, 1]);
+
+    let note =
+        |text: &str| NoteRow { at: Timestamp::from_unix_micros(9), actor: "uid:0".to_owned(), text: text.to_owned() };
+    let other = PersonaId::parse("other").expect("an id");
+    for (persona, seq, expected) in [
+        (demo(), 1, Annotated::Added),
+        (demo(), 5, Annotated::Added),
+        (demo(), 5, Annotated::Added),
+        (demo(), 5, Annotated::Full),
+        (demo(), 6, Annotated::NoSuchLine),
+        (other, 5, Annotated::NoSuchLine),
+    ] {
+        let id = format!("note-{persona}-{seq}-{expected:?}");
+        assert_eq!(personas.annotate(persona, seq, note("x"), 2, entry(&id)).await.expect("looked at"), expected);
+    }
+    personas.forget_before(Timestamp::from_unix_micros(4), &["approved"]).await.expect("let go");
+    let left = personas.history(demo(), None, 10).await.expect("read");
+    assert_eq!(left.iter().map(|(line, notes)| (line.seq, notes.len())).collect::<Vec<_>>(), [(5, 2), (4, 0)]);
+    personas.know(vec![(None, happened("removed", 9, None))]).await.expect("kept");
+    assert!(personas.known().await.expect("read").is_empty());
+    assert_eq!(personas.history(demo(), None, 1).await.expect("read")[0].0.seq, 6, "numbers are not used twice");
+}

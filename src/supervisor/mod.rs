@@ -53,6 +53,7 @@ pub use bars::Bars;
 pub use crew::{Premises, ShutdownReport, StartFault, Supervisor, start};
 pub use death::{Cause, Death, DeathRecord, ExitCause, MAX_LAST_LINES, MAX_LINE_BYTES, Used};
 pub use exec::{Ending, ExecFault, Execution, Said};
+pub use gpus::Sample as GpuSample;
 pub use launch::Confinement;
 pub use life::{HealthReason, State as RuntimeState};
 pub use manifest::{
@@ -66,5 +67,5 @@ pub use request::{Action, RequestFault};
 pub use schedule::{Schedule, ScheduleFault};
 pub use shared::Permit;
 pub use spent::{BudgetKind, Reported, Reports, Window, WindowId};
-pub use view::{BudgetView, Denied, EgressView, Restarts, RuntimeView, UsageView, Waited};
+pub use view::{BudgetView, Denied, EgressView, GpuView, Restarts, RuntimeView, UsageView, Waited};
 pub use window::{Backoff, RestartWindow};

@@ -30,6 +30,7 @@ use crate::sandbox::cgroup::LeafPlace;
 use crate::sandbox::{InitId, Listener};
 
 use super::death::DeathRecord;
+use super::gpus::HeldGpu;
 use super::launch::Confinement;
 use super::life::Saved;
 use super::spent::WindowId;
@@ -89,7 +90,7 @@ pub(super) struct RunFile {
     pub(super) frozen: bool,
     /// Its GPUs.
     #[serde(default)]
-    pub(super) gpus: Vec<String>,
+    pub(super) gpus: Vec<HeldGpu>,
     /// The window that its budgets count in.
     #[serde(default)]
     pub(super) window: WindowId,

@@ -77,7 +77,7 @@ impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit, bars, reports } =
             parts;
-        let gpus = Arc::new(Accelerators::new(Arc::clone(&clock)));
+        let gpus = Accelerators::new(Arc::clone(&clock), config.gpu_library.clone());
         Self {
             clock,
             gateway,

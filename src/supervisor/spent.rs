@@ -38,6 +38,8 @@ codes! {
         Tokens => "tokens",
         /// Money, as it reports it, in millionths.
         Spend => "spend",
+        /// Memory of each of its GPUs at one time, in bytes. It belongs to a run, and no window counts it.
+        GpuMemory => "gpu_memory",
     }
 }
 
@@ -441,7 +443,7 @@ mod tests {
         spent.begin(Window::Run, 1, true, at(0));
         let unmetered = |spent: &Spent, reported| -> Vec<BudgetKind> {
             let rows = spent.rows(&budget, reported);
-            assert_eq!(rows.len(), BudgetKind::ALL.len());
+            assert_eq!(rows.len(), BudgetKind::ALL.len() - 1);
             assert!(rows.iter().all(|row| row.used.is_some() == row.ratio.is_some()));
             rows.iter().filter(|row| row.used.is_none()).map(|row| row.kind).collect()
         };

@@ -70,6 +70,8 @@ pub struct RuntimeView {
     pub window: Option<String>,
     /// What it has used up of what it may.
     pub budget: Vec<BudgetView>,
+    /// Its GPUs in this run, as they were last read.
+    pub gpus: Vec<GpuView>,
     /// What it uses of the host; only where it was asked for.
     pub usage: Option<UsageView>,
     /// Why it has less CPU than its preset gives, while that is so.
@@ -111,6 +113,19 @@ pub struct EgressView {
     pub denials: u64,
     /// Tunnels and exchanges open now.
     pub open: usize,
+}
+
+/// One GPU of a runtime.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GpuView {
+    /// Its name.
+    pub uuid: String,
+    /// What the runtime's processes hold of its memory; `None` where it is not metered.
+    pub memory_bytes: Option<u64>,
+    /// What they may hold.
+    pub memory_limit: Option<u64>,
+    /// Codes of what is wrong with it; empty is the good case.
+    pub health: Vec<&'static str>,
 }
 
 /// One budget.

@@ -1,9 +1,12 @@
 //! The command line.
 
 mod admin;
+mod alerts;
 mod bundles;
 mod consent;
 mod incident;
+mod persona;
+mod policy;
 mod recipes;
 
 use std::ffi::OsString;
@@ -18,9 +21,12 @@ use crate::sandbox::ProfileName;
 use crate::sandbox::preset::PresetName;
 
 pub use admin::{AdminCommand, AdminPersonaCommand, AutomationCommand, GrantArgs, LeaseCommand};
+pub use alerts::AlertsCommand;
 pub use bundles::{BundlesCommand, ManifestCommand};
 pub use consent::{ConsentCommand, SayArgs};
 pub use incident::{ExportArgs as IncidentExportArgs, IncidentCommand};
+pub use persona::{FeedbackCommand, OptArgs, PersonaCommand, ProposeArgs, ReviewCommand, TokenCommand};
+pub use policy::{PolicyCommand, SimulateArgs};
 pub use recipes::{KeygenArgs, RecipesCommand, SignArgs};
 
 /// Talk to the egress gateway of this host, and read its ledger.
@@ -111,7 +117,7 @@ pub enum Command {
     /// Personas: the identities that traffic leaves as
     #[command(subcommand)]
     Persona(PersonaCommand),
-    /// Policies
+    /// What may leave, and who may do what: checked, asked, tested
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// What people were told and agreed to
@@ -132,6 +138,9 @@ pub enum Command {
     /// What is known of an incident, in one archive
     #[command(subcommand)]
     Incident(IncidentCommand),
+    /// What a person should know
+    #[command(subcommand)]
+    Alerts(AlertsCommand),
     /// Run one command in a sandbox whose only way out is a gateway of its own; needs no daemon
     Run(RunArgs),
     /// Sandboxes
@@ -354,44 +363,6 @@ pub enum EgressCommand {
         /// Method, for plain HTTP [default: GET]
         #[arg(long)]
         method: Option<String>,
-    },
-}
-
-/// `persona …`.
-#[derive(Debug, Subcommand)]
-pub enum PersonaCommand {
-    /// Show the personas in force
-    List,
-    /// Check persona files, without the daemon
-    Check {
-        /// The files
-        #[arg(required = true, value_hint = ValueHint::FilePath)]
-        files: Vec<PathBuf>,
-    },
-    /// Tokens by which clients prove a persona
-    #[command(subcommand)]
-    Token(TokenCommand),
-}
-
-/// `persona token …`.
-#[derive(Debug, Subcommand)]
-pub enum TokenCommand {
-    /// Make a random token; it is shown once, and the persona's file gets its hash only
-    New {
-        /// The persona
-        #[arg(value_parser = persona)]
-        name: PersonaId,
-    },
-}
-
-/// `policy …`.
-#[derive(Debug, Subcommand)]
-pub enum PolicyCommand {
-    /// Check all persona files of a folder together, without the daemon
-    Check {
-        /// The configuration folder [default: the daemon's]
-        #[arg(value_hint = ValueHint::DirPath)]
-        dir: Option<PathBuf>,
     },
 }
 
@@ -677,6 +648,11 @@ mod tests {
             &["arw-cli", "automation", "shutdown", "--reason", " "],
             &["arw-cli", "automation", "shutdown", "--reason", "x", "--grace", "soon"],
             &["arw-cli", "automation", "rearm"],
+            &["arw-cli", "alerts", "ack", "alert-1"],
+            &["arw-cli", "alerts", "ack", "../x", "--note", "x"],
+            &["arw-cli", "alerts", "ack", "alert-1", "--note", " "],
+            &["arw-cli", "alerts", "test"],
+            &["arw-cli", "alerts", "test", "A route"],
             &["arw-cli", "recipes", "install"],
             &["arw-cli", "recipes", "run", "../x", "--preview"],
             &["arw-cli", "recipes", "sign", "x"],
@@ -685,6 +661,44 @@ mod tests {
             &["arw-cli", "runtime", "bundles", "rollback", "a", "--to", "1.0", "--note", "x"],
         ] {
             let error = Cli::try_parse_from(line).expect_err("wrong usage");
+            assert_eq!(error.exit_code(), 2, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_runtime_is_asked_by_its_id_and_everything_behind_the_dashes_is_the_commands() {
+        let runtime = |line: &[&str]| match Cli::try_parse_from([&["arw-cli", "runtime"], line].concat()) {
+            Ok(Cli { command: Command::Runtime(command), .. }) => command,
+            other => panic!("{line:?}: {other:?}"),
+        };
+        assert!(matches!(runtime(&["start", "model", "--wait"]), RuntimeCommand::Start { wait: true, .. }));
+        assert!(matches!(runtime(&["stop", "model"]), RuntimeCommand::Stop { wait: false, .. }));
+        assert!(matches!(runtime(&["deaths", "model"]), RuntimeCommand::Deaths { limit: 5, .. }));
+        let RuntimeCommand::Logs(logs) = runtime(&["logs", "-f", "model", "--tail", "0"]) else { panic!("logs") };
+        assert!(logs.follow && logs.tail == 0);
+        let exec = ["exec", "model.v2", "--timeout", "3600", "--", "sh", "-c", "--json", "--timeout", "--"];
+        let RuntimeCommand::Exec(exec) = runtime(&exec) else { panic!("exec") };
+        assert_eq!((exec.id.as_str(), exec.timeout, exec.raw), ("model.v2", 3_600, false));
+        assert_eq!(exec.command, ["sh", "-c", "--json", "--timeout", "--"]);
+        let RuntimeCommand::Exec(exec) = runtime(&["exec", "--raw", "model", "--", "true"]) else { panic!("exec") };
+        assert!(exec.raw && exec.timeout == 60);
+        for line in [
+            &["exec", "model"][..],
+            &["exec", "model", "true"],
+            &["exec", "model", "--"],
+            &["exec", "--", "true"],
+            &["exec", "model", "--timeout", "0", "--", "true"],
+            &["exec", "model", "--timeout", "3601", "--", "true"],
+            &["exec", "../model", "--", "true"],
+            &["start"],
+            &["start", "Model"],
+            &["start", "a", "b"],
+            &["freeze", "model", "--wait"],
+            &["logs", "model", "--tail", "5001"],
+            &["deaths", "model", "--limit", "0"],
+            &["frob", "model"],
+        ] {
+            let error = Cli::try_parse_from([&["arw-cli", "runtime"], line].concat()).expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{line:?}");
         }
     }

@@ -127,8 +127,8 @@ fn a_file_system_that_turns_read_only_stops_everything_too() {
     }
     let origin = Origin::http();
     // An open file of a tmpfs keeps a remount from succeeding, so the daemon's limit of file sizes stands in:
-    // every write to the ledger fails with EFBIG.
-    let daemon = with(&origin, "", |setup| setup.wrapped(&["prlimit", "--fsize=65536:65536"]));
+    // every write to the ledger fails with EFBIG. The state of a new daemon needs less than that.
+    let daemon = with(&origin, "", |setup| setup.wrapped(&["prlimit", "--fsize=262144:262144"]));
     let mut client = Client::connect(daemon.proxy);
     let answer = wait_for("the refusal", || {
         let answer = client.get(&url(&origin, "/"), &credentials());

@@ -17,7 +17,7 @@ use arw::events::EventBus;
 use arw::ledger::{Filter, Kind, Ledger, Line, Outcome};
 use arw::policy::{PolicySettings, Snapshot, Usage};
 use arw::proxy::{
-    EgressLimits, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver, Running,
+    Desk, EgressLimits, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver, Running,
     RuntimeSockets, SyntheticNets, start,
 };
 use tempfile::TempDir;
@@ -108,6 +108,7 @@ impl Stage {
             events: EventBus::new("trial", clock),
             draining: CancellationToken::new(),
             latch: Latch::default(),
+            desk: Desk::default(),
         });
         let running = start(&gateway, &config.proxy, None, Inherited { runtimes, ..Inherited::default() }).unwrap();
         Self { running: Some(running), ledger, upstream, resolver, _executor: executor, _home: home }

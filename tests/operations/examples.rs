@@ -227,6 +227,8 @@ fn the_automation_host_waits_for_consent_and_leases_and_records_its_agent() {
     example.daemon.wait_for_ledger("the publisher's denial", |line| {
         line["runtime"] == "publisher" && line["code"] == "lease_required"
     });
+    let (code, said) = example.cli(&["automation", "list"]);
+    assert!(code == Some(0) && said.contains("report") && said.contains("triage"), "{said}");
     example.wait("nightly-report", "planned", |view| !view["next_start"].is_null());
 }
 

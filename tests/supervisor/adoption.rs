@@ -136,3 +136,50 @@ fn one_that_was_adopted_frozen_is_looked_after_once_it_goes_on() {
     let death = host.wait_end("still")["last_death"].clone();
     assert_eq!((&death["cause"], &death["code"]), (&"exit".into(), &5.into()), "{death}");
 }
+
+/// Takes a runtime from its daemon: whoever connects there owns it.
+fn take_over(host: &Host, id: &str) -> std::os::fd::OwnedFd {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+    let made = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let address = UnixAddr::new(&host.daemon.state_dir().join("runtimes").join(id).join("own.sock")).unwrap();
+    connect(std::os::fd::AsRawFd::as_raw_fd(&made), &address).unwrap();
+    made
+}
+
+#[test]
+fn an_init_that_drops_its_owner_is_taken_back_and_nothing_is_restarted() {
+    if !crate::can_launch() {
+        return;
+    }
+    let script = "trap 'exit 5' TERM; while :; do sleep 0.1; done";
+    let more = "auto_start = true\n[runtimes.health]\nexec = [\"/bin/true\"]\ninterval = \"100ms\"\nfailure_threshold = 1\n[runtimes.restart]\nbackoff = \"100ms\"";
+    let host = Host::start(&bash("one", script, more));
+    let before = host.wait_state("one", "ready");
+    drop(take_over(&host, "one"));
+    host.daemon.wait_for_log("has it again");
+    let after = host.wait_state("one", "ready");
+    assert_eq!((&after["pid"], &after["run"]), (&before["pid"], &before["run"]), "{after:#}");
+    assert_eq!((&after["restarts"]["used"], &after["last_death"]), (&0.into(), &serde_json::Value::Null));
+    // It takes orders again, and its end is heard of.
+    let said = host.daemon.cli(&["runtime", "exec", "one", "--", "echo", "mine"]);
+    assert_eq!(said.stdout, b"mine\n", "{said:?}");
+    let init = nix::unistd::Pid::from_raw(i32::try_from(after["pid"].as_i64().unwrap()).unwrap());
+    nix::sys::signal::kill(init, nix::sys::signal::Signal::SIGTERM).unwrap();
+    let death = host.wait("one", "restarted", |view| view["run"] == 2)["last_death"].clone();
+    assert_eq!((&death["cause"], &death["code"]), (&"exit".into(), &5.into()), "{death}");
+}
+
+#[test]
+fn two_owners_do_not_take_a_runtime_from_each_other_for_ever() {
+    if !crate::can_launch() {
+        return;
+    }
+    let more = "auto_start = true\n[runtimes.restart]\nbackoff = \"100ms\"";
+    let host = Host::start(&bash("one", "sleep 1000", more));
+    host.wait_state("one", "ready");
+    drop(take_over(&host, "one"));
+    host.daemon.wait_for_log("has it again");
+    drop(take_over(&host, "one"));
+    let again = host.wait("one", "launched anew", |view| view["run"] == 2 && view["state"] == "ready");
+    assert_eq!(again["restarts"]["used"], 1, "{again:#}");
+}

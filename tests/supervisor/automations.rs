@@ -80,7 +80,7 @@ fn what_is_disabled_is_ended_and_nobody_starts_it_until_it_is_enabled() {
     assert!(output.status.success(), "{}", said(&output));
     host.must("job", "start");
     host.wait_state("job", "ready");
-    let event = host.wait_event("automation.run.started", |data| data["run"] == 2);
+    let event = host.wait_event("automation.run.started", |data| data["runtime"] == "job" && data["run"] == 2);
     assert_eq!(event["data"]["automation"], "other");
     let (_, runs) = host.ask("GET", "/automations/job/runs");
     let names: Vec<&Json> = runs["runs"].as_array().unwrap().iter().map(|run| &run["automation"]).collect();

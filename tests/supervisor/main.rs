@@ -14,10 +14,12 @@ mod ends;
 mod exec;
 mod gpu;
 mod health;
+mod metrics;
 mod network;
 mod reload;
 mod stage;
 mod switch;
+mod usage;
 
 /// Whether sandboxes can be made here at all; says why not.
 fn can_launch() -> bool {

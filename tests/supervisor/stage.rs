@@ -121,6 +121,22 @@ impl Host {
             .then(|| (status, serde_json::from_str(body).unwrap_or(Json::Null)))
     }
 
+    /// The text of a `GET`.
+    pub(crate) fn read(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.daemon.control).unwrap();
+        stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nConnection: close\r\n\r\n",
+            self.daemon.control
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
     /// Waits for an event of this type that is as wanted; those that are kept count.
     pub(crate) fn wait_event(&self, kind: &str, wanted: impl Fn(&Json) -> bool) -> Json {
         let mut stream = TcpStream::connect(self.daemon.control).unwrap();

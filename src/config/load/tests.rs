@@ -341,3 +341,17 @@ fn an_allowlist_without_a_host_is_refused_and_never_means_everything() {
     let loaded = host.load(&[("ARW_PERSONA_ID", "demo")]).expect("harmless");
     assert!(loaded.config.default_persona.is_none() && loaded.warnings.len() == 1);
 }
+
+#[test]
+fn a_gpu_library_is_named_whole_or_not_at_all() {
+    let host = Host::new();
+    for relative in ["libnvidia-ml.so.1", "./x.so", "../x.so"] {
+        let faults = host.faults(&format!("[runtimes]\ngpu_library = \"{relative}\""), &[]);
+        let expected = format!("s.toml:2: runtimes.gpu_library: `{relative}` is not an absolute path (hint: ");
+        assert!(faults.starts_with(&expected), "{faults}");
+    }
+    let none = host.with_file("[runtimes]\ngpu_library = \"\"", &[]).expect("none");
+    assert_eq!(none.config.runtimes.gpu_library, None);
+    let some = host.with_file("[runtimes]\ngpu_library = \"/opt/nvml.so\"", &[]).expect("some");
+    assert_eq!(some.config.runtimes.gpu_library.as_deref(), Some(Path::new("/opt/nvml.so")));
+}

@@ -78,6 +78,7 @@ impl Draft {
     pub(in crate::config) fn finish(mut self) -> ServerConfig {
         let (state, config) = (self.config.state_dir.clone(), self.config.config_dir.clone());
         self.config.runtimes.manifest = config.join(&self.config.runtimes.manifest);
+        self.config.control.policy.iter_mut().for_each(|path| *path = config.join(&*path));
         let below_state = |path: &mut PathBuf| *path = state.join(&*path);
         below_state(&mut self.config.ledger.dir);
         below_state(&mut self.config.control.unix_socket);

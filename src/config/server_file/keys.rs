@@ -23,6 +23,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("ledger", "The egress ledger."),
     ("control", "The control API."),
     ("runtimes", "The supervised runtimes, and what holds for those that do not say it themselves."),
+    ("personas", "Personas beyond their traffic: proposals and feedback."),
     ("log", "The daemon's own log."),
     ("bundles", "Recipes and bundles: what is installed here and runs later."),
 ];
@@ -234,6 +235,11 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "Unix socket of the API; its own uid and root are admins. Relative to `state_dir`.",
     ),
     key(
+        "control.policy",
+        Kind::MaybePath(|d| &mut d.config.control.policy),
+        "Who may do what on the API: `policy.json` or a Cedar bundle; without it an administrator may do everything. Relative to `config_dir`.",
+    ),
+    key(
         "control.admin_token_sha256",
         Kind::TokenHash(|d| &mut d.config.control.admin_token_sha256),
         "SHA-256 of the admin token; without it only the Unix socket administers.",
@@ -283,6 +289,16 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "runtimes.log_bytes",
         Kind::DiskSize { field: |d| &mut d.config.runtimes.log_bytes, min: 64 << 10, max: 1 << 30 },
         "Size of each of the two files of a runtime's log.",
+    ),
+    key(
+        "runtimes.gpu_library",
+        Kind::MaybePath(|d| &mut d.config.runtimes.gpu_library),
+        "NVIDIA's management library, absolute; `\"\"` leaves it to the system's loader. It runs inside the daemon: nobody but root and its user may be able to write it, or a folder above it.",
+    ),
+    key(
+        "personas.enable",
+        Kind::Bool(|d| &mut d.config.personas.enable),
+        "Whether proposals and feedback are taken, for personas whose recorded review still fits their file.",
     ),
     key(
         "log.filter",

@@ -105,6 +105,7 @@ fn every_field_is_set_from_the_file() {
         [control]
         bind = "[::1]:0"
         unix_socket = "/run/c.sock"
+        policy = "policy.cedar"
         admin_token_sha256 = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
         [log]
         filter = "warn"
@@ -113,6 +114,8 @@ fn every_field_is_set_from_the_file() {
         dir = "logs"
         [bundles]
         require_signed = false
+        [personas]
+        enable = true
         [runtimes]
         enable = false
         manifest = "other.toml"
@@ -124,6 +127,7 @@ fn every_field_is_set_from_the_file() {
         first_uid = 700000
         uids = 8
         log_bytes = "1MiB"
+        gpu_library = "/g.so"
     "#;
     let (draft, faults) = read(text);
     assert_eq!(faults, Vec::<String>::new());
@@ -144,12 +148,13 @@ fn every_field_is_set_from_the_file() {
         control,
         log,
         runtimes,
+        personas,
         state_dir,
         config_dir,
         require_signed_bundles,
         default_persona,
     } = &config;
-    assert!(!require_signed_bundles);
+    assert!(!require_signed_bundles && personas.enable);
     assert_eq!((state_dir.as_path(), config_dir.as_path()), (Path::new("/s"), Path::new("/c")));
     assert!(default_persona.is_none(), "the file cannot set it");
     all_differ!(
@@ -189,7 +194,8 @@ fn every_field_is_set_from_the_file() {
             max_runtime,
             first_uid,
             uids,
-            log_bytes
+            log_bytes,
+            gpu_library
         }
     );
     all_differ!(dns, before.dns, DnsConfig { servers, timeout, cache_entries, max_ttl, hosts, use_hosts_file });
@@ -209,13 +215,18 @@ fn every_field_is_set_from_the_file() {
             record_query
         }
     );
-    all_differ!(control, before.control, ControlConfig { bind, unix_socket, admin_token_sha256 });
+    all_differ!(control, before.control, ControlConfig { bind, unix_socket, policy, admin_token_sha256 });
     all_differ!(log, before.log, LogConfig { filter, json, journald, dir });
 
     let tls = config.proxy.tls.as_ref().expect("whole");
     assert_eq!(tls.certificate, Path::new("/c/a.pem"), "relative to the configuration folder");
     assert_eq!(tls.key, Path::new("/k.pem"));
     assert_eq!(tls.client_ca.as_deref(), Some(Path::new("/c/ca.pem")));
+    assert_eq!(
+        config.control.policy.as_deref(),
+        Some(Path::new("/c/policy.cedar")),
+        "relative to the configuration folder"
+    );
     assert_eq!(config.log.dir.as_deref(), Some(Path::new("/s/logs")), "relative to the state folder");
     assert_eq!(config.dns.servers[0].to_string(), "9.9.9.9:53");
     assert!(config.dns.hosts.contains_key("db.internal"), "names are normalised: {:?}", config.dns.hosts);

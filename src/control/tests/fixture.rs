@@ -14,14 +14,16 @@ use super::super::{Base, Client, Command, ControlState, Prepared, Running};
 use crate::config::ServerConfig;
 use crate::domain::{Clock, SystemClock, TokenHash};
 use crate::events::EventBus;
-use crate::governance::Governance;
 use crate::governance::audit::Audit;
+use crate::governance::authority::{Authority, Policy};
 use crate::governance::automations;
 use crate::governance::leases;
+use crate::governance::personas;
 use crate::governance::switch::{self, KillSwitch};
+use crate::governance::{Governance, alerts};
 use crate::ledger::Ledger;
 use crate::policy::{PolicySettings, Usage, load};
-use crate::proxy::{FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
+use crate::proxy::{Desk, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
 use crate::store::{LatchFile, Store};
 
 /// The admin token of every fixture that has one.
@@ -191,6 +193,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         events: events.clone(),
         draining,
         latch: Latch::default(),
+        desk: Desk::default(),
     });
     ControlState {
         config: Arc::new(config.clone()),
@@ -210,6 +213,16 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     let store = Store::open(&config.state_dir).expect("the state");
     let (audit, _) =
         Audit::open(&config.state_dir, &config.ledger, store.clone(), Arc::clone(clock)).expect("the audit log");
+    let (reloads, _) = mpsc::channel(1);
+    let of_personas = personas::Premises {
+        store: store.clone(),
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        clock: Arc::clone(clock),
+        events: events.clone(),
+        reloads,
+    };
+    let config = config.clone();
     let premises = leases::Premises {
         store: store.clone(),
         audit: audit.clone(),
@@ -220,12 +233,15 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     // The store answers from a thread of its own, and so does this: a test's only thread must not wait for itself.
     let started = std::thread::spawn(move || {
         let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
-        executor.block_on(leases::start(premises)).expect("the leases")
+        let leases = executor.block_on(leases::start(premises)).expect("the leases");
+        let personas = executor.block_on(personas::start(&config, of_personas)).expect("the personas");
+        (config, leases, personas)
     });
-    let (leases, keeper) = started.join().expect("started");
+    let (config, (leases, keeper), (personas, personas_keeper)) = started.join().expect("started");
+    tokio::spawn(personas_keeper.run(CancellationToken::new()));
     tokio::spawn(keeper.run(CancellationToken::new()));
     let premises = automations::Premises {
-        store,
+        store: store.clone(),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         supervisor: None,
@@ -245,5 +261,24 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
         events: events.clone(),
         clock: Arc::clone(clock),
     };
-    Governance { leases, switch: KillSwitch::new(premises, None), audit, automations }
+    let authority = Authority::new(Policy::open(), events.clone(), Arc::clone(clock));
+    let switch = KillSwitch::new(premises, None);
+    let premises = alerts::Premises {
+        store,
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        supervisor: None,
+        leases: leases.clone(),
+        clock: Arc::clone(clock),
+        events: events.clone(),
+        state_dir: config.state_dir.clone(),
+        ledger_dir: config.ledger.dir.clone(),
+    };
+    let started = std::thread::spawn(move || {
+        let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
+        executor.block_on(alerts::start(premises, alerts::Settings::default())).expect("the alerts")
+    });
+    let (alerts, keeper) = started.join().expect("started");
+    tokio::spawn(keeper.run(CancellationToken::new()));
+    Governance { leases, personas, switch, audit, authority, automations, alerts }
 }

@@ -1,5 +1,6 @@
 //! The API over real sockets.
 
+mod authority;
 mod bounds;
 mod fixture;
 mod gate;

@@ -198,8 +198,15 @@ async fn a_reload_answers_with_its_report_or_with_every_fault() {
     let client = fixture.unix();
     let daemon = async {
         let Some(Command::Reload(reply)) = fixture.commands.recv().await else { panic!("no command") };
-        let report =
-            ReloadReport { generation: 2, digest: "d".to_owned(), personas: 3, changed: true, tunnels_ended: 1 };
+        let report = ReloadReport {
+            generation: 2,
+            digest: "d".to_owned(),
+            personas: 3,
+            changed: true,
+            tunnels_ended: 1,
+            authority: "json".to_owned(),
+            grants: 4,
+        };
         reply.send(Ok(report)).expect("taken");
         let Some(Command::Reload(reply)) = fixture.commands.recv().await else { panic!("no command") };
         let file = std::path::Path::new("/etc/arw/personas/demo.toml");
@@ -239,6 +246,7 @@ async fn metrics_are_openmetrics_to_the_end() {
         "arw_ledger_sync_seconds",
         "arw_ledger_queue",
         "arw_events_sse_clients",
+        "arw_alerts_active",
         "arw_build",
         "process_resident_memory_bytes",
     ] {

@@ -104,7 +104,7 @@ async fn a_listener_that_does_not_read_stops_nobody_and_is_cut() {
     assert_eq!(event.event.as_deref(), Some("service.stop"), "the other listener is served");
     // Cut means that the stream ends although the daemon goes on: the deaf client reads on to its end.
     within(async {
-        while fixture.state.events.stats().subscribers > 1 {
+        while fixture.state.events.is_heard(&[EventKind::EgressLedgerAppended]) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })

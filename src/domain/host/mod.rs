@@ -12,6 +12,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+/// Names below this mean the gateway itself. `internal` is reserved for private use and is never delegated (ICANN, 2024).
+const GATEWAY_DOMAIN: &str = "arw.internal";
+/// Where a runtime reaches the desk of the gateway that it runs behind.
+pub const GATEWAY_HOST: &str = "gateway.arw.internal";
+
 /// A DNS name in one form: lower case, A-labels (IDNA 2008 / UTS 46), no trailing dot, at most 253
 /// bytes, labels of 1 to 63 letters, digits, hyphens and underscores. Never an address in disguise.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +90,13 @@ pub enum TargetFault {
 }
 
 impl HostName {
+    /// Whether it is one of the names that mean the gateway itself ([`GATEWAY_HOST`] and whatever else ends like it): nothing
+    /// outside has such a name, so nobody is asked for its address and nothing is dialled for it.
+    pub fn is_gateways(&self) -> bool {
+        let name = self.as_str();
+        name.strip_suffix(GATEWAY_DOMAIN).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
     /// Parses a name, never an address: `Host::parse` for either.
     ///
     /// # Errors

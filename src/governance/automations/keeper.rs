@@ -214,6 +214,15 @@ impl Automations {
         }
     }
 
+    /// The one of that name, or of the runtime of that name; `None` where there is none.
+    ///
+    /// # Errors
+    /// The daemon is stopping.
+    pub async fn named(&self, name: &str) -> Result<Option<AutomationId>, AutomationFault> {
+        let book = self.ask(Ask::Book).await?;
+        Ok(book.registry.find(name).map(|one| one.id.clone()))
+    }
+
     /// Every automation, and why those are impacted that are.
     ///
     /// # Errors

@@ -18,6 +18,7 @@
 //! Refuses: two automations on one runtime, a report in another currency, and anything of another automation that a
 //! runtime asks for.
 
+mod inside;
 mod keeper;
 mod observe;
 mod registry;
@@ -27,6 +28,7 @@ mod usage;
 #[cfg(test)]
 mod tests;
 
+pub use inside::serve;
 pub use keeper::{AutomationFault, Automations, Found, Keeper, Premises, Switched, Usage, Whose, found, start};
 pub use registry::{Automation, Registry, read};
 pub use status::{AutomationView, Disabled, Impact, ImpactCode, Status};

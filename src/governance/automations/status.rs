@@ -243,7 +243,7 @@ fn spent(row: &BudgetView) -> String {
         BudgetKind::WallTime | BudgetKind::CpuTime | BudgetKind::GpuTime => {
             format!("`{}`: {percent} % of {} s", row.kind, limit / 1_000_000)
         }
-        BudgetKind::Egress => format!("`{}`: {percent} % of {limit} bytes", row.kind),
+        BudgetKind::Egress | BudgetKind::GpuMemory => format!("`{}`: {percent} % of {limit} bytes", row.kind),
         BudgetKind::Requests | BudgetKind::Tokens => format!("`{}`: {used} of {limit}", row.kind),
         BudgetKind::Spend => {
             let money = row.currency.and_then(|currency| crate::domain::Money::from_millionths(limit, currency));

@@ -138,6 +138,7 @@ fn seen(state: RuntimeState, run: Option<u64>, last_death: Option<u64>) -> Runti
         heartbeat_at: None,
         window: None,
         budget: Vec::new(),
+        gpus: Vec::new(),
         usage: None,
         throttled_by_host: None,
     }

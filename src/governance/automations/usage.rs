@@ -68,6 +68,31 @@ pub enum UsageFault {
     Gone,
 }
 
+impl UsageFault {
+    /// The stable code, as the control API and the desk of the gateway show it.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown_automation",
+            Self::NeverRan => "unavailable",
+            Self::ReportId | Self::Empty | Self::TooManyTokens | Self::TooMuch => "bad_request",
+            Self::Currency { .. } => "currency_mismatch",
+            Self::Differs => "report_conflict",
+            Self::Store(_) => "state_unavailable",
+            Self::TooFast | Self::Gone => "not_ready",
+        }
+    }
+
+    /// The HTTP status of that code.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::Unknown => 404,
+            Self::ReportId | Self::Empty | Self::TooManyTokens | Self::TooMuch => 400,
+            Self::NeverRan | Self::Currency { .. } | Self::Differs => 409,
+            Self::Store(_) | Self::TooFast | Self::Gone => 503,
+        }
+    }
+}
+
 impl UsageReport {
     /// Checks it against the budgets that it counts for.
     ///

@@ -108,6 +108,16 @@ impl Leases {
         self.ask(|answer| Ask::Revoke(Some(id), LeaseEnd::Revoked, by, why, answer)).await?
     }
 
+    /// Those in force that will soon end, in the order of their ids.
+    ///
+    /// # Errors
+    /// The daemon is stopping.
+    pub async fn near_end(&self, now: Timestamp) -> Result<Vec<Lease>, LeaseFault> {
+        let mut leases = self.in_force().await?;
+        leases.retain(|lease| lease.near_end() <= now);
+        Ok(leases)
+    }
+
     /// Takes every lease back.
     ///
     /// # Errors
@@ -150,18 +160,11 @@ impl Leases {
 pub struct Keeper {
     premises: Premises,
     asks: mpsc::Receiver<Ask>,
-    in_force: BTreeMap<LeaseId, InForce>,
+    in_force: BTreeMap<LeaseId, Lease>,
     /// Ended for want of time, not long ago: denials name them.
     lapsed: Vec<EgressLease>,
     /// Ends that are not on the disk yet.
     unsaved: Vec<(LeaseId, Timestamp, LeaseEnd, Entry)>,
-}
-
-#[derive(Debug)]
-struct InForce {
-    lease: Lease,
-    /// Whether it was told that it will end.
-    told: bool,
 }
 
 /// Reads what is kept and puts it in force. Call it before anything can be dialled.
@@ -181,7 +184,7 @@ pub async fn start(premises: Premises) -> Result<(Leases, Keeper), StoreFault> {
     for row in rows {
         let id = row.id.clone();
         match Lease::of_row(row) {
-            Ok(lease) => drop(keeper.in_force.insert(id, InForce { lease, told: false })),
+            Ok(lease) => drop(keeper.in_force.insert(id, lease)),
             // It opens nothing; a version that knows it will.
             Err(fault) => tracing::error!(lease = %id, fault, "a lease is not understood, and not in force"),
         }
@@ -215,11 +218,7 @@ impl Keeper {
     /// Time until something is due.
     fn pause(&self) -> Duration {
         let now = self.premises.clock.now();
-        let due = self.in_force.values().map(|held| match held.told {
-            true => held.lease.expires_at,
-            false => held.lease.near_end(),
-        });
-        due.min().map_or(LOOK, |due| due.since(now).min(LOOK))
+        self.in_force.values().map(|held| held.expires_at).min().map_or(LOOK, |due| due.since(now).min(LOOK))
     }
 
     async fn answer(&mut self, ask: Ask) {
@@ -229,7 +228,7 @@ impl Keeper {
             Ask::Renew(id, ttl, why, by, answer) => drop(answer.send(self.renew(&id, ttl, &why, by).await)),
             Ask::Revoke(id, end, by, why, answer) => drop(answer.send(self.revoke(id, end, &by, &why).await)),
             Ask::List(answer) => {
-                drop(answer.send(self.in_force.values().map(|held| held.lease.clone()).collect()));
+                drop(answer.send(self.in_force.values().cloned().collect()));
             }
         }
     }
@@ -255,7 +254,7 @@ impl Keeper {
             let same = lease.subject == request.subject && lease.capability == capability;
             same && unbounded && !lease.is_over(now) && lease.expires_at < now.plus(request.ttl)
         };
-        Ok(self.in_force.values().find(|held| serves(&held.lease)).map(|held| held.lease.id.clone()))
+        Ok(self.in_force.values().find(|held| serves(held)).map(|held| held.id.clone()))
     }
 
     async fn give(&mut self, request: LeaseRequest, by: Actor) -> Result<Lease, LeaseFault> {
@@ -277,40 +276,37 @@ impl Keeper {
         store.leases().add(lease.row(), entry).await?;
         audit.committed();
         tracing::info!(lease = %lease.id, capability = %lease.capability, persona = %lease.subject, by = %lease.issuer, "a lease was given");
-        self.in_force.insert(lease.id.clone(), InForce { lease: lease.clone(), told: false });
+        self.in_force.insert(lease.id.clone(), lease.clone());
         self.put_in_force();
         self.tell(EventKind::LeasesCreated, &lease);
         Ok(lease)
     }
 
     async fn renew(&mut self, id: &LeaseId, ttl: Duration, why: &str, by: Actor) -> Result<Lease, LeaseFault> {
-        let Premises { store, audit, gateway, clock, events } = &self.premises;
+        let Premises { store, audit, gateway, clock, .. } = &self.premises;
         if gateway.latched().is_some() {
             return Err(LeaseFault::Latched);
         }
         let why = justified(why)?;
         let now = clock.now();
         let held = self.in_force.get_mut(id).ok_or_else(|| LeaseFault::Unknown(id.clone()))?;
-        if held.lease.is_over(now) {
+        if held.is_over(now) {
             return Err(LeaseFault::Ended(id.clone()));
         }
-        useful(&held.lease.capability, &held.lease.subject, &gateway.policy.load())?;
-        let expires_at = end_of(&held.lease.capability, ttl, now)?;
+        useful(&held.capability, &held.subject, &gateway.policy.load())?;
+        let expires_at = end_of(&held.capability, ttl, now)?;
         let entry = audit.entry(Deed {
-            persona: Some(held.lease.subject.clone()),
+            persona: Some(held.subject.clone()),
             lease: Some(id.clone()),
             why: Some(why),
-            before: Some(json!({ "expires_at": held.lease.expires_at })),
+            before: Some(json!({ "expires_at": held.expires_at })),
             after: Some(json!({ "expires_at": expires_at })),
             ..Deed::new(by, AuditAction::LeaseRenewed)
         });
         store.leases().renew(id.clone(), expires_at, entry).await?;
         audit.committed();
-        held.lease.expires_at = expires_at;
-        if std::mem::take(&mut held.told) {
-            clear(events, &held.lease);
-        }
-        let lease = held.lease.clone();
+        held.expires_at = expires_at;
+        let lease = held.clone();
         tracing::info!(lease = %id, until = %expires_at, "a lease was renewed");
         self.put_in_force();
         self.tell(EventKind::LeasesRenewed, &lease);
@@ -345,18 +341,15 @@ impl Keeper {
         let mut taken = Vec::new();
         for id in ids {
             let Some(mut held) = self.in_force.remove(id) else { continue };
-            if held.told {
-                clear(&self.premises.events, &held.lease);
-            }
-            let before = held.lease.told();
+            let before = held.told();
             let (uses, bytes) = self.premises.gateway.usage.of_lease(id);
-            held.lease.ended = Some((now, end));
+            held.ended = Some((now, end));
             let mut after = json!({ "ended_at": now, "end": end });
-            if held.lease.capability.is_counted() {
+            if held.capability.is_counted() {
                 (after["uses"], after["bytes"]) = (uses.into(), bytes.into());
             }
             let entry = self.premises.audit.entry(Deed {
-                persona: Some(held.lease.subject.clone()),
+                persona: Some(held.subject.clone()),
                 lease: Some(id.clone()),
                 why: why.map(str::to_owned),
                 before: Some(before),
@@ -364,7 +357,7 @@ impl Keeper {
                 ..Deed::new(by.clone(), action)
             });
             self.unsaved.push((id.clone(), now, end, entry));
-            taken.push(held.lease);
+            taken.push(held);
         }
         taken
     }
@@ -373,7 +366,7 @@ impl Keeper {
     async fn look(&mut self) {
         let now = self.premises.clock.now();
         let over: Vec<LeaseId> =
-            self.in_force.iter().filter(|(_, held)| held.lease.is_over(now)).map(|(id, _)| id.clone()).collect();
+            self.in_force.iter().filter(|(_, held)| held.is_over(now)).map(|(id, _)| id.clone()).collect();
         let remembered = self.lapsed.len();
         self.lapsed.retain(|lease| lease.expires_at.plus(REMEMBERED) > now);
         if !over.is_empty() || self.lapsed.len() != remembered {
@@ -384,15 +377,6 @@ impl Keeper {
                 tracing::info!(lease = %lease.id, cut, "a lease expired");
                 self.tell(EventKind::LeasesExpired, lease);
             }
-        }
-        for held in self.in_force.values_mut().filter(|held| !held.told && held.lease.near_end() <= now) {
-            held.told = true;
-            let lease = &held.lease;
-            let data = json!({
-                "code": "lease_near_expiry", "severity": "warning", "lease": lease.id, "persona": lease.subject,
-                "capability": lease.capability.to_string(), "expires_at": lease.expires_at,
-            });
-            self.premises.events.publish(EventKind::AlertRaised, Some(lease.id.as_str()), data);
         }
         self.save().await;
     }
@@ -423,7 +407,7 @@ impl Keeper {
         // Room is taken by leases in force first: a flood of short ones does not grow what is compiled.
         let room = MAX_IN_FORCE.saturating_sub(self.in_force.len());
         let lapsed = self.lapsed.iter().rev().take(room).cloned();
-        let set = LeaseSet::of(self.in_force.values().filter_map(|held| held.lease.egress()).chain(lapsed));
+        let set = LeaseSet::of(self.in_force.values().filter_map(|held| held.egress()).chain(lapsed));
         let cut = gateway.put_leases(&Arc::new(set));
         gateway.usage.keep_leases(|id| self.in_force.contains_key(id));
         cut
@@ -436,15 +420,6 @@ impl Keeper {
         data["justification"] = json!(lease.justification);
         self.premises.events.publish(kind, Some(lease.id.as_str()), data);
     }
-}
-
-/// Takes back what was told of a lease's near end.
-fn clear(events: &EventBus, lease: &Lease) {
-    events.publish(
-        EventKind::AlertCleared,
-        Some(lease.id.as_str()),
-        json!({"code": "lease_near_expiry", "lease": lease.id}),
-    );
 }
 
 /// A name that nobody else has: 64 random bits.

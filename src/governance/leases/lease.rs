@@ -209,7 +209,7 @@ impl Lease {
         self.expires_at <= now
     }
 
-    /// From when on it is told that it will end.
+    /// From when on an alert tells that it will end.
     pub(super) fn near_end(&self) -> Timestamp {
         let near = (self.expires_at.since(self.created_at) / NEAR_SHARE).min(NEAR_MOST);
         let micros = i64::try_from(near.as_micros()).unwrap_or(0);

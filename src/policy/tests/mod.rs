@@ -10,6 +10,7 @@ mod many_rules;
 mod report;
 mod usage;
 mod warnings;
+mod widening;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;

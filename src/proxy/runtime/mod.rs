@@ -28,6 +28,7 @@ use self::denials::Denials;
 pub use self::guard::RuntimeGuard;
 pub(super) use self::pace::{Pace, Turn};
 pub use self::sockets::RuntimeSockets;
+use super::desk::Pass;
 use super::flow::Flow;
 use super::transparent::{Inside, SyntheticNets};
 use crate::domain::{CloseReason, Denial, DenialCode, PersonaId, Run, Timestamp};
@@ -44,6 +45,8 @@ pub(super) struct Runtime {
     pub allowance: Allowance,
     /// How fast its bytes may pass.
     pub pace: Pace,
+    /// How often it may ask at the desk.
+    pub desk: Pass,
     run: Option<(Run, Box<str>)>,
     flows: Mutex<Flows>,
     denials: Denials,
@@ -92,6 +95,7 @@ impl Runtime {
             inside: Inside::new(nets),
             allowance: Allowance::new(limits, spent),
             pace: Pace::new(limits.rate),
+            desk: Pass::default(),
             run: run.map(|run| {
                 let number = run.number.to_string().into();
                 (run, number)
@@ -104,6 +108,11 @@ impl Runtime {
 
     fn flows(&self) -> MutexGuard<'_, Flows> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which run it is; `None` for a command that nobody supervises.
+    pub(super) fn run(&self) -> Option<&Run> {
+        self.run.as_ref().map(|(run, _)| run)
     }
 
     /// Says in `record` which run of which runtime it is about.

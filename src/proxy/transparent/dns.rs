@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::message::{Code, Kind, MAX_QUERY, Query, Unread};
 use super::recent::Weight;
-use crate::domain::{ClientAddr, Denial, DenialCode, Host, HostName, Identity, Target};
+use crate::domain::{ClientAddr, Denial, DenialCode, GATEWAY_HOST, Host, HostName, Identity, Target};
 use crate::proxy::gate::{About, Gateway};
 use crate::proxy::latch::Latch;
 use crate::proxy::runtime::Runtime;
@@ -100,7 +100,7 @@ fn answer(gateway: &Gateway, runtime: &Runtime, message: &[u8], from: SocketAddr
     let raw = query.host();
     let name = raw.as_deref().and_then(|raw| HostName::parse(raw).ok());
     let Some(name) = name else { return Some(query.answer(Code::NxDomain, None)) };
-    if is_localhost(&name) {
+    if is_localhost(&name) || name.as_str() == GATEWAY_HOST {
         let address = match query.kind {
             Kind::A => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             Kind::Aaaa => Some(IpAddr::V6(Ipv6Addr::LOCALHOST)),
@@ -154,7 +154,7 @@ fn deny(gateway: &Gateway, runtime: &Runtime, name: &HostName, denial: Denial, f
     Code::NxDomain
 }
 
-/// RFC 6761 section 6.3: loopback, and nobody is asked.
+/// RFC 6761 section 6.3: loopback, and nobody is asked. The desk of the gateway is there too.
 fn is_localhost(name: &HostName) -> bool {
     name.as_str() == "localhost" || name.as_str().ends_with(".localhost")
 }

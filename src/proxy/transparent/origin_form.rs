@@ -15,7 +15,7 @@ pub(in crate::proxy) fn parse(head: &Bytes, target: &Target) -> Result<RequestHe
         RequestTarget::Forward { target: named, .. } if named == target => Ok(parsed),
         RequestTarget::Forward { .. } => Err(HeadFault::BadHost),
         // `CONNECT` to what is no proxy, as far as the client knows.
-        RequestTarget::Tunnel(_) | RequestTarget::Origin => Err(HeadFault::BadTarget),
+        RequestTarget::Tunnel(_) | RequestTarget::Origin { .. } => Err(HeadFault::BadTarget),
     }
 }
 

@@ -15,6 +15,7 @@ use crate::sandbox::Text;
 
 use super::super::death::DeathRecord;
 use super::super::exec::{ExecFault, Execution};
+use super::super::gpus::Sample as GpuSample;
 use super::super::launch::Confinement;
 use super::super::manifest::{Change, Manifest};
 use super::super::request::{Action, RequestFault};
@@ -91,6 +92,11 @@ impl Supervisor {
     /// The file cannot be read, or there is no such runtime (`NotFound`).
     pub fn deaths(&self, id: &RuntimeId, limit: usize) -> io::Result<Vec<DeathRecord>> {
         self.directory.slot(id).ok_or(io::ErrorKind::NotFound)?.records.deaths(limit)
+    }
+
+    /// What the GPUs of this host measured last. Empty where no runtime asks for one.
+    pub fn gpus(&self) -> Arc<GpuSample> {
+        self.directory.shared.gpus.sample()
     }
 
     /// Where its log lies; read it with [`crate::sandbox::log::LogReader`].

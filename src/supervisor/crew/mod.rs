@@ -162,6 +162,7 @@ pub async fn start(premises: Premises<'_>, manifest: Manifest) -> Result<Supervi
     };
     crew.end_strangers(&manifest).await;
     crew.take_up(manifest);
+    crew.look_for_gpus();
     crew.end_barred().await;
     // One namespace set waits for the first launch, for which a user of the range stands in.
     let (warm, first) = (Arc::clone(&shared), u32::try_from(shared.config.first_uid).unwrap_or(u32::MAX - 1));
@@ -402,10 +403,20 @@ impl Crew {
             }
         }
         self.manifest = fresh;
+        self.look_for_gpus();
         self.end_barred().await;
         self.show_next();
         self.plan().await;
         changes
+    }
+
+    /// Where a runtime asks for one or a library is named, so that they are measured from now on. It may take seconds.
+    fn look_for_gpus(&self) {
+        let asks = self.manifest.runtimes().any(|spec| spec.gpu.is_some());
+        if asks || self.shared.config.gpu_library.is_some() {
+            let gpus = Arc::clone(&self.shared.gpus);
+            tokio::task::spawn_blocking(move || gpus.prepare());
+        }
     }
 
     async fn order_ends(&self, grace: Option<Duration>) -> Vec<(RuntimeId, oneshot::Receiver<()>, bool)> {

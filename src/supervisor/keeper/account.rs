@@ -163,6 +163,8 @@ impl Account {
                 BudgetKind::WallTime => left().map(Duration::from_micros),
                 BudgetKind::CpuTime => left().map(|left| Duration::from_micros(left / cpus)),
                 BudgetKind::GpuTime => left().map(|left| Duration::from_micros(left / self.gpus.max(1))),
+                // Looked at by itself.
+                BudgetKind::GpuMemory => None,
                 // The gateway holds the first two by itself; the others are told by whoever spends them.
                 BudgetKind::Egress | BudgetKind::Requests | BudgetKind::Tokens | BudgetKind::Spend => {
                     Some(Duration::from_secs(1))

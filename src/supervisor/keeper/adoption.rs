@@ -9,11 +9,11 @@ use crate::sandbox::cgroup::CgroupFault;
 use crate::sandbox::log::{LogReader, Place};
 use crate::sandbox::notify::Notifications;
 use crate::sandbox::preset::Preset;
-use crate::sandbox::{AdoptError, Adopted, AdoptionInfo, End, Exit, adopt, end_unknown, read_exit};
+use crate::sandbox::{AdoptError, Adopted, AdoptionInfo, Channel, End, Exit, InitId, adopt, end_unknown, read_exit};
 
 use super::super::launch::{self, Group};
 use super::super::life::{Event, Found, Life, Report};
-use super::super::records::RunFile;
+use super::super::records::{Records, RunFile};
 use super::launching::egress_limits;
 use super::running::{Parts, cause};
 use super::{Keeper, Running};
@@ -57,20 +57,14 @@ impl Keeper {
             // What is held still answers nothing.
             on_a_thread(&group, Group::thaw).await;
         }
-        let info = AdoptionInfo {
-            id,
-            socket: self.records.adoption_socket(),
-            exit_record: self.records.exit_record(),
-            listeners: file.listeners.clone(),
-        };
-        let adopted = adopt(&info).await?;
+        let adopted = adopt(&info(&self.records, id, file)).await?;
         if file.frozen {
             on_a_thread(&group, Group::freeze).await;
         }
         if !file.gpus.is_empty() {
-            let (shared, id, uuids) = (Arc::clone(&self.shared), self.spec.id.clone(), file.gpus.clone());
+            let (shared, id, held) = (Arc::clone(&self.shared), self.spec.id.clone(), file.gpus.clone());
             let run = file.run;
-            let booked = tokio::task::spawn_blocking(move || shared.gpus.adopt(&id, run, &uuids)).await;
+            let booked = tokio::task::spawn_blocking(move || shared.gpus.adopt(&id, run, &held)).await;
             if let Ok(Err(why)) = booked {
                 tracing::error!(runtime = %self.spec.id, %why, "its GPUs cannot be booked again");
             }
@@ -104,6 +98,7 @@ impl Keeper {
             notify,
             records: self.records.clone(),
             shared: Arc::clone(&self.shared),
+            has_gpus: !file.gpus.is_empty(),
         };
         Ok(Running::new(parts, &self.spec, self.spent))
     }
@@ -174,6 +169,21 @@ impl Keeper {
         });
         swept.await.unwrap_or(false)
     }
+}
+
+/// How the run in `file` is found.
+fn info(records: &Records, id: InitId, file: &RunFile) -> AdoptionInfo {
+    let (socket, exit_record) = (records.adoption_socket(), records.exit_record());
+    AdoptionInfo { id, socket, exit_record, listeners: file.listeners.clone() }
+}
+
+/// Takes a run over once more whose init lives and has dropped this very daemon. Its sockets are here already.
+pub(super) async fn take_back(records: &Records) -> Result<Channel, AdoptError> {
+    let reader = records.clone();
+    let file = tokio::task::spawn_blocking(move || reader.run()).await.map_err(std::io::Error::other)?;
+    let file = file.map_err(|fault| AdoptError::Io(fault.why))?.ok_or(AdoptError::Gone(None))?;
+    let id = file.init.clone().ok_or(AdoptError::Gone(None))?;
+    adopt(&info(records, id, &file)).await.map(|adopted| adopted.channel)
 }
 
 /// Failures show themselves in what comes next.

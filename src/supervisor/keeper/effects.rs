@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::events::EventKind;
 
 use super::super::death::{Death, DeathRecord};
-use super::super::life::{Effect, Event, LaunchFault, Notice, Origin, Report, Signal, State, Why};
+use super::super::life::{Effect, Event, LaunchFault, Notice, Origin, Report, Signal, Why};
 use super::super::records::{RecordFault, Records};
 use super::launching::Wanted;
 use super::{Keeper, Running, Told, What};
@@ -273,17 +273,14 @@ impl Keeper {
             Notice::StateChanged { from, to } => {
                 tracing::info!(runtime = %id, %from, %to, "the state of a runtime changed");
                 tell(EventKind::RuntimeStateChanged, json!({"from": from, "to": to, "run": self.life.run()}));
-                if from == State::Quarantined {
-                    tell(EventKind::AlertCleared, json!({"code": "runtime_quarantined"}));
-                }
             }
             Notice::Health(reason) => {
                 self.slot.set_health(reason);
                 tell(EventKind::RuntimeHealth, json!({"reason": reason, "run": self.life.run()}));
             }
             Notice::Quarantined => {
+                // The change of its state is what alerts are raised from.
                 tracing::error!(runtime = %id, "a runtime is quarantined: `arw-cli runtime restore` starts it again");
-                tell(EventKind::AlertRaised, json!({"code": "runtime_quarantined", "severity": "critical"}));
             }
             Notice::BudgetPaidBack => tracing::info!(runtime = %id, "the restart budget is paid back"),
             Notice::RestoreRequested => tell(EventKind::RuntimeRestoreRequested, json!({})),

@@ -116,6 +116,7 @@ impl Wanted {
             notify,
             records: self.records.clone(),
             shared: Arc::clone(&self.shared),
+            has_gpus: self.spec.gpu.is_some(),
         };
         Ok(Running::new(parts, &self.spec, self.spent))
     }
@@ -132,7 +133,8 @@ impl Wanted {
         };
         let started = self.start_with(&preset, name, &limits, &granted);
         if started.is_err() && self.spec.gpu.is_some() {
-            self.shared.gpus.give_back(&self.spec.id, self.run);
+            // Nothing ran on it; whatever is wrong was logged.
+            let _ = self.shared.gpus.give_back(&self.spec.id, self.run);
         }
         started
     }
@@ -241,7 +243,7 @@ impl Wanted {
             listeners: plan.network.listeners.clone(),
             confinement: confinement.clone(),
             frozen: false,
-            gpus: granted.uuids.clone(),
+            gpus: granted.gpus.clone(),
             window: self.spent.window(),
             init: launched.map(|launched| launched.id.clone()),
         }

@@ -16,6 +16,7 @@
 mod account;
 mod adoption;
 mod effects;
+mod gpu;
 mod launching;
 mod ports;
 mod probe;
@@ -31,6 +32,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::domain::Timestamp;
+use crate::sandbox::Channel;
 
 use super::life::{Event, Life, Origin, Policy, Report, State, Timer, step};
 use super::manifest::RuntimeSpec;
@@ -86,6 +88,8 @@ pub(super) enum What {
     Report(Report),
     /// Its budget is spent; which.
     Exhausted(BudgetKind),
+    /// Its init had dropped its owner, and is heard over this channel again.
+    Regained(Channel),
     /// What it says of itself (`STATUS=`).
     Status(String),
     /// Nothing of it lives any more; what it used and said last.
@@ -320,6 +324,14 @@ impl Keeper {
                 self.save_spent().await;
                 self.remains = Some(remains);
                 Report::KillDone
+            }
+            What::Regained(channel) => {
+                tracing::warn!(runtime = %self.spec.id, run, "the init of a runtime had dropped its owner and has it again");
+                if let Some(running) = &mut self.running {
+                    self.slot.regain(&channel);
+                    running.regain(channel, &self.spec, &self.tell);
+                }
+                return;
             }
             What::Status(status) => return self.slot.set_detail(Some(status)),
             What::Exhausted(kind) => {

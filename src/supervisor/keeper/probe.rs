@@ -29,6 +29,10 @@ pub(super) async fn repeat(channel: Channel, health: Health, run: u64, tell: mps
     loop {
         ticks.tick().await;
         let outcome = timeout(health.timeout, probe(&channel, &health.probe)).await;
+        if channel.end().is_some() {
+            // Nobody carries probes any more: that tells nothing of the runtime. Who takes it back probes anew.
+            return;
+        }
         let well = match &outcome {
             Ok(Ok(())) => true,
             Ok(Err(fault)) => {

@@ -1,5 +1,8 @@
 //! One run: the sandbox, and everything that watches it.
 
+use std::collections::BTreeSet;
+use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +15,7 @@ use crate::domain::{Clock, RuntimeId, Timestamp};
 use crate::proxy::{EgressLimits, RuntimeGuard};
 use crate::sandbox::log::{LogReader, Place};
 use crate::sandbox::notify::{Notice, Notifications};
-use crate::sandbox::{Channel, End, Exit};
+use crate::sandbox::{AdoptError, Channel, End, Exit};
 
 use super::super::death::{ExitCause, MAX_LAST_LINES, Used};
 use super::super::launch::{Confinement, Group};
@@ -22,10 +25,16 @@ use super::super::records::Records;
 use super::super::shared::Shared;
 use super::super::spent::Spent;
 use super::account::{self, Account};
+use super::adoption::take_back;
+use super::gpu::{self, Gpus};
 use super::{Told, What, probe};
 
 /// How long killed processes are waited for before the life is asked again.
 const PATIENCE: Duration = Duration::from_secs(4);
+/// How long an init whose channel closed may take to vanish: both come of its end, and this comes first.
+const LAST_BREATH: Duration = Duration::from_secs(1);
+/// How soon an init that was taken back may not be lost again: two owners would take it from each other for ever.
+const AGAIN: Duration = Duration::from_secs(10);
 /// How often the log is looked at for the line that says that the runtime is ready.
 const LOOK: Duration = Duration::from_millis(100);
 /// Lost and gone lines to look through for the last ones of this run.
@@ -66,6 +75,7 @@ pub(in super::super) struct Running {
     pub(super) guard: Arc<RuntimeGuard>,
     pub(super) confinement: Confinement,
     pub(super) account: Arc<Account>,
+    pub(super) gpus: Arc<Gpus>,
     pub(super) notify: Option<Notifications>,
     pub(super) records: Records,
     shared: Arc<Shared>,
@@ -73,6 +83,8 @@ pub(in super::super) struct Running {
     has_gpus: bool,
     /// Where its log begins.
     pub(super) from: Place,
+    /// When its init was last taken back.
+    regained: Option<Instant>,
     pub(super) beat: Arc<Beat>,
     /// What lasts as long as the run.
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -126,11 +138,13 @@ pub(super) struct Parts {
     pub(super) notify: Option<Notifications>,
     pub(super) records: Records,
     pub(super) shared: Arc<Shared>,
+    /// It was given GPUs, now or by a daemon before this one.
+    pub(super) has_gpus: bool,
 }
 
 impl Running {
     pub(super) fn new(parts: Parts, spec: &RuntimeSpec, spent: Spent) -> Self {
-        let Parts { run, began, channel, group, guard, confinement, notify, records, shared } = parts;
+        let Parts { run, began, channel, group, guard, confinement, notify, records, shared, has_gpus } = parts;
         let guard = Arc::new(guard);
         let leaf = group.leaf().cloned();
         let (clock, reports) = (Arc::clone(&shared.clock), shared.reports.clone());
@@ -144,12 +158,14 @@ impl Running {
             guard,
             confinement,
             account,
+            gpus: Arc::default(),
             notify,
             records,
             shared,
             id: spec.id.clone(),
-            has_gpus: spec.gpu.is_some(),
+            has_gpus,
             from: Place::START,
+            regained: None,
             beat: Arc::new(Beat::new()),
             tasks: Vec::new(),
             watching: Vec::new(),
@@ -159,7 +175,7 @@ impl Running {
 
     /// Begins to hear of its end, of what it says of itself, and of its budgets.
     pub(super) fn attend(&mut self, spec: &RuntimeSpec, tell: &mpsc::Sender<Told>) {
-        self.spawn(exit(self.channel.clone(), self.group.clone(), self.run, tell.clone()));
+        self.hear_of_the_end(tell);
         if let Some(notify) = self.notify.take() {
             let clock = Arc::clone(&self.shared.clock);
             self.spawn(hear(notify, Arc::clone(&self.beat), clock, self.run, tell.clone()));
@@ -168,7 +184,43 @@ impl Running {
             let reader = LogReader::new(self.records.logs());
             self.spawn(await_line(reader, self.from, text.clone(), self.run, tell.clone()));
         }
+        if self.has_gpus {
+            let watch = gpu::Watch {
+                accelerators: Arc::clone(&self.shared.gpus),
+                holder: (self.id.clone(), self.run),
+                automation: spec.automation.clone(),
+                limit: spec.gpu.as_ref().and_then(|gpu| NonZeroU64::new(gpu.memory?)),
+                leaf: self.group.leaf().cloned(),
+                gpus: Arc::clone(&self.gpus),
+                events: self.shared.events.clone(),
+                tell: tell.clone(),
+            };
+            self.spawn(watch.run());
+        }
         self.account(spec, tell);
+    }
+
+    fn hear_of_the_end(&mut self, tell: &mpsc::Sender<Told>) {
+        let vigil = Vigil {
+            channel: self.channel.clone(),
+            group: self.group.clone(),
+            records: self.records.clone(),
+            run: self.run,
+            regained: self.regained,
+            tell: tell.clone(),
+        };
+        self.spawn(vigil.hold());
+    }
+
+    /// Goes on over another channel to the same init, which had dropped the one before. Its sockets are the same.
+    pub(super) fn regain(&mut self, channel: Channel, spec: &RuntimeSpec, tell: &mpsc::Sender<Told>) {
+        self.channel = channel;
+        self.regained = Some(Instant::now());
+        self.hear_of_the_end(tell);
+        if !self.watching.is_empty() {
+            // Probes ask over the old one.
+            self.watch(spec, tell);
+        }
     }
 
     /// Watches the budgets as they are declared now.
@@ -228,12 +280,22 @@ impl Running {
         let tell = tell.clone();
         self.spawn(async move {
             let run = killing.run;
+            // Who is there now is who may keep the memory of its GPUs. The driver is not asked before everything is killed.
+            let there = match killing.group.leaf().cloned().filter(|_| gpus.is_some()) {
+                Some(leaf) => tokio::task::spawn_blocking(move || leaf.pids().unwrap_or_default()).await,
+                None => Ok(BTreeSet::new()),
+            };
             if let Some(remains) = killing.through().await {
                 // Full or closed: the keeper asks again, or is gone.
                 let _ = tell.send(Told { run, what: What::Gone(Box::new(remains)) }).await;
                 if let Some(gpus) = gpus {
-                    // The driver takes its time; the next launch waits for it, and this run is over.
-                    tokio::task::spawn_blocking(move || gpus.give_back(&id, run));
+                    // The driver takes its time; the next launch waits for it, and this run is over. So may the daemon be.
+                    tokio::task::spawn_blocking(move || {
+                        let pids = there.unwrap_or_default().into_iter();
+                        gpus.note(&(id.clone(), run), pids.filter_map(|pid| u32::try_from(pid).ok()));
+                        // It was logged, and whoever asks for them next is told.
+                        let _ = gpus.give_back(&id, run);
+                    });
                 }
             }
         });
@@ -305,14 +367,45 @@ fn last_lines(reader: &LogReader, began: Timestamp) -> Vec<String> {
     lines.iter().filter(|line| line.at >= began).map(|line| line.shown()).collect()
 }
 
-/// Tells how the command ended.
-async fn exit(channel: Channel, group: Group, run: u64, tell: mpsc::Sender<Told>) {
-    let end = channel.ended().await;
-    let leaf = group.leaf().cloned();
-    let oom = tokio::task::spawn_blocking(move || leaf.and_then(|leaf| leaf.events().oom_kills).unwrap_or(0) > 0);
-    let oom = oom.await.unwrap_or(false);
-    let cause = cause(end, oom);
-    let _ = tell.send(Told { run, what: What::Report(Report::Exited(cause)) }).await;
+/// Who waits for the end of a run.
+struct Vigil {
+    channel: Channel,
+    group: Group,
+    records: Records,
+    run: u64,
+    regained: Option<Instant>,
+    tell: mpsc::Sender<Told>,
+}
+
+impl Vigil {
+    /// Tells how the command ended. An init that only has dropped this owner, because it was slow to read, is taken back.
+    async fn hold(self) {
+        let mut end = self.channel.ended().await;
+        if end == End::Lost && tokio::time::timeout(LAST_BREATH, self.channel.gone()).await.is_err() {
+            match self.take_back().await {
+                Ok(channel) => return self.say(What::Regained(channel)).await,
+                Err(AdoptError::Gone(exit)) => end = exit.map_or(End::Lost, End::Exit),
+                Err(fault) => {
+                    tracing::error!(run = self.run, %fault, "a run that has dropped its owner is ended");
+                }
+            }
+        }
+        let leaf = self.group.leaf().cloned();
+        let oom = tokio::task::spawn_blocking(move || leaf.and_then(|leaf| leaf.events().oom_kills).unwrap_or(0) > 0);
+        let oom = oom.await.unwrap_or(false);
+        self.say(What::Report(Report::Exited(cause(end, oom)))).await;
+    }
+
+    async fn take_back(&self) -> Result<Channel, AdoptError> {
+        if self.regained.is_some_and(|at| at.elapsed() < AGAIN) {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "it was taken away again").into());
+        }
+        take_back(&self.records).await
+    }
+
+    async fn say(&self, what: What) {
+        let _ = self.tell.send(Told { run: self.run, what }).await;
+    }
 }
 
 /// Why it ended, from how it ended and whether the kernel took a process for its memory.

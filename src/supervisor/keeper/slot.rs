@@ -22,6 +22,7 @@ use super::super::spent::{Reports, Spent, WindowId};
 use super::super::view::{Denied, EgressView, Restarts, RuntimeView, UsageView};
 use super::Running;
 use super::account::Account;
+use super::gpu::Gpus;
 use super::running::Beat;
 
 /// One runtime, as others see it. Nothing in here waits.
@@ -53,6 +54,7 @@ struct Live {
     leaf: Option<Arc<Leaf>>,
     guard: Arc<RuntimeGuard>,
     account: Arc<Account>,
+    gpus: Arc<Gpus>,
     beat: Arc<Beat>,
 }
 
@@ -94,6 +96,7 @@ impl Slot {
             heartbeat_at: None,
             window: None,
             budget: Vec::new(),
+            gpus: Vec::new(),
             usage: None,
             throttled_by_host: None,
         };
@@ -125,6 +128,8 @@ impl Slot {
                 view.denied = denied.map(|(code, count)| Denied { code, count }).collect();
                 view.heartbeat_at = live.beat.heartbeat();
                 view.budget = live.account.view();
+                view.budget.extend(live.gpus.budget());
+                view.gpus = live.gpus.view();
                 live.account.window()
             }
             None => {
@@ -218,8 +223,16 @@ impl Slot {
             leaf: running.group.leaf().cloned(),
             guard: Arc::clone(&running.guard),
             account: Arc::clone(&running.account),
+            gpus: Arc::clone(&running.gpus),
             beat: Arc::clone(&running.beat),
         });
+    }
+
+    /// Its init is heard over another channel.
+    pub(super) fn regain(&self, channel: &Channel) {
+        if let Some(live) = &mut self.shown().live {
+            live.channel = channel.clone();
+        }
     }
 
     /// It has let go of its network and is being killed; what is asked of it from now on is answered by nobody.

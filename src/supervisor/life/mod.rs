@@ -108,6 +108,22 @@ codes! {
         RestartsExhausted => "restarts_exhausted",
         /// Processes are still there long after they were killed.
         KillOverdue => "kill_overdue",
+        /// Its GPU fell off the bus, or the driver no longer knows it.
+        GpuLost => "gpu_lost",
+        /// Its GPU must be reset.
+        GpuResetRequired => "gpu_reset_required",
+        /// Its GPU has memory errors that could not be corrected.
+        GpuEccUncorrected => "gpu_ecc_uncorrected",
+        /// The driver reported an error of its GPU.
+        GpuXidDevice => "gpu_xid_device",
+        /// The power cable of its GPU is not properly attached.
+        GpuPowerCable => "gpu_power_cable",
+        /// The kernel has trouble with the interrupts of its GPU.
+        GpuInterruptFault => "gpu_interrupt_fault",
+        /// The daemon may not talk to its GPU.
+        GpuNoPermission => "gpu_no_permission",
+        /// The driver of its GPU and its library differ.
+        GpuVersionMismatch => "gpu_version_mismatch",
     }
 }
 
@@ -223,6 +239,10 @@ pub enum Report {
     ProbeFailed,
     /// It missed a beat of its watchdog.
     WatchdogMissed,
+    /// One of its GPUs cannot be used any more; why.
+    GpuFailed(HealthReason),
+    /// Its GPUs can be used again.
+    GpuWell,
     /// Its main process ended. Others of its cgroup may still live.
     Exited(ExitCause),
     /// After [`Effect::KillAll`]: its cgroup is empty.

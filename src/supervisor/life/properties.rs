@@ -10,7 +10,8 @@ use super::super::death::ExitCause;
 use super::super::names::RestartRule;
 use super::super::window::Backoff;
 use super::{
-    Effect, Event, LaunchFault, Life, Origin, Policy, Readiness, Report, Saved, State, Timer, TimerKind, Why, step,
+    Effect, Event, HealthReason, LaunchFault, Life, Origin, Policy, Readiness, Report, Saved, State, Timer, TimerKind,
+    Why, step,
 };
 
 /// One thing that the world does.
@@ -41,6 +42,8 @@ fn report() -> impl Strategy<Value = Report> {
         1 => Just(Report::ProbePassed),
         1 => Just(Report::ProbeFailed),
         1 => Just(Report::WatchdogMissed),
+        1 => prop::sample::select(HealthReason::ALL).prop_map(Report::GpuFailed),
+        1 => Just(Report::GpuWell),
         4 => any::<u8>().prop_map(|code| Report::Exited(ExitCause::Exit { code })),
         1 => Just(Report::Exited(ExitCause::Oom)),
         6 => Just(Report::KillDone),

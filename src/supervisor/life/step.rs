@@ -208,6 +208,12 @@ impl Turn<'_> {
             (Report::ProbePassed, Phase::Degraded(run, _)) => self.ready(run),
             (Report::ProbeFailed, Phase::Ready(run, _)) => self.probe_failed(run, 1),
             (Report::ProbeFailed, Phase::Degraded(run, failures)) => self.probe_failed(run, failures.saturating_add(1)),
+            // Its program may still have something to save, and nothing could start on that GPU: it is only told.
+            (Report::GpuFailed(reason), Phase::Ready(run, _)) => {
+                self.health(reason);
+                self.life.phase = Phase::Degraded(run, 0);
+            }
+            (Report::GpuWell, Phase::Degraded(run, 0)) => self.ready(run),
             (Report::WatchdogMissed, Phase::Starting(..) | Phase::Ready(..) | Phase::Degraded(..)) => {
                 self.health(HealthReason::WatchdogMissed);
                 self.ask(Signal::Abort, Cause::Watchdog, Then::Judge);

@@ -7,8 +7,8 @@ use super::super::names::RestartRule;
 use super::super::order::Progress;
 use super::super::window::Backoff;
 use super::{
-    Effect, Event, Found, LaunchFault, Life, Notice, Origin, Policy, Readiness, Report, Request, Saved, Signal, State,
-    Timer, TimerKind, Why, step,
+    Effect, Event, Found, HealthReason, LaunchFault, Life, Notice, Origin, Policy, Readiness, Report, Request, Saved,
+    Signal, State, Timer, TimerKind, Why, step,
 };
 
 pub(super) const POLICY: Policy = Policy {
@@ -219,6 +219,31 @@ fn probes_degrade_then_restart_and_one_that_passes_forgives() {
     stage.fire();
     assert_eq!(stage.report(Report::KillDone), State::Backoff);
     assert_eq!(stage.death(), Some(Cause::Probe));
+}
+
+#[test]
+fn a_broken_gpu_degrades_and_is_no_failed_probe() {
+    let lost = Report::GpuFailed(HealthReason::GpuLost);
+    let mut stage = Stage::ready(POLICY);
+    assert_eq!(stage.report(lost), State::Degraded);
+    assert!(stage.has(&Effect::Publish(Notice::Health(HealthReason::GpuLost))));
+    // Told again and again it stays what it is, and nothing is restarted for it.
+    for _ in 0..10 {
+        assert_eq!(stage.report(lost), State::Degraded);
+        assert!(stage.effects.is_empty());
+    }
+    assert_eq!(stage.report(Report::GpuWell), State::Ready);
+    assert!(stage.has(&Effect::Publish(Notice::Health(HealthReason::Well))));
+    // A probe that fails besides is counted by itself, and what is well of the GPU does not forgive it.
+    stage.report(lost);
+    assert_eq!(stage.report(Report::ProbeFailed), State::Degraded);
+    assert_eq!(stage.report(Report::GpuWell), State::Degraded);
+    stage.report(Report::ProbeFailed);
+    assert_eq!(stage.report(Report::ProbeFailed), State::Stopping);
+    // One that is not ready yet has nothing to lose.
+    let mut stage = Stage::new(POLICY);
+    stage.event(Event::StartRequested(Origin::Operator));
+    assert_eq!(stage.report(lost), State::Starting);
 }
 
 #[test]

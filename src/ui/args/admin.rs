@@ -1,11 +1,12 @@
 //! `admin …` and `automation …`: what only an administrator does.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueHint};
 
-use super::{persona, remark};
-use crate::domain::{IdFault, LeaseId, PersonaId};
+use super::{moment, persona, remark};
+use crate::domain::{IdFault, LeaseId, PersonaId, Timestamp};
 
 /// `admin …`.
 #[derive(Debug, Subcommand)]
@@ -105,6 +106,15 @@ pub enum AutomationCommand {
         /// At most so many, the newest
         #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1_000))]
         limit: u16,
+    },
+    /// Write what each run contributed, as CSV for accounting; amounts that nobody reported stay blank
+    Contributions {
+        /// Only runs that began from this moment on: RFC 3339, a day, or an age such as `30d`
+        #[arg(long, value_name = "TIME", value_parser = moment)]
+        since: Option<Timestamp>,
+        /// Write to a file, which must not be there yet
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        out: Option<PathBuf>,
     },
     /// Let it run again; starts nothing by itself
     Enable {

@@ -33,13 +33,13 @@ pub struct ExportArgs {
     /// From this moment on: RFC 3339, a day, or an age such as `90m`, `24h`, `7d`
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub since: Timestamp,
-    /// Before this moment [default: now]
+    /// Before this moment; now without it
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub until: Option<Timestamp>,
     /// At most so many lines of each log, the newest of them
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub limit: u32,
-    /// The file, which must not be there yet [default: `incident-<persona>-<time>.tar` in this folder]
+    /// The file, which must not be there yet; without it `incident-PERSONA-TIME.tar` in this folder
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub out: Option<PathBuf>,
 }

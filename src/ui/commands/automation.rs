@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::automations;
 use super::context::Context;
+use super::contributions;
 use crate::control::ClientError;
 use crate::domain::SystemClock;
 use crate::governance::audit::Actor;
@@ -24,6 +25,9 @@ pub(super) async fn run(
         AutomationCommand::List => automations::list(context, screen).await,
         AutomationCommand::Status { id } => automations::status(id.as_deref(), context, screen).await,
         AutomationCommand::Runs { id, limit } => automations::runs(&id, limit, context, screen).await,
+        AutomationCommand::Contributions { since, out } => {
+            contributions::run(since, out.as_deref(), context, screen).await
+        }
         AutomationCommand::Enable { id, reason } => {
             automations::switch(&id, "enable", Some(&reason), context, screen).await
         }

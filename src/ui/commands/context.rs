@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::config::{Environment, Faults, Overrides, ServerConfig, load};
 use crate::control::{Base, Client, DEFAULT_TCP};
 use crate::domain::Secret;
+use crate::governance::authority::{Action, Policy, Principal, Question, Resource};
 use crate::ui::Failure;
 use crate::ui::args::Global;
 
@@ -31,10 +32,7 @@ impl Context {
     }
 
     fn settings(&self) -> Result<&ServerConfig, Failure> {
-        self.settings.as_ref().map_err(|faults| {
-            Failure::new("the daemon's settings cannot be read")
-                .why(faults.0.first().map(ToString::to_string).unwrap_or_default())
-        })
+        self.settings.as_ref().map_err(|faults| Failure::new("the daemon's settings cannot be read").why(first(faults)))
     }
 
     /// The ledger's folder: `dir` if given, else the daemon's.
@@ -56,6 +54,32 @@ impl Context {
         self.settings().map_err(|failure| failure.advice("name the folders with --state-dir and ARW_CONFIG_DIR"))
     }
 
+    /// The policy that the daemon's settings name.
+    pub(super) fn policy_file(&self) -> Result<Option<PathBuf>, Failure> {
+        let settings = self.settings().map_err(|failure| failure.advice("name the policy's file"))?;
+        Ok(settings.control.policy.clone())
+    }
+
+    /// Whether the policy that the settings name lets this user do `action`, where no daemon is asked. Settings or a
+    /// policy that cannot be read permit nothing.
+    pub(super) fn permit(&self, action: Action) -> Result<(), Failure> {
+        let failure = || {
+            let failure = Failure::new(format!("`{action}` is not permitted"));
+            Failure { code: Some("not_permitted".to_owned()), ..failure }
+        };
+        let file = self.policy_file().map_err(|cause| failure().why(cause))?;
+        let policy = Policy::load(file.as_deref()).map_err(|faults| {
+            failure().why("the policy is faulty").advice(format!("see `arw-cli policy check`: {}", first(&faults)))
+        })?;
+        let principal = Principal::Uid(nix::unistd::geteuid().as_raw());
+        let ruling = policy.decide(&Question::new(principal.clone(), action, Resource::Daemon));
+        if ruling.allowed {
+            return Ok(());
+        }
+        let why = format!("the policy does not let `{principal}` do that ({})", ruling.code);
+        Err(failure().why(why).advice("docs/policy-authority.md says how it is granted"))
+    }
+
     /// The configuration folder: `dir` if given, else the daemon's.
     pub(super) fn config_dir(&self, dir: Option<&Path>) -> Result<PathBuf, Failure> {
         match dir {
@@ -67,6 +91,10 @@ impl Context {
             }
         }
     }
+}
+
+fn first(faults: &Faults) -> String {
+    faults.0.first().map(ToString::to_string).unwrap_or_default()
 }
 
 fn readable(dir: &Path) -> Result<(), Failure> {

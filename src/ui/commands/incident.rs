@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::context::Context;
 use crate::control::{ClientError, escape};
 use crate::domain::{Clock, PersonaId, SystemClock};
+use crate::governance::authority::Action;
 use crate::governance::incident::{
     Archive, Entry, KEY, LOGS, PROOFS, Source, TIMELINE, of_death, of_event, of_line, ordered, verify,
 };
@@ -21,12 +22,18 @@ use crate::ui::{Failure, Outcome, Screen};
 
 /// Time without an event after which there are no more kept ones.
 const QUIET: Duration = Duration::from_millis(300);
+/// Most lines of a persona's history.
+const MAX_HISTORY: usize = 10_000;
 /// What stands in the place of a value that may be a secret.
 const MASKED: &str = "(not exported)";
 
 pub(super) async fn run(command: IncidentCommand, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
     match command {
-        IncidentCommand::Export(args) => export(&args, context, screen).await,
+        // The archive is raw: a proof is about the exact line.
+        IncidentCommand::Export(args) => {
+            context.permit(Action::LedgerReadRaw)?;
+            export(&args, context, screen).await
+        }
         IncidentCommand::Verify { file } => check(&file, screen),
     }
 }
@@ -203,14 +210,31 @@ impl Gathering<'_> {
 
     /// What was proposed, decided and said about the persona.
     async fn history(&mut self, persona: &PersonaId) {
-        let path = format!("/state/persona/{}/history", escape(persona.as_str()));
-        match self.context.client.fetch::<Value>(&path).await {
-            Ok(history) => self.archive.put("persona/history.json", pretty(&history)),
-            Err(ClientError::Refused(problem)) => {
-                self.missing.push(format!("history of the persona: {}", problem.code))
+        let mut lines = Vec::new();
+        let mut before = String::new();
+        loop {
+            let path = format!("/state/persona/{}/history?limit=200{before}", escape(persona.as_str()));
+            let mut page = match self.context.client.fetch::<Value>(&path).await {
+                Ok(page) => page,
+                Err(ClientError::Refused(problem)) => {
+                    return self.missing.push(format!("history of the persona: {}", problem.code));
+                }
+                Err(fault) => return self.missing.push(format!("history of the persona: {fault}")),
+            };
+            if let Some(more) = page["lines"].as_array_mut() {
+                lines.append(more);
             }
-            Err(fault) => self.missing.push(format!("history of the persona: {fault}")),
+            match page["next"].as_u64() {
+                Some(next) if lines.len() < MAX_HISTORY => before = format!("&before={next}"),
+                Some(_) => {
+                    self.missing.push(format!("history of the persona: older lines than the newest {MAX_HISTORY}"));
+                    break;
+                }
+                None => break,
+            }
         }
+        self.count("lines of the persona's history", lines.len());
+        self.archive.put("persona/history.json", pretty(&Value::from(lines)));
     }
 
     /// Manifests and the persona's file, as they are now.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::context::Context;
 use super::lines;
 use crate::control::{Client, ClientError};
+use crate::governance::authority::Action;
 use crate::ledger::{self, Export, Filter, Follower, Format, LedgerError, Proof, Reader, Stats, VerifyReport};
 use crate::ui::args::{ExportFormat, FilterArgs, LedgerCommand};
 use crate::ui::text::{amount, count, size};
@@ -38,6 +39,9 @@ pub(super) async fn run(command: LedgerCommand, context: &Context, screen: &mut 
             write_proof(&proof, out.as_deref(), screen)
         }
         LedgerCommand::Export { dir, format, filter, raw, out } => {
+            if raw {
+                context.permit(Action::LedgerReadRaw)?;
+            }
             let export = Export { filter: filter.into(), format: format.into(), raw };
             write_export(&context.ledger_dir(dir.dir)?, &export, out.as_deref(), screen)
         }

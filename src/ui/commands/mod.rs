@@ -1,11 +1,13 @@
 //! One file per group of commands. Each asks the daemon or reads files, and shows the answer.
 
 mod admin;
+mod alerts;
 mod automation;
 mod automations;
 mod bundles;
 mod consent;
 mod context;
+mod contributions;
 mod events;
 mod exec;
 mod gate;
@@ -16,6 +18,7 @@ mod lines;
 mod persona;
 mod plan;
 mod policy;
+mod proposals;
 mod recipes;
 mod runtime;
 mod signing;
@@ -38,11 +41,12 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Ledger(command) => ledger::run(command, &context, screen).await,
         Command::Egress(command) => gate::run(command, &context, screen).await,
         Command::Persona(command) => persona::run(command, &context, screen).await,
-        Command::Policy(command) => policy::run(&command, &context, screen),
+        Command::Policy(command) => policy::run(command, &context, screen).await,
         Command::Consent(command) => consent::run(&command, &context, screen),
         Command::Recipes(command) => recipes::run(command, &context, screen).await,
         Command::Runtime(command) => runtime::run(command, &context, screen).await,
         Command::Admin(command) => admin::run(command, &context, screen).await,
+        Command::Alerts(command) => alerts::run(command, &context, screen).await,
         Command::Automation(command) => automation::run(command, &context, screen).await,
         Command::Incident(command) => incident::run(command, &context, screen).await,
         // The program itself runs these: they stand on the floor of the daemon.

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::context::Context;
 use super::policy::show_faults;
+use super::proposals;
 use crate::config::located::read_file;
 use crate::config::{Faults, MAX_PERSONA_FILE, PersonaFile};
 use crate::control::Personas;
@@ -24,6 +25,21 @@ pub(super) async fn run(command: PersonaCommand, context: &Context, screen: &mut
         PersonaCommand::List => list(context, screen).await,
         PersonaCommand::Check { files } => check(&files, screen),
         PersonaCommand::Token(TokenCommand::New { name }) => new_token(&name, screen),
+        PersonaCommand::Show { name } => proposals::show(&name, context, screen).await,
+        PersonaCommand::History { name, limit, before } => {
+            proposals::history(&name, (limit, before), context, screen).await
+        }
+        PersonaCommand::Annotate { name, line, note } => proposals::annotate(&name, line, &note, context, screen).await,
+        PersonaCommand::Review(command) => proposals::review(command, context, screen).await,
+        PersonaCommand::Propose(args) => proposals::propose(args, context, screen).await,
+        PersonaCommand::Proposals { name, all } => proposals::proposals(&name, all, context, screen).await,
+        PersonaCommand::Approve { name, proposal, note, accept_widening } => {
+            proposals::approve(&name, proposal, (&note, accept_widening), context, screen).await
+        }
+        PersonaCommand::Reject { name, proposal, note } => {
+            proposals::reject(&name, proposal, &note, context, screen).await
+        }
+        PersonaCommand::Feedback(command) => proposals::feedback(command, context, screen).await,
     }
 }
 

@@ -345,3 +345,70 @@ fn show_line(one: &Value, screen: &mut Screen) -> Result<(), Failure> {
     screen.line(&format!("{} {stream} {}", text(one, "at"), safe(text(one, "text"))))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::ui::screen::capture;
+
+    fn view() -> Value {
+        json!({
+            "id": "model", "name": "The \u{1b}[31mmodel", "state": "degraded", "since": "2026-11-22T12:00:00.000000Z",
+            "health": "gpu_lost", "detail": "at\nwork", "run": 7, "pid": 4711, "persona": "demo", "profile": "gpu",
+            "preset": "turbo", "claim": { "reduced": { "missing": ["memory_max"] } },
+            "started_at": "2026-11-22T11:00:00.000000Z", "restarts": { "used": 1, "max": 3, "window_secs": 600 },
+            "publish": ["127.0.0.1:8080:8000"], "waits_for": ["db:ready"], "next_start": null,
+            "usage": { "cpu_seconds": 1.5, "memory_bytes": 1_048_576, "pids": 3 },
+            "egress": { "requests": 4, "denials": 1, "open": 2, "bytes_up": 1_024, "bytes_down": 2_048 },
+            "budget": [
+                { "kind": "gpu_memory", "limit": 100, "ratio": 0.95 },
+                { "kind": "tokens", "limit": 9, "ratio": null },
+            ],
+            "last_death": { "run": 6, "cause": "signal", "signal": 9, "ended": "2026-11-22T10:59:00.000000Z" },
+            "throttled_by_host": null,
+        })
+    }
+
+    #[test]
+    fn a_runtime_reads_like_this() {
+        assert_eq!(
+            capture(|screen| show(&view(), screen).expect("shown")),
+            "\
+runtime     model (The \\u{1b}[31mmodel)
+state       degraded since 2026-11-22T12:00:00.000000Z, gpu_lost
+            at\\u{a}work
+waits for   db:ready
+persona     demo
+confined by profile gpu, limits not turbo
+run         7, init 4711 on the host, since 2026-11-22T11:00:00.000000Z
+restarts    1 of 3 in 600 s
+published   127.0.0.1:8080:8000
+uses        1.50 s of CPU, 1.0 MiB, 3 tasks
+egress      4 granted, 1 denied, 2 open, 1.0 KiB up, 2.0 KiB down
+budget      gpu_memory: 95 % of 100
+budget      tokens: unmetered of 9
+last end    run 6: signal 9 at 2026-11-22T10:59:00.000000Z
+"
+        );
+    }
+
+    #[test]
+    fn all_runtimes_are_a_table_and_the_kill_switch_cannot_be_overlooked() {
+        let stopped = json!({
+            "id": "off", "state": "stopped", "health": "well", "run": null, "persona": "demo", "preset": "eco",
+            "claim": null, "restarts": { "used": 0, "max": 3 }, "usage": null, "detail": null,
+        });
+        let shown = capture(|screen| {
+            table(&json!({ "shut": true, "runtimes": [view(), stopped] }), screen).expect("shown");
+        });
+        let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[0].join(" "), "the kill switch was used: nothing starts until it is rearmed");
+        let row = "model degraded gpu_lost 7 demo not turbo 1.50 s 1.0 MiB 1/3 at\\u{a}work";
+        assert_eq!(lines[2].join(" "), row, "{shown}");
+        assert_eq!(lines[3].join(" "), "off stopped well - demo eco - - 0/3", "{shown}");
+        let none = capture(|screen| table(&json!({ "runtimes": [] }), screen).expect("shown"));
+        assert_eq!(none, "no runtime is declared; see configs/runtime/runtimes.toml\n");
+    }
+}

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::context::Context;
-use crate::control::{ClientError, EgressStatus, GatewayStatus, Health, Readiness, Tunnel, Tunnels};
+use crate::control::{Arming, ClientError, EgressStatus, GatewayStatus, Health, Readiness, Tunnel, Tunnels};
 use crate::ui::text::{amount, count, size, span};
 use crate::ui::{Failure, Outcome, Paint, Screen, Table};
 
 /// Tunnels that `status` lists. 20: a screen; `--json` has them all.
 const SHOWN_TUNNELS: usize = 20;
+/// Personas that are not armed that `status` lists. 20, as for tunnels.
+const SHOWN_PERSONAS: usize = 20;
 
 pub(super) async fn status(context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
     if screen.json() {
@@ -72,12 +74,37 @@ fn show_status(status: &EgressStatus, tunnels: &[Tunnel], screen: &mut Screen) -
         amount(status.policy.personas, "persona")
     );
     screen.line(&line)?;
+    let (paint, who) = match status.policy.authority.as_str() {
+        "none" => (Paint::Warn, "no policy file: an administrator may do everything".to_owned()),
+        source => (Paint::Plain, format!("{source}, {}", amount(status.policy.grants, "grant"))),
+    };
+    let line = format!("{}{}", heading(screen, "authority"), screen.paint(paint, &crate::ui::text::safe(&who)));
+    screen.line(&line)?;
+    show_arming(&status.arming, screen)?;
     let line = format!("{}{}", heading(screen, "daemon"), status.version);
     screen.line(&line)?;
     if let Some(gateway) = &status.gateway {
         show_personas(gateway, screen)?;
     }
     show_tunnels(tunnels, screen)
+}
+
+/// Nothing while nothing is to be armed.
+fn show_arming(arming: &Arming, screen: &mut Screen) -> Result<(), Failure> {
+    if !arming.enabled {
+        return Ok(());
+    }
+    let word = match arming.not_armed.as_slice() {
+        [] => screen.paint(Paint::Good, "armed"),
+        not_armed => screen.paint(Paint::Warn, &format!("{} not armed", amount(not_armed.len() as u64, "persona"))),
+    };
+    let heading = screen.paint(Paint::Strong, &format!("{:<10}", "personas"));
+    screen.line(&format!("{heading}{word}"))?;
+    for not_armed in arming.not_armed.iter().take(SHOWN_PERSONAS) {
+        let text = format!("{:<10}{}: {}", "", not_armed.persona, not_armed.code);
+        screen.painted(Paint::Warn, &crate::ui::text::safe(&text))?;
+    }
+    Ok(())
 }
 
 fn show_personas(gateway: &GatewayStatus, screen: &mut Screen) -> Result<(), Failure> {
@@ -158,7 +185,7 @@ pub(super) async fn health(context: &Context, screen: &mut Screen) -> Result<Out
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::{LedgerStatus, PersonaTraffic, PolicyStatus};
+    use crate::control::{LedgerStatus, NotArmed, PersonaTraffic, PolicyStatus};
     use crate::domain::{PersonaId, Scheme};
     use crate::ui::screen::capture;
 
@@ -206,7 +233,8 @@ mod tests {
                 bytes: 1 << 20,
                 refused_total: 0,
             },
-            policy: PolicyStatus { generation: 2, personas: 1 },
+            policy: PolicyStatus { generation: 2, personas: 1, authority: "none".to_owned(), grants: 0 },
+            arming: Arming { enabled: false, not_armed: Vec::new() },
         }
     }
 
@@ -235,6 +263,7 @@ gateway   open  127.0.0.1:9080  3 connections, 1 tunnel
           1 240 connections since the start, 0 turned away
 ledger    writable  2 473 lines, 2 400 signed, 1.0 MiB  /var/lib/arw/ledger
 policy    generation 2, 1 persona
+authority no policy file: an administrator may do everything
 daemon    0.1.0
 
 PERSONA  OPEN  ALLOWED  WOULD DENY  DENIED       UP     DOWN
@@ -244,6 +273,17 @@ DECISION  PERSONA  TARGET                           AGE     UP     DOWN
       41  demo     https://api.example.com:443  4 m 5 s  512 B  1.5 KiB
 "
         );
+    }
+
+    #[test]
+    fn a_persona_that_is_not_armed_is_told_where_that_is_wanted() {
+        let mut status = sample();
+        status.arming.enabled = true;
+        let text = capture(|screen| show_status(&status, &[], screen).expect("shown"));
+        assert!(text.contains("\npersonas  armed\n"), "{text}");
+        status.arming.not_armed = vec![NotArmed { persona: demo(), code: "persona_review_stale".to_owned() }];
+        let text = capture(|screen| show_status(&status, &[], screen).expect("shown"));
+        assert!(text.contains("\npersonas  1 persona not armed\n          demo: persona_review_stale\n"), "{text}");
     }
 
     #[test]
