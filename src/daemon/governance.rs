@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Faults, ServerConfig};
 use crate::control::Command;
 use crate::domain::Clock;
-use crate::events::EventBus;
+use crate::events::{EventBus, Subscription};
 use crate::governance::audit::Audit;
 use crate::governance::authority::{Authority, Policy, Summary};
 use crate::governance::leases::{self, Keeper, Leases};
@@ -34,6 +34,7 @@ pub(super) struct Foundation {
     authority: Authority,
     pub(super) store: Store,
     alerting: alerts::Settings,
+    heard: Subscription,
     personas: (Personas, personas::Keeper),
     reloads: mpsc::Receiver<Reload>,
     commands: mpsc::Sender<Command>,
@@ -84,6 +85,7 @@ pub(super) async fn open(
         })
         .await??
     };
+    let heard = alerts::listen(events);
     let alerting = read_alerts(config).map_err(|faults| anyhow::anyhow!("the alerts are faulty:\n{faults}"))?;
     let (asks, reloads) = mpsc::channel(RELOADS);
     let premises = personas::Premises {
@@ -104,7 +106,20 @@ pub(super) async fn open(
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
     let commands = commands.clone();
-    Ok(Foundation { file, latched, audit, leases, keeper, authority, store, alerting, personas, reloads, commands })
+    Ok(Foundation {
+        file,
+        latched,
+        audit,
+        leases,
+        keeper,
+        authority,
+        store,
+        alerting,
+        heard,
+        personas,
+        reloads,
+        commands,
+    })
 }
 
 /// Says who may do what; a file that nobody named is not read.
@@ -136,8 +151,20 @@ impl Foundation {
         supervisor: Option<Supervisor>,
         found: automations::Found,
     ) -> anyhow::Result<Governing> {
-        let Self { file, latched, audit, leases, keeper, authority, store, alerting, personas, reloads, commands } =
-            self;
+        let Self {
+            file,
+            latched,
+            audit,
+            leases,
+            keeper,
+            authority,
+            store,
+            alerting,
+            heard,
+            personas,
+            reloads,
+            commands,
+        } = self;
         let premises = alerts::Premises {
             store: store.clone(),
             audit: audit.clone(),
@@ -149,7 +176,7 @@ impl Foundation {
             state_dir: config.state_dir.clone(),
             ledger_dir: config.ledger.dir.clone(),
         };
-        let (alerts, watcher) = alerts::start(premises, alerting).await.context("the alerts")?;
+        let (alerts, watcher) = alerts::start(premises, alerting, heard).await.context("the alerts")?;
         let (personas, personas_keeper) = personas;
         let premises = automations::Premises {
             store,

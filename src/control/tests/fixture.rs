@@ -274,9 +274,10 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
         state_dir: config.state_dir.clone(),
         ledger_dir: config.ledger.dir.clone(),
     };
+    let heard = alerts::listen(events);
     let started = std::thread::spawn(move || {
         let executor = tokio::runtime::Builder::new_current_thread().build().expect("an executor");
-        executor.block_on(alerts::start(premises, alerts::Settings::default())).expect("the alerts")
+        executor.block_on(alerts::start(premises, alerts::Settings::default(), heard)).expect("the alerts")
     });
     let (alerts, keeper) = started.join().expect("started");
     tokio::spawn(keeper.run(CancellationToken::new()));

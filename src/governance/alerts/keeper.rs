@@ -19,7 +19,7 @@ use super::settings::Settings;
 use super::signal::{LeaseLook, Look, PREFIXES, RuntimeLook, Signal, Watched};
 use super::sinks::{Ground, Outlets, RouteStatus};
 use crate::domain::{AlertId, Clock, RouteId, Timestamp};
-use crate::events::{Delivery, Event, EventBus, EventKind};
+use crate::events::{Delivery, Event, EventBus, EventKind, Subscription};
 use crate::governance::audit::{Actor, Audit, AuditAction, Deed};
 use crate::governance::leases::{Lease, Leases};
 use crate::governance::reason::{MAX_REASON, reason};
@@ -202,6 +202,7 @@ pub struct Keeper {
     asks: mpsc::Receiver<Ask>,
     engine: Engine,
     outlets: Outlets,
+    heard: Subscription,
     /// What a restart must still tell, as it was when the last daemon ended.
     untold: Vec<Change>,
     /// What is not on the disk yet, and whether all of it was told.
@@ -209,11 +210,20 @@ pub struct Keeper {
     store_fault: Option<String>,
 }
 
-/// Reads what is kept and starts the routes.
+/// Listens to what alerts are made of. Call it before anything can happen that they tell.
+pub fn listen(events: &EventBus) -> Subscription {
+    events.subscribe(None, 0, &PREFIXES.map(str::to_owned))
+}
+
+/// Reads what is kept and starts the routes; `heard` is from [`listen`].
 ///
 /// # Errors
 /// When the store cannot be read.
-pub async fn start(premises: Premises, settings: Settings) -> Result<(Alerts, Keeper), StoreFault> {
+pub async fn start(
+    premises: Premises,
+    settings: Settings,
+    heard: Subscription,
+) -> Result<(Alerts, Keeper), StoreFault> {
     let mut untold = Vec::new();
     let mut active = Vec::new();
     for row in premises.store.alerts().open().await? {
@@ -239,7 +249,8 @@ pub async fn start(premises: Premises, settings: Settings) -> Result<(Alerts, Ke
     if premises.gateway.latched().is_some() {
         engine.note(Signal::Shut, premises.clock.now());
     }
-    let keeper = Keeper { premises, asks, engine, outlets, untold, unsaved: BTreeMap::new(), store_fault: None };
+    let unsaved = BTreeMap::new();
+    let keeper = Keeper { premises, asks, engine, outlets, heard, untold, unsaved, store_fault: None };
     keeper.outlets.apply(&settings.routes, &keeper.ground()).await;
     Ok((alerts, keeper))
 }
@@ -258,7 +269,6 @@ fn understood(row: &AlertRow) -> Option<Alert> {
 impl Keeper {
     /// Serves until `stop`, then ends the routes.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut heard = self.premises.events.subscribe(None, 0, &PREFIXES.map(str::to_owned));
         let untold = std::mem::take(&mut self.untold);
         self.tell(untold).await;
         let mut looks = tokio::time::interval(LOOK);
@@ -271,7 +281,7 @@ impl Keeper {
                     Some(ask) => self.answer(ask).await,
                     None => break,
                 },
-                delivery = heard.next() => self.hear(&delivery).await,
+                delivery = self.heard.next() => self.hear(&delivery).await,
                 _ = looks.tick() => self.look().await,
                 _ = sweeps.tick() => self.sweep().await,
             }

@@ -42,7 +42,7 @@ mod tests;
 
 pub use alert::{Acknowledgement, Alert, Clearing};
 pub use engine::{Change, Engine, MAX_ACTIVE, MAX_ESCALATION, NoSuchAlert};
-pub use keeper::{Alerts, AlertsFault, Board, Keeper, Premises, Trial, start};
+pub use keeper::{Alerts, AlertsFault, Board, Keeper, Premises, Trial, listen, start};
 pub use kind::{AlertKind, Cleared, Severity, Step};
 pub use rules::Rules;
 pub use settings::{FILE, Folders, Route, Settings, SinkSettings, SyslogAddress, Webhook, read, understand};
