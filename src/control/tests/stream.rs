@@ -23,7 +23,7 @@ async fn past_events_come_first_and_a_client_that_comes_back_misses_nothing() {
     let publish = |number: u64| fixture.state.events.publish(EventKind::PolicyReloaded, None, json!({ "n": number }));
     let ids: Vec<u64> = (0..3).map(publish).collect();
 
-    let mut stream = client.subscribe("/events?replay=2", None).await.expect("open");
+    let mut stream = client.subscribe("/events?prefix=policy.&replay=2", None).await.expect("open");
     for id in &ids[1..] {
         let event = within(stream.next()).await.expect("whole").expect("an event");
         assert_eq!(event.id.as_deref(), Some(id.to_string().as_str()));
@@ -42,7 +42,7 @@ async fn past_events_come_first_and_a_client_that_comes_back_misses_nothing() {
     let missed = publish(4);
     let last = live.to_string();
     // The header beats the address: that one still says what the first connection wanted.
-    let mut again = client.subscribe("/events?replay=2&after=0", Some(&last)).await.expect("open");
+    let mut again = client.subscribe("/events?prefix=policy.&replay=2&after=0", Some(&last)).await.expect("open");
     let event = within(again.next()).await.expect("whole").expect("an event");
     assert_eq!(event.id, Some(missed.to_string()));
 }
