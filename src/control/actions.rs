@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
+use axum::routing::{get, post};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ use serde_json::{Value, json};
 use super::caller::Caller;
 use super::extract::JsonBody;
 use super::problem::{Problem, ProblemCode};
+use super::routes::{Access, Answer, Route};
 use super::state::App;
 use crate::domain::ClientAddr;
 use crate::governance::audit::Actor;
@@ -29,6 +31,42 @@ pub(super) enum ActionRequest {
     AutomationShutdown { reason: String, grace_secs: Option<u64> },
     /// Its release.
     AutomationRearm { reason: String },
+}
+
+/// The routes here.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::POST,
+            path: "/actions",
+            access: Access::Admin,
+            about: "The kill switch: `automation_shutdown` cuts, revokes, ends and halts everything; `automation_rearm` \
+                    releases it. 202 while runtimes are still within their grace.",
+            params: &[],
+            body: Some("ActionRequest"),
+            answer: Answer::Json("Position"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+                ProblemCode::NotLatched,
+                ProblemCode::ShutdownRunning,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(act),
+        },
+        Route {
+            method: Method::GET,
+            path: "/state/automation/shutdown",
+            access: Access::Admin,
+            about: "Whether the kill switch is latched, and what its last use did.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("Position"),
+            problems: &[],
+            handler: || get(position),
+        },
+    ]
 }
 
 /// JSON Schemas of the bodies and answers here.

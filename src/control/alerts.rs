@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
+use axum::http::Method;
+use axum::routing::{get, post};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::extract::JsonBody;
 use super::problem::{Problem, ProblemCode};
+use super::routes::{Access, Answer, Form, Param, Place, Route};
 use super::state::App;
 use crate::domain::{AlertId, ClientAddr, RouteId};
 use crate::governance::alerts::{Alert, AlertKind, AlertsFault, Board, Severity, SinkKind, Trial};
@@ -24,6 +27,57 @@ pub(super) struct Acknowledging {
 #[serde(deny_unknown_fields)]
 pub(super) struct Trying {
     route: String,
+}
+
+/// The routes here.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/alerts",
+            access: Access::Admin,
+            about: "Active alerts, the worst first, the latest that are over, and how each route does.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("Alerts"),
+            problems: &[ProblemCode::StateUnavailable, ProblemCode::NotReady],
+            handler: || get(board),
+        },
+        Route {
+            method: Method::POST,
+            path: "/alerts/{id}/ack",
+            access: Access::Admin,
+            about: "Notes that somebody has seen an alert: it is not escalated, and one that tells of a moment is over.",
+            params: const { &[Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the alert." }] },
+            body: Some("AlertNote"),
+            answer: Answer::Json("Alert"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchAlert,
+                ProblemCode::ReasonRequired,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            handler: || post(acknowledge),
+        },
+        Route {
+            method: Method::POST,
+            path: "/alerts/test",
+            access: Access::Admin,
+            about: "Sends a trial by a route at once, and says whether its sink took it.",
+            params: &[],
+            body: Some("AlertTest"),
+            answer: Answer::Json("AlertTrial"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchAlertRoute,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(test),
+        },
+    ]
 }
 
 /// JSON Schemas of the bodies and answers here; docs/alerts.md says what the fields mean.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
+use axum::routing::{get, post};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use super::egress::{blocking, bounded, ledger_problem};
 use super::extract::{JsonBody, Strict};
 use super::problem::{Problem, ProblemCode};
-use super::routes::{DEFAULT_LINES, MAX_LINES, MAX_SEQ};
+use super::routes::{Access, Answer, DEFAULT_LINES, Form, MAX_LINES, MAX_SEQ, Route, query};
 use super::state::App;
 use crate::domain::ClientAddr;
 use crate::governance::audit::{Actor, AuditAction, Deed};
@@ -29,6 +30,48 @@ pub(super) struct AuditQuery {
 pub(super) struct Attestation {
     subject: String,
     note: String,
+}
+
+/// The routes here.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/audit",
+            access: Access::Admin,
+            about: "What administrators did, newest last.",
+            params: const {
+                &[
+                    query("limit", Form::Integer(1, MAX_LINES), "At most so many entries; 100 without it."),
+                    query(
+                        "after",
+                        Form::Integer(0, MAX_SEQ),
+                        "Only behind this line of the log, the oldest of them first.",
+                    ),
+                ]
+            },
+            body: None,
+            answer: Answer::Json("AuditPage"),
+            problems: &[ProblemCode::BadQuery, ProblemCode::LedgerUnavailable],
+            handler: || get(lines),
+        },
+        Route {
+            method: Method::POST,
+            path: "/attestations",
+            access: Access::Admin,
+            about: "Records in the audit that a person did what no program can see.",
+            params: &[],
+            body: Some("Attestation"),
+            answer: Answer::Json("Attested"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+                ProblemCode::StateUnavailable,
+            ],
+            handler: || post(attest),
+        },
+    ]
 }
 
 /// JSON Schemas of the bodies and answers here.

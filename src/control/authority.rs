@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::Method;
+use axum::routing::{get, post};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 use super::extract::JsonBody;
 use super::preview;
 use super::problem::{Problem, ProblemCode};
+use super::routes::{Access, Answer, Route};
 use super::state::App;
 use super::wire::PreviewRequest;
 use crate::domain::{ClientAddr, PersonaId, Scheme};
@@ -83,6 +86,35 @@ impl SimulateRequest {
             }
         }
     }
+}
+
+/// The routes here.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/policy",
+            access: Access::Admin,
+            about: "Who may do what here: the policy's file, and what it denied.",
+            params: &[],
+            body: None,
+            answer: Answer::Json("PolicyState"),
+            problems: &[],
+            handler: || get(state),
+        },
+        Route {
+            method: Method::POST,
+            path: "/policy/simulate",
+            access: Access::Admin,
+            about: "What the policies would decide: who may do what, or what may leave. Nothing is done or recorded in the \
+                    ledger; denials are counted.",
+            params: &[],
+            body: Some("SimulateRequest"),
+            answer: Answer::Json("Simulation"),
+            problems: &[ProblemCode::BadRequest, ProblemCode::NotJson, ProblemCode::NoSuchPersona],
+            handler: || post(simulate),
+        },
+    ]
 }
 
 /// JSON Schemas of the bodies and answers here.

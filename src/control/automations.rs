@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, State};
+use axum::http::Method;
+use axum::routing::{get, post};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 use super::egress::bounded;
 use super::extract::{JsonBody, Strict};
 use super::problem::{Problem, ProblemCode};
-use super::routes::MAX_RUNS;
+use super::routes::{Access, Answer, Form, MAX_RUNS, Param, Place, Route, query};
 use super::state::App;
 use crate::domain::ClientAddr;
 use crate::governance::audit::Actor;
@@ -19,6 +21,106 @@ use crate::supervisor::BudgetKind;
 
 /// Runs without `limit`.
 const DEFAULT_RUNS: u64 = 20;
+
+/// The routes here.
+pub(super) fn routes() -> Vec<Route> {
+    const AUTOMATION: Param =
+        Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the automation, or of its runtime." };
+    let about = |method, path, about, params, body, answer, problems, handler| Route {
+        method,
+        path,
+        access: Access::Admin,
+        about,
+        params,
+        body,
+        answer,
+        problems,
+        handler,
+    };
+    vec![
+        about(
+            Method::GET,
+            "/state/automation/status",
+            "Every automation: what it does, what it has spent, and why it is impacted if it is.",
+            &[],
+            None,
+            Answer::Json("AutomationStatus"),
+            &[ProblemCode::NotReady],
+            || get(status),
+        ),
+        about(
+            Method::GET,
+            "/automations/{id}/runs",
+            "Its latest runs, newest first.",
+            const { &[AUTOMATION, query("limit", Form::Integer(1, MAX_RUNS), "At most so many; 20 without it.")] },
+            None,
+            Answer::Json("AutomationRuns"),
+            &[
+                ProblemCode::BadQuery,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || get(runs),
+        ),
+        about(
+            Method::GET,
+            "/automations/{id}/usage",
+            "What it has spent of its budgets in the present window.",
+            const { &[AUTOMATION] },
+            None,
+            Answer::Json("Usage"),
+            &[ProblemCode::UnknownAutomation, ProblemCode::NotReady],
+            || get(usage),
+        ),
+        about(
+            Method::POST,
+            "/automations/{id}/usage",
+            "Reports tokens and money that it used; kept when answered, and a repeated `report_id` counts once.",
+            const { &[AUTOMATION] },
+            Some("UsageReport"),
+            Answer::Json("Usage"),
+            &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::Unavailable,
+                ProblemCode::CurrencyMismatch,
+                ProblemCode::ReportConflict,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || post(report),
+        ),
+        about(
+            Method::POST,
+            "/automations/{id}/{action}",
+            "Disables it (kept, then its runtime is told to end, and nobody starts it) or enables it again.",
+            const {
+                &[
+                    AUTOMATION,
+                    Param {
+                        name: "action",
+                        place: Place::Path,
+                        form: Form::OneOf(&["enable", "disable"]),
+                        about: "What is wanted.",
+                    },
+                ]
+            },
+            Some("AutomationReason"),
+            Answer::Json("AutomationSwitched"),
+            &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+                ProblemCode::UnknownAutomation,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            || post(switch),
+        ),
+    ]
+}
 
 /// JSON Schemas of the bodies and answers here; docs/automations.md says what the fields mean.
 pub(super) fn schemas() -> serde_json::Map<String, Value> {

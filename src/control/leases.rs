@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
+use axum::routing::{delete, get, post};
 use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -13,7 +14,7 @@ use super::caller::Caller;
 use super::egress::bounded;
 use super::extract::{JsonBody, Strict};
 use super::problem::{Problem, ProblemCode};
-use super::routes::MAX_LEASES;
+use super::routes::{Access, Answer, Form, MAX_LEASES, Param, Place, Route, query};
 use super::state::App;
 use crate::domain::{ClientAddr, LeaseId, PersonaId};
 use crate::governance::audit::Actor;
@@ -45,6 +46,69 @@ pub(super) struct ListQuery {
 #[serde(deny_unknown_fields)]
 pub(super) struct RevokeQuery {
     reason: Option<String>,
+}
+
+/// The routes here.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route {
+            method: Method::GET,
+            path: "/state/leases",
+            access: Access::Admin,
+            about: "Leases in force, with what was used of them.",
+            params: const { &[query("ended", Form::Integer(0, MAX_LEASES), "Also so many that have ended, newest first.")] },
+            body: None,
+            answer: Answer::Json("Leases"),
+            problems: &[ProblemCode::BadQuery, ProblemCode::StateUnavailable, ProblemCode::NotReady],
+            handler: || get(list),
+        },
+        Route {
+            method: Method::POST,
+            path: "/leases",
+            access: Access::Admin,
+            about: "Gives a lease: 201, or 200 where one for the same was in force and ends later now.",
+            params: &[],
+            body: Some("LeaseRequest"),
+            answer: Answer::Json("Lease"),
+            problems: &[
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::NoSuchPersona,
+                ProblemCode::LeaseCapability,
+                ProblemCode::LeaseTime,
+                ProblemCode::LeaseBound,
+                ProblemCode::LeaseUseless,
+                ProblemCode::LeaseEnded,
+                ProblemCode::ReasonRequired,
+                ProblemCode::TooManyLeases,
+                ProblemCode::ShutdownLatched,
+                ProblemCode::StateUnavailable,
+                ProblemCode::NotReady,
+            ],
+            handler: || post(grant),
+        },
+        Route {
+            method: Method::DELETE,
+            path: "/leases/{id}",
+            access: Access::Admin,
+            about: "Takes a lease back and cuts what it let through.",
+            params: const {
+                &[
+                    Param { name: "id", place: Place::Path, form: Form::Text, about: "Id of the lease." },
+                    query("reason", Form::Text, "Why, for the audit."),
+                ]
+            },
+            body: None,
+            answer: Answer::Json("LeaseRevoked"),
+            problems: &[
+                ProblemCode::BadQuery,
+                ProblemCode::NoSuchLease,
+                ProblemCode::ReasonRequired,
+                ProblemCode::NotReady,
+            ],
+            handler: || delete(revoke),
+        },
+    ]
 }
 
 /// JSON Schemas of the bodies and answers here.

@@ -55,7 +55,7 @@ pub(super) fn read_alerts(config: &ServerConfig) -> Result<alerts::Settings, Fau
     alerts::read(alerts::Folders { config: &config.config_dir, state: &config.state_dir })
 }
 
-/// Opens the state. A latched switch is obeyed first, whatever becomes of the rest. `commands` lead to the daemon's own task.
+/// Opens the state. What is latched or leased is in force when this returns. `commands` lead to the daemon's own task.
 ///
 /// # Errors
 /// The state cannot be used: what was leased or latched would not be known.

@@ -331,31 +331,32 @@ impl KillSwitch {
                 () = self.0.bell.notified() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
-            self.look().await;
-            if Instant::now() >= retry && self.0.running.load(Ordering::Acquire) == 0 {
+            // A page that was written in place within a tick of the clock has the time that it had (inode(7)).
+            let due = Instant::now() >= retry;
+            if due || self.0.premises.file.stamp() != *lock(&self.0.stamp) {
+                self.look().await;
+            }
+            if due && self.0.running.load(Ordering::Acquire) == 0 {
                 self.0.settle().await;
                 retry = Instant::now() + RETRY;
             }
         }
     }
 
+    /// Reads the page, and obeys it.
     async fn look(&self) {
         let inner = &self.0;
-        if inner.premises.file.stamp() == *lock(&inner.stamp) {
-            return;
-        }
         let _turn = inner.turn.lock().await;
         let stamp = inner.premises.file.stamp();
-        if stamp == *lock(&inner.stamp) {
-            return;
-        }
         let state = inner.read().await;
         *lock(&inner.stamp) = stamp;
         let Some(record) = record_of(state, &*inner.premises.clock) else {
-            if lock(&inner.latched).is_some() {
+            let latched = lock(&inner.latched).clone();
+            if latched.is_some() {
                 tracing::error!("somebody took the latch away from the disk; it stays latched, and is written again");
-                *lock(&inner.stamp) = None;
-                inner.bell.notify_one();
+                if let Err(fault) = inner.write(latched).await {
+                    tracing::error!(%fault, "the latch is not on the disk");
+                }
             }
             return;
         };
@@ -425,20 +426,20 @@ impl Inner {
         told(&report);
     }
 
-    /// Brings the page to what is latched here.
+    /// Brings the page to what is latched here. It never releases: only [`KillSwitch::rearm`] does.
     async fn persist(&self) -> Result<(), StoreFault> {
         let _turn = self.turn.lock().await;
-        let record = lock(&self.latched).clone();
-        match (self.read().await, &record) {
-            (LatchState::Latched(kept), Some(wanted)) if kept == *wanted => Ok(()),
-            _ => self.write(record).await,
+        let Some(wanted) = lock(&self.latched).clone() else { return Ok(()) };
+        match self.read().await {
+            LatchState::Latched(kept) if kept == wanted => Ok(()),
+            _ => self.write(Some(wanted)).await,
         }
     }
 
     /// Keeps what is not kept yet: the page, and its audit entry.
     async fn settle(&self) {
         let Some(record) = lock(&self.latched).clone() else { return };
-        if lock(&self.stamp).is_none() || !matches!(self.read().await, LatchState::Latched(_)) {
+        if !matches!(self.read().await, LatchState::Latched(_)) {
             match self.persist().await {
                 Ok(()) => tracing::warn!("the latch is on the disk"),
                 Err(fault) => tracing::error!(%fault, "the latch is not on the disk"),

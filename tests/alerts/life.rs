@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::support::{Daemon, Origin, Setup, wait_for};
+use crate::support::{Daemon, Origin, Setup, can_launch, wait_for};
 use crate::{AGENT, FILE, alerts, board, cli, lines, of_code, reach, start, wait_alert};
 
 #[test]
@@ -143,19 +143,4 @@ fn a_runtime_that_is_given_up_is_an_alert_until_it_is_restored() {
         let cleared = lines(&daemon, "alerts.jsonl");
         cleared.into_iter().find(|event| event["type"] == "alert.cleared" && event["data"]["id"] == alert["id"])
     });
-}
-
-/// Whether a runtime can be launched here; says why it is not tried.
-fn can_launch() -> bool {
-    let tried = std::process::Command::new(env!("CARGO_BIN_EXE_arw-cli"))
-        .args(["sandbox", "check", "--profile", "compat"])
-        .env("HOME", "/nonexistent")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&tried.stderr);
-    if said.contains("user namespace") || said.contains("CAP_SYS_ADMIN") {
-        println!("SKIP: no sandbox can be made here: {said}");
-        return false;
-    }
-    true
 }

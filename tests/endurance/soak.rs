@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use super::load::{Load, Origin, PERSONA, Said, Tally, connect, rule, rules, setup};
 use super::support::daemon::ADMIN_TOKEN;
 use super::support::dns::{Kind, Reply};
-use super::support::{Client, Daemon, DnsServer, wait_for};
+use super::support::{Client, Daemon, DnsServer, can_launch, wait_for};
 use super::{executor, skip, turn, verify};
 
 /// How long it goes on unless `ARW_SOAK_SECONDS` says otherwise; at most an hour.
@@ -423,19 +423,4 @@ fn cgroups(daemon: &Daemon) -> usize {
             .sum()
     }
     count(Path::new("/sys/fs/cgroup"), instance.trim())
-}
-
-/// Whether sandboxes can be made here at all; says why not.
-fn can_launch() -> bool {
-    let tried = std::process::Command::new(env!("CARGO_BIN_EXE_arw-cli"))
-        .args(["sandbox", "check", "--profile", "compat"])
-        .env("HOME", "/nonexistent")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&tried.stderr);
-    let refused = said.contains("user namespace") || said.contains("CAP_SYS_ADMIN");
-    if refused {
-        println!("SKIP runtimes: no sandbox can be made here: {said}");
-    }
-    !refused
 }

@@ -20,7 +20,7 @@ mod readiness;
 mod walk;
 
 use stage::{Host, bash};
-use support::Setup;
+use support::{Setup, can_launch};
 
 /// A runtime that waits.
 fn waiting(id: &str, more: &str) -> String {
@@ -30,21 +30,6 @@ fn waiting(id: &str, more: &str) -> String {
 /// A daemon with the personas' part of the handbook enabled.
 fn host(manifest: &str, more: impl FnOnce(Setup) -> Setup) -> Host {
     Host::start_with(manifest, |setup| more(setup.env("ARW_PERSONA_ENABLE", "1")))
-}
-
-/// Whether sandboxes can be made here at all; says why not.
-fn can_launch() -> bool {
-    let tried = std::process::Command::new(env!("CARGO_BIN_EXE_arw-cli"))
-        .args(["sandbox", "check", "--profile", "compat"])
-        .env("HOME", "/nonexistent")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&tried.stderr);
-    if said.contains("user namespace") || said.contains("CAP_SYS_ADMIN") {
-        println!("SKIP: no sandbox can be made here: {said}");
-        return false;
-    }
-    true
 }
 
 /// What `GET /metrics` answers.

@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use crate::files;
-use crate::support::{Client, Daemon, Origin, Setup};
+use crate::support::{self, Client, Daemon, Origin, Setup};
 
 /// Longest wait for a runtime: interpreters start in sandboxes while other builds share the machine.
 const LONG: Duration = Duration::from_secs(90);
@@ -149,17 +149,7 @@ fn can_launch() -> bool {
         println!("SKIP: /usr/bin/python3 is not installed");
         return false;
     }
-    let tried = Command::new(env!("CARGO_BIN_EXE_arw-cli"))
-        .args(["sandbox", "check", "--profile", "compat"])
-        .env("HOME", "/nonexistent")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&tried.stderr);
-    let refused = said.contains("user namespace") || said.contains("CAP_SYS_ADMIN");
-    if refused {
-        println!("SKIP: no sandbox can be made here: {said}");
-    }
-    !refused
+    support::can_launch()
 }
 
 #[test]

@@ -21,17 +21,4 @@ mod stage;
 mod switch;
 mod usage;
 
-/// Whether sandboxes can be made here at all; says why not.
-fn can_launch() -> bool {
-    let tried = std::process::Command::new(env!("CARGO_BIN_EXE_arw-cli"))
-        .args(["sandbox", "check", "--profile", "compat"])
-        .env("HOME", "/nonexistent")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&tried.stderr);
-    if said.contains("user namespace") || said.contains("CAP_SYS_ADMIN") {
-        println!("SKIP: no sandbox can be made here: {said}");
-        return false;
-    }
-    true
-}
+use support::can_launch;

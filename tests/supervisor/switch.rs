@@ -5,6 +5,10 @@ use std::net::TcpStream;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use arw::domain::SystemClock;
+use arw::governance::audit::Actor;
+use arw::governance::switch;
+use arw::store::LatchFile;
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 
@@ -222,6 +226,25 @@ fn a_signal_and_a_page_written_by_somebody_else_are_obeyed() {
         (position(&host)["shutdown"]["reason"].as_str(), refused(&host).as_str()),
         (Some("by file"), "shutdown_latched")
     );
+
+    // Also a page that was written in place within a tick of the clock, so that its time says nothing.
+    let (status, problem) = action(&host, &json!({ "kind": "automation_rearm", "reason": "a trial" }));
+    assert_eq!(status, 200, "{problem}");
+    let page = std::fs::File::options().read(true).write(true).open(host.daemon.state_dir().join("latch")).unwrap();
+    let before = page.metadata().unwrap().modified().unwrap();
+    let aside = tempfile::tempdir().unwrap();
+    let file = LatchFile::new(aside.path());
+    switch::latch_offline(&file, "unseen", &Actor::offline(0), &SystemClock).unwrap();
+    page.write_all_at(&std::fs::read(file.path()).unwrap(), 0).unwrap();
+    page.set_modified(before).unwrap();
+    wait_for("the page that looks old", || (position(&host)["shutdown"]["reason"] == "unseen").then_some(()));
+    wait_for("its end", || (position(&host)["shutdown"]["done"] == true).then_some(()));
+    let (status, problem) = action(&host, &json!({ "kind": "automation_rearm", "reason": "a trial" }));
+    assert_eq!(status, 200, "{problem}");
+    let by_file = ["--base", "unix:/nonexistent/control.sock", "automation", "shutdown", "--reason", "by file"];
+    assert!(host.daemon.cli(&by_file).status.success());
+    wait_for("the latch", || (position(&host)["shutdown"]["reason"] == "by file").then_some(()));
+    wait_for("its end", || (position(&host)["shutdown"]["done"] == true).then_some(()));
 
     // Whoever takes the page away has not released it: it is written again.
     let page = host.daemon.state_dir().join("latch");

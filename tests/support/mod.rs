@@ -22,6 +22,21 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 /// How often a wait looks again where nothing can wake it.
 pub const TICK: Duration = Duration::from_millis(5);
 
+/// Whether sandboxes can be made here at all; says why not.
+pub fn can_launch() -> bool {
+    let tried = std::process::Command::new(env!("CARGO_BIN_EXE_arw-cli"))
+        .args(["sandbox", "check", "--profile", "compat"])
+        .env("HOME", "/nonexistent")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&tried.stderr);
+    let refused = said.contains("user namespace") || said.contains("CAP_SYS_ADMIN");
+    if refused {
+        println!("SKIP: no sandbox can be made here: {said}");
+    }
+    !refused
+}
+
 /// Waits until `look` finds something.
 ///
 /// # Panics

@@ -114,7 +114,7 @@ async fn a_listener_that_does_not_read_stops_nobody_and_is_cut() {
 #[tokio::test]
 async fn shutdown_ends_the_streams() {
     let fixture = Fixture::start();
-    let mut stream = fixture.unix().subscribe("/events", None).await.expect("open");
+    let mut stream = fixture.unix().subscribe("/events?prefix=service.", None).await.expect("open");
     fixture.shutdown.cancel();
     assert_eq!(within(stream.next()).await.expect("a clean end"), None);
     within(fixture.running.finished()).await;

@@ -145,7 +145,7 @@ pub enum AutomationCommand {
         #[arg(long, value_name = "TIME", value_parser = time)]
         grace: Option<Duration>,
     },
-    /// Release the kill switch; nothing starts by itself, and no lease comes back
+    /// Release the kill switch; runtimes stay ended and no lease comes back, schedules go on with their next time
     Rearm {
         /// Why; it is kept
         #[arg(long, value_name = "TEXT", value_parser = remark)]

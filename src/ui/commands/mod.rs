@@ -3,7 +3,6 @@
 mod admin;
 mod alerts;
 mod automation;
-mod automations;
 mod bundles;
 mod consent;
 mod context;
@@ -13,6 +12,7 @@ mod exec;
 mod gate;
 mod generate;
 mod incident;
+mod kill_switch;
 mod ledger;
 mod lines;
 mod persona;
