@@ -92,6 +92,10 @@ codes! {
         PersonaFeedbackOptOut => "persona_feedback_opt_out",
         /// A note was added to a persona's history.
         PersonaHistoryAnnotated => "persona_history_annotated",
+        /// A recipe was put to work.
+        RecipePutToWork => "recipe_put_to_work",
+        /// A recipe was taken from its work.
+        RecipeTakenFromWork => "recipe_taken_from_work",
         /// A command was to be executed inside a runtime.
         RuntimeExec => "runtime_exec",
     }

@@ -17,6 +17,7 @@ mod gpu;
 mod health;
 mod metrics;
 mod network;
+mod recipes;
 mod reload;
 mod stage;
 mod switch;
