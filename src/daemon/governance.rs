@@ -223,7 +223,12 @@ impl Foundation {
             tokio::spawn(clerk.run(stop.clone())),
         ];
         if let Some(inquiries) = gateway.desk.open() {
-            tasks.push(tokio::spawn(automations::serve(inquiries, automations.clone(), stop.clone())));
+            tasks.push(tokio::spawn(automations::serve(
+                inquiries,
+                automations.clone(),
+                personas.clone(),
+                stop.clone(),
+            )));
         }
         switch.resume();
         let handles = Governance { leases, personas, switch, audit, authority, recipes, automations, alerts };

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Durability, LedgerConfig};
-use crate::domain::{ClientAddr, Clock, LeaseId, PersonaId, RuntimeId, Timestamp, codes};
+use crate::domain::{ClientAddr, Clock, LeaseId, PersonaId, Run, RuntimeId, Timestamp, codes};
 use crate::ledger::{AuditRecord, Filter, Kind, Ledger, LedgerError, Line, Record, Recovery};
 use crate::store::{Entry, Store, StoreFault};
 
@@ -117,6 +117,11 @@ impl Actor {
     /// Whoever may signal the daemon.
     pub fn signal(name: &str) -> Self {
         Self(format!("signal:{name}").into())
+    }
+
+    /// What runs in a runtime, as the kernel says.
+    pub fn runtime(run: &Run) -> Self {
+        Self(format!("runtime:{run}").into())
     }
 
     /// Whoever may write the files that the daemon watches.

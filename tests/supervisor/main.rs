@@ -13,6 +13,7 @@ mod budgets;
 mod crowd;
 mod ends;
 mod exec;
+mod feedback;
 mod gpu;
 mod health;
 mod metrics;

@@ -93,6 +93,13 @@ impl Recipes {
         Ok(self.row(id).await?.is_some())
     }
 
+    /// Who the installed recipe's traffic would leave as; `None` where nothing sound of that id is installed.
+    pub async fn persona_of(&self, id: &RuntimeId) -> Option<PersonaId> {
+        let id = id.clone();
+        let loaded = self.blocking(move |this| load(&shelf(&this.config.state_dir), &id, &this.trust())).await;
+        Some(loaded.ok()?.ok()?.recipe.spec.persona.clone())
+    }
+
     async fn row(&self, id: &RuntimeId) -> Result<Option<RecipeRow>, StoreFault> {
         Ok(self.0.store.recipes().all().await?.into_iter().find(|row| row.id == *id))
     }
