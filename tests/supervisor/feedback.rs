@@ -50,7 +50,7 @@ fn a_runtime_is_heard_as_its_own_persona_once_people_agreed_and_as_nobody_else()
         raw agree /persona/agent/feedback/consent '{"granted":true,"justification":"x"}'
         get read /feedback
         dial; say "POST /feedback HTTP/1.1\r\nHost: gateway.arw.internal\r\nContent-Length: 2\r\n\r\n{}"; hear undeclared
-        dial; say "POST /feedback HTTP/1.1\r\nHost: gateway.arw.internal\r\nX-ARW-Persona: other\r\nX-ARW-Project: other\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"mood\":\"mine\"}"; hear header"#;
+        dial; say "POST /feedback HTTP/1.1\r\nHost: gateway.arw.internal\r\nX-ARW-Persona: other\r\nX-ARW-Project: other\r\nContent-Type: application/json\r\nContent-Length: 15\r\n\r\n{\"mood\":\"mine\"}"; hear header"#;
     let late = desk("late", &format!("{RAW}{script}"), "");
     let last = desk("last", r#"post last /feedback '{"mood":"calm"}'"#, "");
     let host = Host::start_with(&format!("{early}{late}{last}"), |setup| {
