@@ -269,6 +269,10 @@ fn prometheus_and_alertmanager_take_the_files() {
         let config = files::path("configs/prometheus/prometheus.yml");
         well(promtool.args(["check", "config", "--syntax-only"]).arg(config));
     }
+    if let Some(mut promtool) = program("promtool") {
+        let said = well(promtool.args(["test", "rules"]).arg(files::path("tests/operations/rules.test.yml")));
+        assert!(said.contains("SUCCESS"), "{said}");
+    }
     if let Some(mut amtool) = program("amtool") {
         well(amtool.arg("check-config").arg(files::path("configs/prometheus/alertmanager.yml")));
     }
