@@ -175,9 +175,13 @@ impl Keeper {
             waiting: Vec::new(),
             ports,
         };
+        // Before the daemon says that it is up: who connects at that moment waits until the runtime was looked for. What
+        // cannot be had is told then.
+        let _ = keeper.ports.listen(&keeper.spec.publish);
         let task = tokio::spawn(async move {
             keeper.adopt().await;
             keeper.listen();
+            keeper.ports.begin();
             keeper.keep().await;
         });
         Ok(Hand { orders, slot, task })
