@@ -115,9 +115,9 @@ fn the_name_is_claimed_only_when_every_limit_holds() {
 #[test]
 fn one_bad_report_among_good_ones_takes_the_name() {
     let preset = Preset::embedded(PresetName::Eco);
-    let mut reports = enforced(&preset);
+    let mut reports = enforced(preset);
     reports.push(Applied { control: Control::MemoryMax, outcome: Outcome::Unavailable("later".into()) });
-    assert_eq!(claim(&reports, &preset), Claim::Reduced { missing: vec![Control::MemoryMax] });
+    assert_eq!(claim(&reports, preset), Claim::Reduced { missing: vec![Control::MemoryMax] });
 }
 
 #[test]
@@ -208,7 +208,7 @@ proptest! {
         which in 0_usize..5,
     ) {
         let preset = Preset::embedded(PresetName::ALL[which]);
-        let limits = resolve(&preset, &host(cpus, memory));
+        let limits = resolve(preset, &host(cpus, memory));
         if let Some(quota) = limits.cpu_quota {
             prop_assert!(quota >= CpuQuota::LEAST && u64::from(quota.millis()) <= u64::from(cpus) * 1_000);
         }

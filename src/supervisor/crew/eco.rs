@@ -47,7 +47,7 @@ fn look(directory: &Weak<Directory>, mut sources: Sources, mut states: States) -
         let view = slot.view();
         let preset = PresetName::parse(view.preset.code()).ok().map(Preset::embedded);
         let Some(preset) = preset.filter(|preset| preset.adapts) else { continue };
-        let Some(ceiling) = preset::resolve(&preset, &directory.shared.host).cpu_quota else { continue };
+        let Some(ceiling) = preset::resolve(preset, &directory.shared.host).cpu_quota else { continue };
         let state = states.entry(view.id.clone()).or_default();
         let (next, adjustment) = step(*state, &reading, ceiling);
         *state = next;
