@@ -10,7 +10,7 @@ use super::problem::ProblemCode;
 use super::state::App;
 use super::{
     actions, alerts, audit, authority, automations, egress, exec, leases, ledger, metrics, personas, policy, preview,
-    public, runtimes, settings, stream,
+    public, recipes, runtimes, settings, stream,
 };
 
 /// Who may ask.
@@ -135,6 +135,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(alerts::routes());
     table.extend(automations::routes());
     table.extend(personas::routes());
+    table.extend(recipes::routes());
     table
 }
 
