@@ -14,7 +14,7 @@ use crate::events::EventBus;
 use crate::proxy::{Gateway, RuntimeDoors};
 use crate::sandbox::cgroup::Cgroups;
 use crate::sandbox::preset::Host;
-use crate::sandbox::{LaunchError, Launcher, User};
+use crate::sandbox::{LaunchError, Launcher, Profile, User};
 
 use super::bars::Bars;
 use super::gpus::Accelerators;
@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) doors: RuntimeDoors,
     pub(super) events: EventBus,
     pub(super) launchers: Launchers,
+    /// What kind of user this process can give a runtime; the first of the range stands in.
+    pub(super) user: User,
     pub(super) cgroups: Result<Cgroups, String>,
     pub(super) host: Host,
     pub(super) config: RuntimesConfig,
@@ -77,6 +79,7 @@ impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
         let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit, bars, reports } =
             parts;
+        let user = User::for_caller(u32::try_from(config.first_uid).unwrap_or(u32::MAX - 1));
         let gpus = Accelerators::new(Arc::clone(&clock), config.gpu_library.clone());
         Self {
             clock,
@@ -84,6 +87,7 @@ impl Shared {
             doors,
             events,
             launchers: Launchers::default(),
+            user,
             cgroups,
             host,
             config,
@@ -154,11 +158,11 @@ impl Launchers {
         Ok(fresh)
     }
 
-    /// Has namespaces made for a launch that may come.
-    pub(super) fn prepare(&self, user: User) {
+    /// Has made ready what a launch under `profile` takes that may come.
+    pub(super) fn prepare(&self, user: User, profile: &Profile) {
         if let Ok(launcher) = self.get() {
             // A failure shows itself at the launch.
-            let _ = launcher.prepare(user);
+            let _ = launcher.prepare(user, profile);
         }
     }
 }
