@@ -39,6 +39,7 @@ fn serve() -> Result<(), Fault> {
     // Away from the caller's terminal: its ^C is for the command, which hears of it from the caller.
     nix::unistd::setsid().at(Step::Launcher)?;
     signals::forget_children().at(Step::Launcher)?;
+    process::spare_memory();
     if process::is_root() {
         process::harden().at(Step::Launcher)?;
     }
