@@ -43,7 +43,7 @@ pub use runtimes::{
     WindowForm,
 };
 pub use server::{
-    ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, PersonasConfig, ProxyConfig,
+    Confine, ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, PersonasConfig, ProxyConfig,
     RuntimesConfig, ServerConfig, TlsListenerConfig,
 };
 pub use server_file::reference;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::state::App;
 use super::wire::Settings;
-use crate::config::{Durability, ServerConfig};
+use crate::config::{Confine, Durability, ServerConfig};
 
 pub(super) async fn settings(State(app): State<Arc<App>>) -> Json<Settings> {
     Json(view(&app.state.config))
@@ -29,12 +29,14 @@ fn view(config: &ServerConfig) -> Value {
         runtimes,
         personas,
         log,
+        confine,
         require_signed_bundles,
         default_persona,
     } = config;
     json!({
         "state_dir": state_dir,
         "config_dir": config_dir,
+        "confine": match confine { Confine::Auto => "auto", Confine::Require => "require", Confine::Off => "off" },
         "proxy": {
             "enable": proxy.enable,
             "bind": proxy.bind,

@@ -13,6 +13,7 @@ use crate::events::EventBus;
 use crate::governance::automations::{self, Found, Registry};
 use crate::governance::consent;
 use crate::proxy::{Gateway, Running};
+use crate::sandbox::Launcher;
 use crate::sandbox::cgroup::Roots;
 use crate::store::Store;
 use crate::supervisor::{self, Bars, Defaults, Manifest, Permit, Premises, Preset, Reports, Supervisor};
@@ -92,6 +93,7 @@ pub(super) struct Parts<'p> {
     pub(super) events: &'p EventBus,
     pub(super) demo: Option<&'p Demo>,
     pub(super) store: &'p Store,
+    pub(super) launcher: Option<Launcher>,
 }
 
 /// Starts the supervisor, with what is kept of its automations. What is declared must be sound: a daemon that comes up
@@ -100,7 +102,7 @@ pub(super) struct Parts<'p> {
 /// # Errors
 /// Every fault of the manifest, or why the state folder cannot be used.
 pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<(Supervisor, Found)> {
-    let Parts { config, clock, gateway, proxy, events, demo, store } = parts;
+    let Parts { config, clock, gateway, proxy, events, demo, store, launcher } = parts;
     let Declared { mut manifest, mut registry } =
         read_declared(config).map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
     if let Some(demo) = demo.filter(|_| manifest.runtimes().len() == 0) {
@@ -123,6 +125,7 @@ pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<(Supervisor, Found
         shut: gateway.latched().is_some(),
         bars,
         reports,
+        launcher,
     };
     let supervisor = supervisor::start(premises, manifest).await.context("the supervisor")?;
     Ok((supervisor, found))

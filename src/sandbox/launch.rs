@@ -31,6 +31,7 @@ use super::{Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Pla
 pub struct Launcher {
     socket: Option<OwnedFd>,
     child: Child,
+    may_become: bool,
 }
 
 /// What a launch gets besides its plan.
@@ -108,9 +109,36 @@ impl Launcher {
     /// # Errors
     /// As [`Launcher::start`].
     pub fn start_from(program: &Path) -> Result<Self, LaunchError> {
+        Self::start_as(program, None)
+    }
+
+    /// Starts one that is there for as long as its caller: when the helper dies, a process that does nothing else makes
+    /// another. For a caller that will be able to execute nothing later on ([`confine`](super::confine)).
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub fn start_resident() -> Result<Self, LaunchError> {
+        Self::start_as(Path::new("/proc/self/exe"), Some(stage::RESIDENT))
+    }
+
+    /// The same, from another executable that intercepts stages.
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub fn start_resident_from(program: &Path) -> Result<Self, LaunchError> {
+        Self::start_as(program, Some(stage::RESIDENT))
+    }
+
+    fn start_as(program: &Path, word: Option<&str>) -> Result<Self, LaunchError> {
         let (ours, theirs) = message::pair().at(Step::Launcher)?;
-        let child = spawn(program, theirs).at_with(Step::Launcher, || program.display().to_string())?;
-        Ok(Self { socket: Some(ours), child })
+        let child = spawn(program, word, theirs).at_with(Step::Launcher, || program.display().to_string())?;
+        Ok(Self { socket: Some(ours), child, may_become: User::caller_may_become() })
+    }
+
+    /// The user for a sandbox of this launcher, as [`User::for_caller`] found it when the launcher was started: its caller
+    /// may have given up since what the launcher still has.
+    pub fn user(&self, host_id: u32) -> User {
+        User::for_one_who(self.may_become, host_id)
     }
 
     /// Its process id.
@@ -188,9 +216,9 @@ impl Drop for Launcher {
     }
 }
 
-fn spawn(program: &Path, socket: OwnedFd) -> io::Result<Child> {
+fn spawn(program: &Path, word: Option<&str>, socket: OwnedFd) -> io::Result<Child> {
     let mut command = Command::new(program);
-    std::os::unix::process::CommandExt::arg0(&mut command, OsStr::new(stage::LAUNCHER));
+    std::os::unix::process::CommandExt::arg0(&mut command, OsStr::new(stage::LAUNCHER)).args(word);
     // The environment is what `/proc/1/environ` of every sandbox would show: nothing.
     command.env_clear().current_dir("/").stdin(Stdio::from(socket)).stdout(Stdio::null()).spawn()
 }

@@ -39,6 +39,11 @@ impl Cgroups {
         self.layout.kind()
     }
 
+    /// The groups below which leaves are made, one for each hierarchy.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.layout.v1.iter().chain(&self.layout.unified).map(|hierarchy| hierarchy.dir.as_path())
+    }
+
     /// Moves this process, all its threads with it, into a group of its own if that lets controllers be
     /// handed to leaves (v2). Call it once, before a helper process is started: a process that stays
     /// behind in the daemon's group keeps every controller from the leaves.

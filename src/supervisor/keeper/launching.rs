@@ -17,7 +17,7 @@ use crate::sandbox::plan::{Plan, Resource, Scheduling, WhenAlone};
 use crate::sandbox::preset::{self, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
 use crate::sandbox::{
-    Control, LaunchError, Launched, Log, Profile, ProfileName, Step, Streams, Text, User, listen_for_adoption,
+    Control, LaunchError, Launched, Log, Profile, ProfileName, Step, Streams, Text, listen_for_adoption,
 };
 
 use super::super::gpus::Granted;
@@ -269,7 +269,7 @@ impl Wanted {
 
     fn plan(&self, limits: &Limits, granted: &Granted) -> Result<Plan, Trouble> {
         let spec = &self.spec;
-        let user = User::for_caller(spec.process.user.unwrap_or(self.uid));
+        let user = self.shared.launchers.user(spec.process.user.unwrap_or(self.uid));
         let argv = std::iter::once(&spec.process.command).chain(&spec.process.args);
         let mut workload = Workload::new(argv.map(|word| Text::from(word.as_str())).collect(), user);
         workload.env = self.environment(granted)?;
