@@ -9,7 +9,7 @@ use axum::routing::{MethodRouter, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, alerts, audit, authority, automations, egress, exec, leases, ledger, metrics, personas, policy, preview,
+    actions, alerts, audit, authority, automations, confinement, egress, exec, leases, ledger, metrics, personas, policy, preview,
     public, runtimes, settings, stream,
 };
 
@@ -134,6 +134,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(audit::routes());
     table.extend(alerts::routes());
     table.extend(automations::routes());
+    table.extend(confinement::routes());
     table.extend(personas::routes());
     table
 }

@@ -7,9 +7,10 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
+use super::confinement::word;
 use super::state::App;
 use super::wire::Settings;
-use crate::config::{Confine, Durability, ServerConfig};
+use crate::config::{Durability, ServerConfig};
 
 pub(super) async fn settings(State(app): State<Arc<App>>) -> Json<Settings> {
     Json(view(&app.state.config))
@@ -36,7 +37,7 @@ fn view(config: &ServerConfig) -> Value {
     json!({
         "state_dir": state_dir,
         "config_dir": config_dir,
-        "confine": match confine { Confine::Auto => "auto", Confine::Require => "require", Confine::Off => "off" },
+        "confine": word(*confine),
         "proxy": {
             "enable": proxy.enable,
             "bind": proxy.bind,

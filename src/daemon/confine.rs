@@ -73,18 +73,20 @@ pub(super) fn confine(config: &ServerConfig, environment: &Environment) -> anyho
         tracing::error!(%fault, "a part of the daemon's own confinement failed");
     }
     let report = walls.measure();
+    let mut standing = Vec::new();
     for finding in &report.findings {
-        let (control, state, why) = (finding.control.code(), finding.state.code(), finding.state.why());
+        let (control, why) = (finding.control.code(), finding.state.why());
         match finding.state {
+            State::Unavailable(_) if config.confine == Confine::Require => {
+                bail!("`confine = \"require\"`, and {control} is unavailable: {why}")
+            }
             State::Unavailable(_) => tracing::warn!(control, why, "the daemon is not confined by this"),
-            State::Enforced | State::Partial(_) => tracing::info!(control, state, why, "the daemon is confined"),
+            State::Partial(_) => standing.push(format!("{control} ({why})")),
+            State::Enforced => standing.push(control.to_owned()),
         }
     }
-    let open = report.findings.iter().find(|finding| matches!(finding.state, State::Unavailable(_)));
-    if let (Confine::Require, Some(open)) = (config.confine, open) {
-        let (control, why) = (open.control.code(), open.state.why());
-        bail!("`confine = \"require\"`, and {control} is unavailable: {why}");
-    }
+    let held: Vec<&str> = walls.held().into_iter().map(Capability::code).collect();
+    tracing::info!(by = standing.join(", "), capabilities = held.join(" "), "the daemon is confined");
     Ok(Confined { launcher, walls: Some(walls) })
 }
 

@@ -191,6 +191,7 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
         metrics,
         supervisor: supervisor.clone(),
         governance: governing.handles.clone(),
+        walls: confined.walls.map(Arc::new),
         commands,
         clock: Arc::clone(&clock),
     };

@@ -9,6 +9,7 @@ mod support;
 mod adoption;
 mod automations;
 mod budgets;
+mod confined;
 mod crowd;
 mod ends;
 mod exec;
