@@ -136,7 +136,8 @@ fn bounds(config: &ServerConfig, environment: &Environment) -> Bounds {
     let abstract_sockets = notify.as_ref().is_some_and(|socket| socket.starts_with('@'));
     notify.iter().filter(|socket| socket.starts_with('/')).for_each(|socket| files.connect(Path::new(socket)));
     let mut capabilities = BTreeSet::from(KEPT);
-    if files.belong_to_others() {
+    // Our unit has the wider one of the two alone.
+    if files.belong_to_others() || !Capability::DacReadSearch.is_held() {
         capabilities.insert(Capability::DacOverride);
     }
     Bounds { files: files.0, capabilities, abstract_sockets }

@@ -81,6 +81,11 @@ macro_rules! capabilities {
                 }
             }
 
+            /// Whether this thread has it.
+            pub fn is_held(self) -> bool {
+                Capabilities::of_this_thread().is_ok_and(|sets| sets.effective & self.bit() != 0)
+            }
+
             const fn bit(self) -> u64 {
                 match self {
                     $(Self::$name => 1 << $number,)*
@@ -168,8 +173,7 @@ impl Walls {
 
     /// The capabilities that this thread holds, of those that may be kept.
     pub fn held(&self) -> Vec<Capability> {
-        let effective = Capabilities::of_this_thread().map_or(0, |sets| sets.effective);
-        Capability::ALL.iter().copied().filter(|capability| effective & capability.bit() != 0).collect()
+        Capability::ALL.iter().copied().filter(|capability| capability.is_held()).collect()
     }
 
     /// The steps that failed, each of which left a wall out.
