@@ -63,7 +63,7 @@ pub use error::ControlError;
 pub use listen::Prepared;
 pub use problem::{FaultBody, Problem, ProblemBody, ProblemCode};
 pub use serve::{Running, serve, serve_on};
-pub use state::{Command, ControlState};
+pub use state::{Command, ControlState, ReloadAsk};
 pub use wire::{
     Arming, EgressPage, EgressStatus, GatewayStatus, Health, LedgerStatus, NotArmed, PersonaTraffic, PersonaView,
     Personas, PolicyStatus, Preview, PreviewRequest, Readiness, ReloadReport, Settings, TokenView, Tunnel, Tunnels,

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::{Extension, Json};
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::extract::OptionalBody;
 use super::problem::{Problem, ProblemCode};
-use super::state::{App, Command};
+use super::state::{App, Command, ReloadAsk};
 use super::wire::{PersonaView, Personas, ReloadReport, TokenView};
 use crate::domain::ClientAddr;
-use crate::governance::audit::{Actor, AuditAction, Deed};
+use crate::governance::audit::Actor;
+use crate::governance::reason::{MAX_REASON, reason};
 use crate::policy::PersonaSummary;
 use crate::proxy::Status;
 
@@ -50,22 +51,29 @@ fn word(value: &impl Serialize) -> String {
     }
 }
 
+/// Why somebody wants a reload.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReloadWanted {
+    reason: Option<String>,
+}
+
+fn unsaid() -> Problem {
+    Problem::new(ProblemCode::ReasonRequired, format!("`reason` is one line of 1 to {MAX_REASON} bytes"))
+}
+
 pub(super) async fn reload(
     State(app): State<Arc<App>>,
     Extension(peer): Extension<ClientAddr>,
+    OptionalBody(wanted): OptionalBody<ReloadWanted>,
 ) -> Result<Json<ReloadReport>, Problem> {
     let gone = || Problem::new(ProblemCode::NotReady, "the daemon does not take commands now");
-    let (reply, answer) = oneshot::channel();
-    app.state.commands.send(Command::Reload(reply)).await.map_err(|_| gone())?;
-    match answer.await.map_err(|_| gone())? {
-        Ok(report) => {
-            let deed = Deed { after: Some(json!(report)), ..Deed::new(Actor::of(peer), AuditAction::PolicyReloaded) };
-            if let Err(fault) = app.state.governance.audit.record(deed).await {
-                // The files are in force whoever asked for it: a watch or a signal would have had the same effect.
-                tracing::error!(%fault, "a reload could not be recorded in the audit log");
-            }
-            Ok(Json(report))
-        }
+    let why = wanted.unwrap_or_default().reason.map(|text| reason(&text).ok_or_else(unsaid)).transpose()?;
+    let (answer, answered) = oneshot::channel();
+    let ask = ReloadAsk { by: Actor::of(peer), why, answer };
+    app.state.commands.send(Command::Reload(ask)).await.map_err(|_| gone())?;
+    match answered.await.map_err(|_| gone())? {
+        Ok(report) => Ok(Json(report)),
         Err(faults) => {
             let detail = match faults.0.len() {
                 1 => "the files have a fault; the policy in force stays".to_owned(),

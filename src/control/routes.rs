@@ -406,9 +406,14 @@ fn action_routes() -> Vec<Route> {
             access: Access::Admin,
             about: "Reads the personas again and puts them in force, or says all their faults and keeps the old ones.",
             params: &[],
-            body: None,
+            body: Some("ReloadRequest"),
             answer: Answer::Json("ReloadReport"),
-            problems: &[ProblemCode::PolicyFaults],
+            problems: &[
+                ProblemCode::PolicyFaults,
+                ProblemCode::BadRequest,
+                ProblemCode::NotJson,
+                ProblemCode::ReasonRequired,
+            ],
             handler: || post(policy::reload),
         },
     ]

@@ -13,6 +13,7 @@ use crate::config::{Faults, ServerConfig};
 use crate::domain::Clock;
 use crate::events::EventBus;
 use crate::governance::Governance;
+use crate::governance::audit::Actor;
 use crate::ledger::Ledger;
 use crate::policy::Snapshot;
 use crate::proxy::{Handle, Metrics};
@@ -30,9 +31,20 @@ const MAX_READS: usize = 2;
 #[derive(Debug)]
 pub enum Command {
     /// Read the personas again and put them in force, or keep the old ones and say what is wrong.
-    Reload(oneshot::Sender<Result<ReloadReport, Faults>>),
+    Reload(ReloadAsk),
     /// Publish what the ledger has and the events do not yet, then answer.
     CatchUp(oneshot::Sender<()>),
+}
+
+/// A reload that somebody wants; the audit has it, whatever comes of it.
+#[derive(Debug)]
+pub struct ReloadAsk {
+    /// Who.
+    pub by: Actor,
+    /// Why.
+    pub why: Option<String>,
+    /// Who is told.
+    pub answer: oneshot::Sender<Result<ReloadReport, Faults>>,
 }
 
 /// The daemon as the API sees it; every handle is cheap to clone.

@@ -466,6 +466,10 @@ pub(super) fn schemas() -> Value {
             "oneOf": [{ "required": ["url"] }, { "required": ["host"] }],
             "additionalProperties": false,
         },
+        "ReloadRequest": {
+            "type": "object", "description": "May be left out.", "properties": { "reason": text() },
+            "additionalProperties": false,
+        },
         "Preview": {
             "type": "object",
             "properties": {

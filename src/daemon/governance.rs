@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Faults, ServerConfig};
-use crate::control::Command;
+use crate::control::{Command, ReloadAsk};
 use crate::domain::Clock;
 use crate::events::{EventBus, Subscription};
 use crate::governance::audit::Audit;
@@ -232,9 +232,9 @@ impl Governing {
 
 /// Takes the floor's reloads to the daemon's own task. What is not answered there is not answered here: the daemon stops.
 async fn forward(mut reloads: mpsc::Receiver<Reload>, commands: mpsc::Sender<Command>) {
-    while let Some(done) = reloads.recv().await {
+    while let Some(Reload { by, why, done }) = reloads.recv().await {
         let (answer, answered) = oneshot::channel();
-        if commands.send(Command::Reload(answer)).await.is_ok()
+        if commands.send(Command::Reload(ReloadAsk { by, why: Some(why), answer })).await.is_ok()
             && let Ok(outcome) = answered.await
         {
             // Whoever asked may have gone.

@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::governance::read_alerts;
 use super::runtimes::{Declared, read_declared};
 use crate::config::{Faults, ServerConfig};
-use crate::control::ReloadReport;
+use crate::control::{ProblemCode, ReloadReport};
 use crate::events::{EventBus, EventKind};
 use crate::governance::alerts::Alerts;
+use crate::governance::audit::{Actor, Audit, AuditAction, Deed};
 use crate::governance::authority::{Authority, Policy, Summary};
 use crate::governance::automations::Automations;
 use crate::policy::{self, PolicySettings, Snapshot};
 use crate::proxy::Gateway;
 use crate::proxy::tls::ReloadableAcceptor;
 use crate::supervisor::Supervisor;
+
+/// Bytes of a fault that the audit has: an entry stays whole.
+const MAX_TOLD: usize = 256;
 
 /// What a reload touches.
 #[derive(Debug, Clone)]
@@ -28,6 +32,7 @@ pub(super) struct Reloader {
     pub(super) authority: Authority,
     pub(super) alerts: Alerts,
     pub(super) automations: Automations,
+    pub(super) audit: Audit,
 }
 
 /// Reads every persona file.
@@ -42,12 +47,17 @@ pub(super) fn read_policy(config: &ServerConfig) -> Result<Snapshot, Faults> {
 
 impl Reloader {
     /// Reads the personas, the manifest, the policy, the alerts and the TLS files again. A narrowed persona ends what it no
-    /// longer allows.
+    /// longer allows. The audit has who wanted it, why, and what was in force before; also when it is refused.
     ///
     /// # Errors
     /// Every fault; the policy in force stays as it was.
-    pub(super) async fn reload(&self) -> Result<ReloadReport, Faults> {
+    pub(super) async fn reload(&self, by: Actor, why: Option<String>) -> Result<ReloadReport, Faults> {
         let old = self.gateway.policy.load_full();
+        let deed = Deed {
+            why,
+            before: Some(in_force(&old, &self.authority.policy())),
+            ..Deed::new(by, AuditAction::PolicyReloaded)
+        };
         // All are read before one is applied.
         let mut faults = Faults::default();
         let fresh = faults.gather(read_policy(&self.config));
@@ -62,12 +72,16 @@ impl Reloader {
                     tracing::error!(%fault, "the policy was not reloaded");
                 }
                 self.events.publish(EventKind::PolicyReloaded, None, json!({"applied": false, "faults": faults.0}));
+                self.audit.record_in_any_case(Deed { after: Some(refused(&faults)), ..deed }).await;
                 return Err(faults);
             }
         };
         for warning in fresh.warnings(self.gateway.clock.now()) {
             tracing::warn!(%warning, "policy");
         }
+        // Written before it is done, so that no crash leaves it done and unwritten; a disk that is full does not keep a
+        // policy from being narrowed.
+        self.audit.record_in_any_case(Deed { after: Some(in_force(&fresh, &authority)), ..deed }).await;
         let authorized = authority.digest() != self.authority.policy().digest();
         let changed = authorized || fresh.digest() != old.digest();
         let Summary { source, grants, .. } = authority.summary();
@@ -112,4 +126,20 @@ impl Reloader {
             grants: grants as u64,
         })
     }
+}
+
+/// What the audit says of policies.
+fn in_force(personas: &Snapshot, authority: &Policy) -> Value {
+    let Summary { source, digest, grants, .. } = authority.summary();
+    json!({
+        "personas": personas.personas().len(), "digest": personas.digest(),
+        "authority": source, "authority_digest": digest, "grants": grants,
+    })
+}
+
+/// What it says of a reload that was refused: how much is wrong, and what first. The daemon's log has the rest.
+fn refused(faults: &Faults) -> Value {
+    let first = faults.0.first().map(ToString::to_string).unwrap_or_default();
+    let first = first[..first.floor_char_boundary(MAX_TOLD)].replace(char::is_control, " ");
+    json!({ "refused": ProblemCode::PolicyFaults.code(), "faults": faults.0.len(), "first": first })
 }

@@ -20,7 +20,7 @@ use super::watch::Watch;
 use super::confine::{self, Confined};
 use super::{governance, inherit, log, runtimes, service};
 use crate::config::{Environment, Loaded, ServerConfig};
-use crate::control::{Command, ControlState, serve_on};
+use crate::control::{Command, ControlState, ReloadAsk, serve_on};
 use crate::domain::{Clock, Host, SystemClock};
 use crate::events::{EventBus, EventKind, FirstSeen};
 use crate::governance::audit::Actor;
@@ -215,6 +215,7 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
         authority: governing.handles.authority.clone(),
         alerts: governing.handles.alerts.clone(),
         automations: governing.handles.automations.clone(),
+        audit: governing.handles.audit.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
     let switch = &governing.handles.switch;
@@ -377,18 +378,18 @@ async fn tend(
             _ = signals.hangup.recv() => {
                 service::reloading();
                 // Faults are in the log; the old policy stays.
-                let _ = reloader.reload().await;
+                let _ = reloader.reload(Actor::signal("SIGHUP"), None).await;
                 level(&news);
                 service::ready("reloaded");
             }
             () = watch.changed() => {
-                let _ = reloader.reload().await;
+                let _ = reloader.reload(Actor::files(), None).await;
                 level(&news);
             }
             Some(command) = inbox.recv() => match command {
-                Command::Reload(answer) => {
+                Command::Reload(ReloadAsk { by, why, answer }) => {
                     // The asker may have gone.
-                    let _ = answer.send(reloader.reload().await);
+                    let _ = answer.send(reloader.reload(by, why).await);
                     level(&news);
                 }
                 // Full means that more listeners came at once than there may be: they are answered by silence.

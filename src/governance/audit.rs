@@ -9,10 +9,10 @@
 //! the same segment log as the egress ledger's, with its signatures and proofs; `arw-cli ledger` reads and verifies it.
 //! Entries that could not be appended yet (a full disk) wait in the store, over restarts too.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,10 @@ const BATCH: u32 = 64;
 const OVERLAP: usize = 4 * BATCH as usize;
 /// Pause after the log could not be written.
 const RETRY: Duration = Duration::from_secs(5);
+/// Entries that wait in memory for a state that cannot be written: more than a person asks for before they see why.
+const MAX_OWED: usize = 64;
+/// Longest wait for the state by what must not wait for it.
+const SOON: Duration = Duration::from_secs(2);
 /// Longest wait for the log when the daemon ends; what is left is moved at the next start.
 const LAST_DRAIN: Duration = Duration::from_secs(2);
 
@@ -109,6 +113,11 @@ impl Actor {
     /// Whoever may signal the daemon.
     pub fn signal(name: &str) -> Self {
         Self(format!("signal:{name}").into())
+    }
+
+    /// Whoever may write the files that the daemon watches.
+    pub fn files() -> Self {
+        Self("files".into())
     }
 
     /// Whoever may write the state folder, without a daemon.
@@ -207,6 +216,8 @@ struct Inner {
     log: Ledger,
     clock: Arc<dyn Clock>,
     bell: Notify,
+    /// Entries about what was done although they could not be kept yet.
+    owed: Mutex<VecDeque<Entry>>,
 }
 
 impl Audit {
@@ -231,7 +242,7 @@ impl Audit {
             ..ledger.clone()
         };
         let (log, recovery) = Ledger::open(&config, Arc::clone(&clock))?;
-        Ok((Self(Arc::new(Inner { store, log, clock, bell: Notify::new() })), recovery))
+        Ok((Self(Arc::new(Inner { store, log, clock, bell: Notify::new(), owed: Mutex::default() })), recovery))
     }
 
     /// An entry about `deed`, done now. Commit it with what it tells, then [`Audit::committed`].
@@ -250,6 +261,53 @@ impl Audit {
     /// It could not be recorded.
     pub async fn record(&self, deed: Deed) -> Result<(), StoreFault> {
         self.commit(self.entry(deed)).await
+    }
+
+    /// Records a deed that is done whether or not it can be recorded now: what narrows must not wait for a disk. An entry
+    /// that cannot be kept is tried again for as long as the daemon lives.
+    pub async fn record_in_any_case(&self, deed: Deed) {
+        let entry = self.entry(deed);
+        match tokio::time::timeout(SOON, self.commit(entry.clone())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(fault)) => {
+                tracing::error!(%fault, "an audit entry cannot be kept now; it is tried again");
+                self.owe(entry);
+            }
+            Err(_) => {
+                tracing::error!("the state is slow, so an audit entry is kept later");
+                self.owe(entry);
+            }
+        }
+    }
+
+    fn owe(&self, entry: Entry) {
+        let mut owed = self.0.owed.lock().unwrap_or_else(PoisonError::into_inner);
+        if owed.len() == MAX_OWED
+            && let Some(lost) = owed.pop_front()
+        {
+            // Then the daemon's own log is the record.
+            tracing::error!(entry = %lost.id, body = %lost.body, "too many audit entries wait for the state: one is lost");
+        }
+        owed.push_back(entry);
+        drop(owed);
+        self.committed();
+    }
+
+    /// Keeps what could not be kept before. An entry that came through although nobody heard of it is twice there then,
+    /// under one id.
+    async fn settle(&self) -> Result<(), ()> {
+        loop {
+            let first = self.0.owed.lock().unwrap_or_else(PoisonError::into_inner).front().cloned();
+            let Some(entry) = first else { return Ok(()) };
+            let id = entry.id.clone();
+            self.0.store.outbox().add(entry).await.map_err(|fault| {
+                tracing::error!(%fault, "audit entries cannot be kept yet");
+            })?;
+            let mut owed = self.0.owed.lock().unwrap_or_else(PoisonError::into_inner);
+            if owed.front().is_some_and(|entry| entry.id == id) {
+                owed.pop_front();
+            }
+        }
     }
 
     pub(super) async fn commit(&self, entry: Entry) -> Result<(), StoreFault> {
@@ -317,6 +375,7 @@ impl Audit {
     /// Moves everything that waits. The store and the log are each in order, so the log has every entry before a place
     /// that was removed.
     async fn drain(&self, known: &mut HashSet<String>) -> Result<(), ()> {
+        self.settle().await?;
         loop {
             let batch = self.0.store.outbox().oldest(BATCH).await.map_err(|fault| {
                 tracing::error!(%fault, "audit entries cannot be read from the state");

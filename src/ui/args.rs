@@ -148,8 +148,12 @@ pub enum Command {
     /// Sandboxes
     #[command(subcommand)]
     Sandbox(SandboxCommand),
-    /// Have the daemon read its personas again
-    Reload,
+    /// Have the daemon read its personas, manifest and policy again
+    Reload {
+        /// Why; it is kept
+        #[arg(long, value_name = "TEXT", value_parser = remark)]
+        reason: Option<String>,
+    },
     /// Show what happens, as CloudEvents
     Events(EventsArgs),
     /// Print a completion script for a shell

@@ -7,6 +7,7 @@
 mod support;
 
 mod adoption;
+mod audited;
 mod automations;
 mod budgets;
 mod confined;

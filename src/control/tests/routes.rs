@@ -197,7 +197,8 @@ async fn a_reload_answers_with_its_report_or_with_every_fault() {
     let mut fixture = Fixture::start();
     let client = fixture.unix();
     let daemon = async {
-        let Some(Command::Reload(reply)) = fixture.commands.recv().await else { panic!("no command") };
+        let Some(Command::Reload(ask)) = fixture.commands.recv().await else { panic!("no command") };
+        assert_eq!(ask.why, None);
         let report = ReloadReport {
             generation: 2,
             digest: "d".to_owned(),
@@ -207,16 +208,17 @@ async fn a_reload_answers_with_its_report_or_with_every_fault() {
             authority: "json".to_owned(),
             grants: 4,
         };
-        reply.send(Ok(report)).expect("taken");
-        let Some(Command::Reload(reply)) = fixture.commands.recv().await else { panic!("no command") };
+        ask.answer.send(Ok(report)).expect("taken");
+        let Some(Command::Reload(ask)) = fixture.commands.recv().await else { panic!("no command") };
+        assert_eq!(ask.why.as_deref(), Some("change 12"));
         let file = std::path::Path::new("/etc/arw/personas/demo.toml");
         let faults = vec![Fault::new(file, Some(3), "posture", "`x` is no posture").hint("write `allowlist`")];
-        reply.send(Err(Faults(faults))).expect("taken");
+        ask.answer.send(Err(Faults(faults))).expect("taken");
     };
     let asker = async {
         let report: ReloadReport = client.send("/policy/reload", &json!({})).await.expect("answered");
         assert_eq!((report.generation, report.personas, report.tunnels_ended), (2, 3, 1));
-        client.send::<_, ReloadReport>("/policy/reload", &json!({})).await
+        client.send::<_, ReloadReport>("/policy/reload", &json!({ "reason": "change 12" })).await
     };
     let ((), faulty) = tokio::join!(daemon, asker);
     let Err(ClientError::Refused(problem)) = faulty else { panic!("not refused") };

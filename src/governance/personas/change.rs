@@ -195,7 +195,7 @@ impl Keeper {
             Ok(expected) => expected,
             Err(why) => return self.fail(row, &by, why).await,
         };
-        let taken = self.reload().await?;
+        let taken = self.reload(&by, format!("proposal {id} of {persona}")).await?;
         let in_force = taken && self.shared.in_force(&persona).is_ok_and(|found| found == expected);
         let review = self.carried(&row, &by, &expected);
         let state = ProposalState::Approved.code();

@@ -37,8 +37,16 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How often old lines are let go.
 const TIDY: Duration = Duration::from_secs(24 * 3_600);
 
-/// Asks the daemon to read its files again; answered when what they say is in force.
-pub type Reload = oneshot::Sender<Result<(), Faults>>;
+/// Asks the daemon to read its files again.
+#[derive(Debug)]
+pub struct Reload {
+    /// On whose behalf.
+    pub by: Actor,
+    /// Why.
+    pub why: String,
+    /// Told when what the files say is in force.
+    pub done: oneshot::Sender<Result<(), Faults>>,
+}
 
 /// What the keeper needs of the daemon.
 #[derive(Debug)]
@@ -176,7 +184,17 @@ impl Keeper {
             "reviewer": row.reviewer, "file_digest": row.file_digest, "notice_digest": row.notice_digest,
             "justification": row.justification,
         });
-        let entry = self.deed(&persona, &by, AuditAction::PersonaReviewRecorded, &row.justification, data.clone());
+        let recorded = self.shared.recorded.load_full();
+        let before = recorded.reviews.get(&persona);
+        let entry = self.shared.audit.entry(Deed {
+            persona: Some(persona.clone()),
+            why: Some(row.justification.clone()),
+            before: before.map(|review| json!({ "file_digest": review.file_digest, "at": review.at })),
+            after: Some(json!({
+                "reviewer": row.reviewer, "file_digest": row.file_digest, "notice_digest": row.notice_digest,
+            })),
+            ..Deed::new(by.clone(), AuditAction::PersonaReviewRecorded)
+        });
         let line = self.line(&persona, HistoryKind::ReviewRecorded, &by, None, &data);
         self.shared.store.personas().add_review(row.clone(), line, entry).await?;
         self.shared.audit.committed();
@@ -218,7 +236,14 @@ impl Keeper {
             false => (AuditAction::PersonaFeedbackOptOut, HistoryKind::FeedbackOptOut),
         };
         let data = json!({ "notice_digest": row.notice_digest, "justification": row.justification });
-        let entry = self.deed(&persona, &by, action, &row.justification, json!({ "notice_digest": row.notice_digest }));
+        let before = recorded.opt_ins.get(&persona);
+        let entry = self.shared.audit.entry(Deed {
+            persona: Some(persona.clone()),
+            why: Some(row.justification.clone()),
+            before: before.map(|row| json!({ "granted": row.granted, "notice_digest": row.notice_digest })),
+            after: Some(json!({ "granted": granted, "notice_digest": row.notice_digest })),
+            ..Deed::new(by.clone(), action)
+        });
         let line = self.line(&persona, kind, &by, None, &data);
         self.shared.store.personas().opt(row.clone(), line, entry).await?;
         self.shared.audit.committed();
@@ -315,9 +340,9 @@ impl Keeper {
     }
 
     /// Has the daemon read its files; whether it took them.
-    pub(super) async fn reload(&self) -> Result<bool, PersonaFault> {
+    pub(super) async fn reload(&self, by: &Actor, why: String) -> Result<bool, PersonaFault> {
         let (done, outcome) = oneshot::channel();
-        self.reloads.send(done).await.map_err(|_| PersonaFault::Gone)?;
+        self.reloads.send(Reload { by: by.clone(), why, done }).await.map_err(|_| PersonaFault::Gone)?;
         Ok(outcome.await.map_err(|_| PersonaFault::Gone)?.is_ok())
     }
 

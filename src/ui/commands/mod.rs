@@ -53,7 +53,7 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
         Command::Incident(command) => incident::run(command, &context, screen).await,
         // The program itself runs these: they stand on the floor of the daemon.
         Command::Run(_) | Command::Sandbox(_) => Err(Failure::new("this command needs the program itself")),
-        Command::Reload => policy::reload(&context, screen).await,
+        Command::Reload { reason } => policy::reload(&context, screen, reason.as_deref()).await,
         Command::Events(args) => events::run(&args, &context, screen).await,
         Command::Completions { shell } => generate::completions(shell, screen),
         Command::Man { dir } => generate::man(dir.as_deref(), screen),

@@ -228,8 +228,9 @@ fn test(file: &Path, dir: &Path, policy: Option<&Path>, screen: &mut Screen) -> 
     Ok(if wrong.is_empty() { Outcome::Done } else { Outcome::Refused })
 }
 
-pub(super) async fn reload(context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
-    let report = match context.client.send::<_, ReloadReport>("/policy/reload", &serde_json::json!({})).await {
+pub(super) async fn reload(context: &Context, screen: &mut Screen, reason: Option<&str>) -> Result<Outcome, Failure> {
+    let wanted = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
+    let report = match context.client.send::<_, ReloadReport>("/policy/reload", &wanted).await {
         Ok(report) => report,
         Err(ClientError::Refused(problem)) if problem.code == "policy_faults" => {
             if screen.json() {
