@@ -9,8 +9,8 @@ use axum::routing::{MethodRouter, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, alerts, audit, authority, automations, confinement, egress, exec, leases, ledger, metrics, personas, policy, preview,
-    public, runtimes, settings, stream,
+    actions, alerts, audit, authority, automations, confinement, egress, exec, leases, ledger, metrics, personas,
+    policy, preview, public, runtimes, settings, stream,
 };
 
 /// Who may ask.

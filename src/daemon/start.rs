@@ -13,11 +13,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::confine::{self, Confined};
 use super::demo::{self, Demo};
 use super::news::{Asker, News};
 use super::reload::{Reloader, read_policy};
 use super::watch::Watch;
-use super::confine::{self, Confined};
 use super::{governance, inherit, log, runtimes, service};
 use crate::config::{Environment, Loaded, ServerConfig};
 use crate::control::{Command, ControlState, ReloadAsk, serve_on};

@@ -120,7 +120,7 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         fs::set_permissions(at.own.join("true"), fs::Permissions::from_mode(0o4755))
     }),
     calls("make a file that runs as its owner", |at| {
-        let made = File::options().write(true).create(true).mode(0o6700).open(at.own.join("new"))?;
+        let made = File::options().write(true).create_new(true).mode(0o6700).open(at.own.join("new"))?;
         let mode = made.metadata()?.permissions().mode();
         if mode & 0o6000 == 0 { Err(io::Error::other("the bits were not set")) } else { Ok(()) }
     }),

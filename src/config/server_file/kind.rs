@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{Confine, Durability};
 use crate::config::located::ByteSize;
+use crate::config::{Confine, Durability};
 use crate::domain::{HostName, TokenHash};
 
 use super::draft::Draft;
@@ -382,10 +382,8 @@ fn confine(raw: &Raw) -> Read<Confine> {
         Value::Text(text) if text == "auto" => Ok(Confine::Auto),
         Value::Text(text) if text == "require" => Ok(Confine::Require),
         Value::Text(text) if text == "off" => Ok(Confine::Off),
-        _ => Err(Wrong::new(
-            raw,
-            format!("{} says not how far", raw.shown()),
-            "write \"auto\", \"require\" or \"off\"",
-        )),
+        _ => {
+            Err(Wrong::new(raw, format!("{} says not how far", raw.shown()), "write \"auto\", \"require\" or \"off\""))
+        }
     }
 }

@@ -57,11 +57,7 @@ fn rights(reach: Reach) -> BitFlags<AccessFs> {
         Reach::Connect => AccessFs::ResolveUnix.into(),
         Reach::Read => look,
         Reach::Listen => {
-            look | AccessFs::MakeSock
-                | AccessFs::MakeDir
-                | AccessFs::RemoveFile
-                | AccessFs::RemoveDir
-                | AccessFs::Refer
+            look | AccessFs::MakeSock | AccessFs::MakeDir | AccessFs::RemoveFile | AccessFs::RemoveDir | AccessFs::Refer
         }
         Reach::Device => AccessFs::ReadFile | AccessFs::ReadDir | AccessFs::WriteFile | AccessFs::IoctlDev,
         Reach::Write => AccessFs::from_all(NEWEST) & !never,

@@ -125,8 +125,8 @@ fn scopes(walls: &Walls) -> State {
         return State::Unavailable("it cannot be measured: no socket to try".to_owned());
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    let tried = socket(AddressFamily::Unix, SockType::Stream, flags, None)
-        .and_then(|own| connect(own.as_raw_fd(), address));
+    let tried =
+        socket(AddressFamily::Unix, SockType::Stream, flags, None).and_then(|own| connect(own.as_raw_fd(), address));
     match tried {
         Err(Errno::EPERM) => State::Partial("signals are not held back: runtimes are ended by them".to_owned()),
         other => State::Unavailable(format!("an abstract socket outside was tried: {other:?}")),
@@ -156,8 +156,8 @@ mod tests {
         assert_eq!(state, State::Unavailable("it is off, for 1 of 2 threads".to_owned()));
         assert!(matches!(seccomp(&threads), State::Unavailable(_)));
         assert!(matches!(capabilities(&threads, 0x20), State::Unavailable(_)));
-        assert_eq!(capabilities(&[inside.clone()], 0x20), State::Enforced);
-        assert!(matches!(capabilities(&[inside.clone()], 0), State::Unavailable(_)));
+        assert_eq!(capabilities(std::slice::from_ref(&inside), 0x20), State::Enforced);
+        assert!(matches!(capabilities(std::slice::from_ref(&inside), 0), State::Unavailable(_)));
         let whole = Thread { bounding: u64::MAX, ..inside };
         assert!(matches!(capabilities(&[whole], 0x20), State::Partial(_)));
     }

@@ -226,7 +226,11 @@ fn the_daemon_makes_threads_and_no_process_and_executes_nothing() {
     let flag = |flags: i32| [u64::from(flags.cast_unsigned()), 0, 0, 0, 0, 0];
     let thread = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
     assert_eq!(own(libc::SYS_clone, flag(thread)), Ok(()));
-    assert_eq!(own(libc::SYS_clone, flag(thread | libc::CLONE_NEWNET)), Err(libc::EPERM), "nor a thread in a namespace");
+    assert_eq!(
+        own(libc::SYS_clone, flag(thread | libc::CLONE_NEWNET)),
+        Err(libc::EPERM),
+        "nor a thread in a namespace"
+    );
     for flags in [libc::SIGCHLD, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, libc::CLONE_NEWUSER] {
         assert_eq!(own(libc::SYS_clone, flag(flags)), Err(libc::EPERM), "{flags:#x}");
     }
@@ -257,7 +261,8 @@ fn the_daemon_s_memory_is_written_or_executed() {
 
 #[test]
 fn the_daemon_keeps_what_a_gateway_needs_and_loses_the_rest() {
-    for number in table::REFUSED.iter().chain(table::REFUSED_LEGACY).chain(table::NOT_OURS).chain(table::NOT_OURS_LEGACY)
+    for number in
+        table::REFUSED.iter().chain(table::REFUSED_LEGACY).chain(table::NOT_OURS).chain(table::NOT_OURS_LEGACY)
     {
         assert_eq!(own(*number, [0; 6]), Err(libc::EPERM), "{number}");
     }
