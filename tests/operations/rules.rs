@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use arw::domain::DenialCode;
-use arw::supervisor::{HealthReason, RuntimeState as State};
+use arw::governance::alerts::Severity;
+use arw::supervisor::{BudgetKind, HealthReason, RuntimeState as State};
 
 use crate::exposition::suffixes;
 use crate::files::{self, Rule, dashboards, shipped_rules};
@@ -17,6 +18,10 @@ use crate::{program, well};
 const OF_PROMETHEUS: [&str; 1] = ["up"];
 /// Every target has these.
 const OF_THE_TARGET: [&str; 2] = ["job", "instance"];
+
+/// Families of which every series has a rule or a panel.
+const SHOWN: [&str; 6] =
+    ["arw_gpu_", "arw_alerts_", "arw_sink_", "arw_egress_open", "arw_automation_", "arw_runtime_supervisor_"];
 
 /// Every series that may be asked for, with its labels beside those of the target.
 struct Known(BTreeMap<String, BTreeSet<String>>);
@@ -60,7 +65,7 @@ impl Known {
             possible.extend(labels.iter().map(String::as_str));
             for (label, operator, value) in &selector.matchers {
                 let has = labels.contains(label) || OF_THE_TARGET.contains(&label.as_str());
-                if !has || (operator == "=" && !is_possible(label, value)) {
+                if !has || !is_possible(&selector.metric, label, operator, value) {
                     missing.push(format!("{}{{{label}{operator}\"{value}\"}}", selector.metric));
                 }
             }
@@ -76,18 +81,36 @@ impl Known {
     }
 }
 
-/// Whether a label of a closed set can have this value.
-fn is_possible(label: &str, value: &str) -> bool {
-    match label {
-        "code" => DenialCode::ALL.iter().any(|code| code.code() == value),
-        "decision" => ["allow", "deny", "would_deny"].contains(&value),
-        "direction" => ["up", "down"].contains(&value),
-        "state" => State::ALL.iter().any(|state| state.code() == value),
-        "reason" => HealthReason::ALL.iter().any(|reason| reason.code() == value),
-        "resource" => ["cpu", "memory", "io"].contains(&value),
-        "result" => ["applied", "refused"].contains(&value),
+/// Whether a label can have this value: that of `=`, or one of those that `=~` names in words. `!=` and `!~` leave out
+/// what need not be there.
+fn is_possible(metric: &str, label: &str, operator: &str, value: &str) -> bool {
+    let Some(values) = closed_set(metric, label) else { return true };
+    let fits = |word: &str| match word.strip_suffix(".+") {
+        Some(prefix) => values.iter().any(|value| value.len() > prefix.len() && value.starts_with(prefix)),
+        None => values.contains(&word),
+    };
+    match operator {
+        "=" => fits(value),
+        "=~" if !value.starts_with('$') => value.split('|').all(fits),
         _ => true,
     }
+}
+
+/// The values of a label that has a closed set of them.
+fn closed_set(metric: &str, label: &str) -> Option<Vec<&'static str>> {
+    Some(match label {
+        "code" => DenialCode::ALL.iter().map(|code| code.code()).collect(),
+        "decision" => vec!["allow", "deny", "would_deny"],
+        "direction" => vec!["up", "down"],
+        "state" => State::ALL.iter().map(|state| state.code()).collect(),
+        "reason" => HealthReason::ALL.iter().map(|reason| reason.code()).collect(),
+        "resource" => vec!["cpu", "memory", "io"],
+        "result" => vec!["applied", "refused"],
+        "severity" => Severity::ALL.iter().map(|severity| severity.code()).collect(),
+        "kind" if metric.starts_with("arw_gpu_") => vec!["total", "reserved", "free", "used"],
+        "kind" => BudgetKind::ALL.iter().map(|kind| kind.code()).collect(),
+        _ => return None,
+    })
 }
 
 /// The expressions of a dashboard's panels: title, expression, legend.
@@ -125,6 +148,12 @@ fn every_series_that_a_rule_or_a_panel_uses_is_there() {
     let idle: Vec<String> =
         known.0.keys().filter(|name| name.contains(':') && !used.contains(*name)).cloned().collect();
     assert_eq!(idle, Vec::<String>::new(), "recorded and never used");
+    let unseen: Vec<&String> = known
+        .0
+        .keys()
+        .filter(|name| SHOWN.iter().any(|family| name.starts_with(family)) && !used.contains(*name))
+        .collect();
+    assert_eq!(unseen, Vec::<&String>::new(), "neither a rule nor a panel shows it");
     // The check itself.
     for (bad, told) in [
         ("arw_egress_decisions_totals > 1", "arw_egress_decisions_totals"),
@@ -134,6 +163,13 @@ fn every_series_that_a_rule_or_a_panel_uses_is_there() {
         ("arw_egress_bytes_total{runtime=\"x\"}", "arw_egress_bytes_total{runtime=\"x\"}"),
         ("sum by (runtime) (arw_egress_bytes_total)", "runtime"),
         ("persona:not_recorded:rate5m", "persona:not_recorded:rate5m"),
+        ("arw_alerts_active{severity=\"urgent\"}", "arw_alerts_active{severity=\"urgent\"}"),
+        ("arw_gpu_adapter_memory_bytes{kind=\"gpu_memory\"}", "arw_gpu_adapter_memory_bytes{kind=\"gpu_memory\"}"),
+        (
+            "arw_automation_budget_ratio{kind=~\"gpu_memory|used\"}",
+            "arw_automation_budget_ratio{kind=~\"gpu_memory|used\"}",
+        ),
+        ("arw_runtime_supervisor_health{reason=~\"tpu_.+\"}", "arw_runtime_supervisor_health{reason=~\"tpu_.+\"}"),
     ] {
         assert_eq!(known.missing(&asked(bad)), [told], "{bad}");
     }
@@ -232,6 +268,10 @@ fn prometheus_and_alertmanager_take_the_files() {
     if let Some(mut promtool) = program("promtool") {
         let config = files::path("configs/prometheus/prometheus.yml");
         well(promtool.args(["check", "config", "--syntax-only"]).arg(config));
+    }
+    if let Some(mut promtool) = program("promtool") {
+        let said = well(promtool.args(["test", "rules"]).arg(files::path("tests/operations/rules.test.yml")));
+        assert!(said.contains("SUCCESS"), "{said}");
     }
     if let Some(mut amtool) = program("amtool") {
         well(amtool.arg("check-config").arg(files::path("configs/prometheus/alertmanager.yml")));

@@ -23,6 +23,7 @@ mmdebstrap --mode="$mode" --variant=minbase --quiet --include="$packages" \
     --customize-hook='chroot "$1" systemctl enable vm-test.service' \
     --customize-hook='chroot "$1" systemctl mask serial-getty@ttyS0.service getty@tty1.service apt-daily.timer apt-daily-upgrade.timer' \
     --customize-hook='chroot "$1" passwd -d root' \
+    --customize-hook='rm "$1/etc/dpkg/dpkg.cfg.d/99mmdebstrap"' \
     --customize-hook='chroot "$1" useradd --create-home --shell /bin/bash someone' \
     --customize-hook='echo guest > "$1/etc/hostname"; echo "127.0.0.1 localhost guest" > "$1/etc/hosts"' \
     "$suite" "$work/root.tar"

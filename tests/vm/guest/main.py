@@ -8,6 +8,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import harness  # noqa: E402
 
 import p10_package  # noqa: E402,F401
+import p15_shipped  # noqa: E402,F401
 import p20_unit  # noqa: E402,F401
 import p30_egress  # noqa: E402,F401
 import p40_sandbox  # noqa: E402,F401

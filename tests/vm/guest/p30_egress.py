@@ -4,6 +4,7 @@ import hashlib
 import http.server
 import json
 import pathlib
+import re
 import threading
 
 from harness import journal, prop, sh, until
@@ -39,6 +40,16 @@ def _():
     allowed, denied = lines[-2:]
     assert "hello from the demonstration origin" in sh("sh", "-c", allowed).stdout
     assert '"code":"not_allowlisted"' in sh("sh", "-c", denied).stdout
+
+
+@prop("the further lines of the first start work as they are pasted: the ledger, the runtime's life, walls and log")
+def _():
+    lines = [line for line in journal(UNIT).splitlines() if re.match(r"tail -n 4 |\S*arw-cli .* runtime ", line)]
+    tail = [line for line in lines if line.startswith("tail ")][-1]
+    until("a line in the ledger", lambda: "not_allowlisted" in sh("sh", "-c", tail).stdout)
+    for verb, wanted in (("status", "ready"), ("report", "enforced"), ("logs", "hello from the demonstration origin")):
+        line = [line for line in lines if f" runtime {verb} demo-runtime" in line][-1].removesuffix(" -f")
+        until(line, lambda: wanted in sh("sh", "-c", line).stdout)
 
 
 @prop("the demonstration's runtime knows of no proxy and goes through the gateway all the same")

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import time
 import urllib.request
 
@@ -63,6 +64,16 @@ backoff = "100ms"
 backoff_max = "1s"
 max = 2
 window = "1h"
+
+[[runtimes]]
+id = "trainer"
+persona = "worker"
+auto_start = true
+accelerator = "gpu"
+[runtimes.process]
+command = "/bin/true"
+[runtimes.gpu]
+count = 1
 """
 
 
@@ -142,6 +153,110 @@ def _():
     sh("systemctl", "restart", UNIT)
     until("the model server answers", answer)
     assert len(deaths("fails")) == count, journal(UNIT)[-1500:]
+
+
+@prop("a runtime that asks for a GPU is refused on a host without one, with the reason, and nothing else is")
+def _():
+    view = json.loads(sh("arw-cli", "--json", "runtime", "status", "trainer").stdout)
+    assert (view["state"], view["health"], view["run"]) == ("error", "launch_refused", None), view
+    assert "gpu unavailable: the NVIDIA management library is not installed" in view["detail"], view
+    # Families without a GPU have no sample: not even a 0.
+    said = metrics()
+    assert "# TYPE arw_gpu_adapter_memory_bytes gauge" in said and "\narw_gpu_" not in said, said
+    assert answer(), "what is declared beside it runs"
+
+
+def metrics():
+    return control("/metrics")
+
+
+def control(path):
+    return sh("curl", "-fsS", "--unix-socket", "/var/lib/arw/control.sock", f"http://localhost{path}").stdout
+
+
+@prop("every series of the shipped rules and dashboards is one of this daemon's")
+def _():
+    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", metrics(), re.M))
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "summary": ("_count", "_sum", "")}
+    known = {f"{name}{suffix}" for name, kind in kinds.items() for suffix in suffixes.get(kind, ("",))}
+    # `arw_build_info` is a family `arw_build` of the kind info.
+    known |= {f"{name}_info" for name, kind in kinds.items() if kind == "info"}
+    shipped = pathlib.Path("/usr/share/doc/arw/examples")
+    asked = set()
+    for path in shipped.glob("prometheus/*.rules.yml"):
+        asked |= set(re.findall(r"(?<![:\w])arw_[a-z_]+(?=[{\[ )]|$)", "\n".join(expressions(path.read_text())), re.M))
+    for path in shipped.glob("grafana/*.json"):
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                asked |= set(re.findall(r"(?<![:\w])arw_[a-z_]+(?![\w:])", target["expr"]))
+    assert len(asked) > 40 and any(name.startswith("arw_gpu_") for name in asked), asked
+    assert not asked - known, asked - known
+
+
+def expressions(text):
+    """The expressions of a rule file: after `expr:`, on that line or in the lines that are further in."""
+    deep = None
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        if deep is not None and (not line.strip() or indent > deep):
+            yield line
+            continue
+        deep = None
+        if line.strip().startswith("expr:"):
+            rest = line.split("expr:", 1)[1].strip()
+            if rest == "|":
+                deep = indent
+            else:
+                yield rest
+
+
+def latched():
+    return json.loads(control("/state/automation/shutdown"))["latched"]
+
+
+@prop("the kill switch ends the model server, and stays latched over restart, crash and upgrade")
+def _():
+    process = init("model")
+    sh("arw-cli", "automation", "shutdown", "--reason", "a trial", "--grace", "5s")
+    assert latched() and not pathlib.Path(f"/proc/{process}").exists() and not answer()
+    sh("systemctl", "restart", UNIT)
+    assert latched() and not answer()
+    pid = show(UNIT, "MainPID")
+    sh("kill", "-9", pid)
+    until("another daemon", lambda: show(UNIT, "ActiveState") == "active" and show(UNIT, "MainPID") not in ("0", pid))
+    assert latched() and not answer()
+    sh("apt-get", "install", "--yes", "--reinstall", "-o", "Dpkg::Options::=--force-confold", "/share/arw.deb", timeout=1200)
+    assert latched() and not answer()
+    assert not list(LEAVES.glob("rt-*/cgroup.procs")), "nothing runs"
+    refused = sh("arw-cli", "runtime", "start", "model", check=False)
+    assert refused.returncode == 1 and not answer(), refused.stdout
+
+
+@prop("released with a reason, nothing starts by itself, and the model server starts when it is asked for")
+def _():
+    assert sh("arw-cli", "automation", "rearm", check=False).returncode == 2 and latched()
+    sh("arw-cli", "automation", "rearm", "--reason", "the trial is over")
+    assert not latched()
+    time.sleep(2 * SLOW)
+    assert not answer()
+    sh("arw-cli", "runtime", "start", "model")
+    until("the model server answers", answer, 120 * SLOW)
+
+
+@prop("latched without a daemon, the daemon comes up latched and ends what it adopts")
+def _():
+    process = init("model")
+    sh("systemctl", "stop", UNIT)
+    assert pathlib.Path(f"/proc/{process}").exists(), "it outlives the daemon"
+    sh("arw-cli", "automation", "shutdown", "--reason", "no daemon")
+    sh("systemctl", "start", UNIT)
+    assert latched()
+    until("the adopted model server ends", lambda: not pathlib.Path(f"/proc/{process}").exists())
+    until("everything has ended", lambda: sh("arw-cli", "automation", "rearm", "--reason", "over", check=False).returncode == 0)
+    sh("arw-cli", "runtime", "start", "model")
+    until("the model server answers", answer, 120 * SLOW)
+    audit = sh("arw-cli", "admin", "audit", "--json", check=False).stdout
+    assert "no daemon" in audit and "over" in audit, audit[-1500:]
 
 
 @prop("stopping the unit of the runtimes ends them all")
