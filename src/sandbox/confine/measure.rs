@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, connect, socket};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 
 use crate::sandbox::stage::missing_file_rights;
 use crate::sandbox::{Control, Finding, Report, State, seccomp};
@@ -30,7 +30,7 @@ pub(super) fn report(walls: &Walls) -> Report {
     let findings = WALLS.iter().map(|control| {
         let state = match (&threads, control) {
             (_, Control::LandlockFiles) => files(walls),
-            (_, Control::LandlockScopes) => scopes(walls),
+            (_, Control::LandlockScopes) => walls.scopes.clone(),
             (Err(fault), _) => State::Unavailable(format!("/proc cannot be read: {fault}")),
             (Ok(threads), Control::Seccomp) => seccomp(threads),
             (Ok(threads), Control::Capabilities) => capabilities(threads, walls.kept),
@@ -114,19 +114,19 @@ fn files(walls: &Walls) -> State {
     }
 }
 
-fn scopes(walls: &Walls) -> State {
-    match walls.files {
-        _ if walls.abstract_sockets => return State::Unavailable("an abstract socket is needed".to_owned()),
+/// `stranger` listens outside: whether it can be connected to tells whether the scope is in force.
+pub(super) fn scopes(files: InForce, stranger: Option<(OwnedFd, UnixAddr)>) -> State {
+    match files {
         InForce::Abi(abi) if abi >= 6 => {}
         InForce::Abi(abi) => return State::Unavailable(format!("landlock ABI {abi} does not know scopes")),
         InForce::Absent => return State::Unavailable("the kernel has no Landlock, or only its first ABI".to_owned()),
     }
-    let Some((_, address)) = &walls.stranger else {
+    let Some((_listener, address)) = stranger else {
         return State::Unavailable("it cannot be measured: no socket to try".to_owned());
     };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let tried =
-        socket(AddressFamily::Unix, SockType::Stream, flags, None).and_then(|own| connect(own.as_raw_fd(), address));
+        socket(AddressFamily::Unix, SockType::Stream, flags, None).and_then(|own| connect(own.as_raw_fd(), &address));
     match tried {
         Err(Errno::EPERM) => State::Partial("signals are not held back: runtimes are ended by them".to_owned()),
         other => State::Unavailable(format!("an abstract socket outside was tried: {other:?}")),

@@ -18,11 +18,9 @@ mod files;
 mod measure;
 
 use std::collections::BTreeSet;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use nix::sys::prctl;
-use nix::sys::socket::UnixAddr;
 
 use crate::sys::capability::{Capabilities, keep_only, lock_secure_bits, narrow_bounding_set};
 use crate::sys::clone::is_single_threaded;
@@ -30,7 +28,7 @@ use crate::sys::filter;
 
 use super::fault::{At, Step};
 use super::stage::stranger;
-use super::{Control, Fault, Report, seccomp};
+use super::{Control, Fault, Report, State, seccomp};
 
 /// The walls that a process can put around itself, in the order of a report.
 pub const WALLS: [Control; 5] =
@@ -115,9 +113,8 @@ pub struct Walls {
     files: files::InForce,
     /// Steps that failed.
     faults: Vec<Fault>,
-    /// Listens outside; whether it can be connected to tells whether the scope is in force.
-    stranger: Option<(OwnedFd, UnixAddr)>,
-    abstract_sockets: bool,
+    /// Tried once, with a socket that was made outside for that.
+    scopes: State,
 }
 
 /// Puts the walls up. A step that fails leaves its wall out, and [`Walls::measure`] tells; nothing is left half done.
@@ -128,8 +125,7 @@ pub fn enter(bounds: &Bounds) -> Walls {
         kept: bounds.capabilities.iter().fold(0, |all, capability| all | capability.bit()),
         files: files::InForce::Absent,
         faults: Vec::new(),
-        stranger: stranger(),
-        abstract_sockets: bounds.abstract_sockets,
+        scopes: State::Unavailable("it was not entered".to_owned()),
     };
     match is_single_threaded() {
         Ok(true) => {}
@@ -142,6 +138,7 @@ pub fn enter(bounds: &Bounds) -> Walls {
     // Everything that allocates or opens comes before the first wall stands.
     let program = seccomp::compile_own();
     let rules = files::prepare(bounds);
+    let stranger = stranger();
     let (kept, faults) = (walls.kept, &mut walls.faults);
     let mut tried = |done: Result<(), Fault>| faults.extend(done.err());
     if may_narrow() {
@@ -155,6 +152,10 @@ pub fn enter(bounds: &Bounds) -> Walls {
     }
     tried(keep_only(kept).at(Step::Capabilities));
     tried(filter::install(&program).at(Step::Seccomp));
+    walls.scopes = match bounds.abstract_sockets {
+        true => State::Unavailable("an abstract socket is needed".to_owned()),
+        false => measure::scopes(walls.files, stranger),
+    };
     walls
 }
 
