@@ -140,6 +140,7 @@ pub(super) fn schemas() -> serde_json::Map<String, Value> {
         "properties": {
             "decision": { "type": "string", "enum": ["allow", "deny", "would_deny"] },
             "code": text(), "rule": text(), "lease": text(), "detail": text(),
+            "notes": { "type": "array", "items": text() },
         },
         "required": ["decision"],
     });
@@ -200,12 +201,18 @@ pub(super) async fn simulate(
                 return Err(Problem::new(ProblemCode::NoSuchPersona, detail));
             }
             let now = app.state.clock.now();
-            let (intent, verdict) = snapshot.verdict(&question, request.persona, peer, now);
+            let (intent, mut verdict) = snapshot.verdict(&question, request.persona, peer, now);
+            let latched = app.state.gateway.as_ref().and_then(|gateway| gateway.denial_while_latched());
+            let notes = preview::under_the_latch(&mut verdict, latched);
             let outcome = preview::outcome(&verdict);
             let mut answer = json!({ "decision": outcome });
+            if let Some(note) = &notes {
+                answer["notes"] = json!([note]);
+            }
             if let Some(denial) = &verdict.denial {
                 (answer["code"], answer["detail"]) = (json!(denial.code), json!(denial.detail));
-                if outcome == Outcome::Deny {
+                // What the kill switch denies says nothing of the policy.
+                if outcome == Outcome::Deny && notes.is_none() {
                     let target = intent.target.host.to_string();
                     app.state.governance.authority.simulated_egress(&intent.persona, &target, denial.code);
                 }

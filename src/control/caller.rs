@@ -20,6 +20,21 @@ impl App {
     /// # Errors
     /// The problem to answer with; it was counted and told.
     pub(crate) async fn permit(&self, caller: &Caller, action: Action, resource: Resource) -> Result<Permit, Problem> {
+        let question = self.question(caller, action, resource).await?;
+        self.state.governance.authority.ask(question).map_err(|refusal| refused(&refusal))
+    }
+
+    /// Whether `caller` may see more than was asked for: what is left out is no denial.
+    ///
+    /// # Errors
+    /// It cannot be told now.
+    pub(crate) async fn may_also(&self, caller: &Caller, action: Action, resource: Resource) -> Result<bool, Problem> {
+        let question = self.question(caller, action, resource).await?;
+        Ok(self.state.governance.authority.policy().decide(&question).allowed)
+    }
+
+    /// The question, with everything that the policy looks at.
+    async fn question(&self, caller: &Caller, action: Action, resource: Resource) -> Result<Question, Problem> {
         let authority = &self.state.governance.authority;
         let mut question = Question::new(caller.0.clone(), action, resource);
         // An automation also goes by its runtime's name: a grant or denial is about the one, whatever it is called.
@@ -31,11 +46,11 @@ impl App {
         }
         // The kill switch and all else about the daemon itself never wait for the leases.
         if authority.policy().looks_at_leases()
-            && let Some(persona) = self.concerned(&question)
+            && let Some(persona) = self.concerned(&question).await
         {
             question.leases = self.leased(&persona).await;
         }
-        authority.ask(question).map_err(|refusal| refused(&refusal))
+        Ok(question)
     }
 
     async fn automation(&self, name: &AutomationId) -> Result<Option<AutomationId>, Problem> {
@@ -49,10 +64,14 @@ impl App {
     }
 
     /// Whose leases count: those of the persona that asks, or of the one that it is about.
-    fn concerned(&self, question: &Question) -> Option<PersonaId> {
+    async fn concerned(&self, question: &Question) -> Option<PersonaId> {
         match (&question.principal, &question.resource) {
             (Principal::Persona(id), _) | (_, Resource::Persona(id)) => Some(id.clone()),
-            (_, Resource::Runtime(id)) => Some(self.state.supervisor.as_ref()?.runtime(id)?.persona),
+            (_, Resource::Runtime(id)) => match self.state.supervisor.as_ref()?.runtime(id) {
+                Some(view) => Some(view.persona),
+                // A recipe that is not at work yet is to become that runtime.
+                None => self.state.governance.recipes.persona_of(id).await,
+            },
             (_, Resource::Daemon | Resource::Automation(_) | Resource::Capability(_)) => None,
         }
     }

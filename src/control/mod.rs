@@ -41,6 +41,7 @@ mod policy;
 mod preview;
 mod problem;
 mod public;
+mod recipes;
 mod router;
 mod routes;
 mod runtimes;

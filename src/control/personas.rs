@@ -9,6 +9,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::caller::Caller;
 use super::egress::bounded;
 use super::extract::{JsonBody, Strict};
 use super::problem::{Problem, ProblemCode};
@@ -17,6 +18,7 @@ use super::state::App;
 use super::wire::{Arming, NotArmed};
 use crate::domain::{ClientAddr, PersonaId};
 use crate::governance::audit::Actor;
+use crate::governance::authority::{Action, Resource};
 use crate::governance::personas::{Applied, PersonaFault, PersonaState, Proposal, ProposalState, ReviewView, Standing};
 
 /// Lines of a history, or proposals, without `limit`. 50: a screen.
@@ -405,8 +407,21 @@ pub(super) fn arming(app: &App) -> Arming {
     Arming { enabled: personas.enabled(), not_armed: personas.standings().into_iter().filter_map(not_armed).collect() }
 }
 
-pub(super) async fn state(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<PersonaState>, Problem> {
-    app.state.governance.personas.state(&known(&id)?).await.map(Json).map_err(refused)
+pub(super) async fn state(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Result<Json<PersonaState>, Problem> {
+    let persona = known(&id)?;
+    let mut state = app.state.governance.personas.state(&persona).await.map_err(refused)?;
+    // That it reports is the persona's state; what it reports is its telemetry.
+    if state.feedback.last.is_some()
+        && !app.may_also(&caller, Action::TelemetryRead, Resource::Persona(persona)).await?
+    {
+        state.feedback.last = None;
+        state.feedback.withheld = true;
+    }
+    Ok(Json(state))
 }
 
 pub(super) async fn history(

@@ -12,7 +12,7 @@ use super::extract::JsonBody;
 use super::problem::{Problem, ProblemCode};
 use super::state::App;
 use super::wire::{Preview, PreviewRequest};
-use crate::domain::{ClientAddr, EgressIntent, Host, LeaseId, Method, Scheme};
+use crate::domain::{ClientAddr, Denial, EgressIntent, Host, LeaseId, Method, Scheme};
 use crate::governance::authority::{Action, Resource};
 use crate::ledger::{Kind, Outcome, Record, Via};
 use crate::policy::{Answer, Grant, GrantedBy, Question, Verdict};
@@ -37,11 +37,8 @@ impl App {
         let now = self.state.clock.now();
         let (intent, mut verdict) = self.state.policy.load().verdict(&question, request.persona.clone(), client, now);
         let Question { scheme, mut notes, .. } = question;
-        if let Some(denial) = self.state.gateway.as_ref().and_then(|gateway| gateway.denial_while_latched()) {
-            let otherwise = verdict.denial.as_ref().map_or("granted", |denial| denial.code.code());
-            notes.push(format!("without the kill switch: {otherwise}"));
-            verdict = Verdict { answer: Answer::Deny, grant: None, denial: Some(denial) };
-        }
+        let latched = self.state.gateway.as_ref().and_then(|gateway| gateway.denial_while_latched());
+        notes.extend(under_the_latch(&mut verdict, latched));
         if verdict.answer != Answer::Deny {
             if verdict.scheme() != Some(scheme)
                 && let Some(granted) = verdict.scheme()
@@ -84,6 +81,15 @@ impl App {
             host,
         })
     }
+}
+
+/// While the kill switch is latched the verdict is its denial; what it would be otherwise is told.
+pub(super) fn under_the_latch(verdict: &mut Verdict, latched: Option<Denial>) -> Option<String> {
+    let denial = latched?;
+    let otherwise = verdict.denial.as_ref().map_or("granted", |denial| denial.code.code());
+    let note = format!("without the kill switch: {otherwise}");
+    *verdict = Verdict { answer: Answer::Deny, grant: None, denial: Some(denial) };
+    Some(note)
 }
 
 /// The question of a request in either form; the error says what is wrong with it.

@@ -64,6 +64,8 @@ problems! {
     UnknownRuntime => "unknown_runtime" 404 "There is no such runtime",
     /// No such lease is in force.
     NoSuchLease => "no_such_lease" 404 "There is no such lease in force",
+    /// No such recipe is installed.
+    NoSuchRecipe => "no_such_recipe" 404 "There is no such recipe",
     /// No such alert is active.
     NoSuchAlert => "no_such_alert" 404 "There is no such active alert",
     /// No such route of alerts.
@@ -86,6 +88,12 @@ problems! {
     NotOptedIn => "not_opted_in" 409 "Nobody opted in to feedback",
     /// As many proposals wait, or notes stand on a line, as there may be.
     TooManyRecords => "too_many_records" 409 "There are too many already",
+    /// The recipe was retired.
+    RecipeRetired => "recipe_retired" 409 "The recipe was retired",
+    /// The manifest declares a runtime of the recipe's id.
+    RecipeConflict => "recipe_conflict" 409 "The id is taken by a runtime",
+    /// It reads data that nobody agreed to.
+    ConsentMissing => "consent_missing" 409 "Consent is missing",
     /// What was asked for cannot be had in the runtime's state.
     NotInThisState => "not_in_this_state" 409 "The runtime is in another state",
     /// The kill switch was used.
@@ -124,6 +132,8 @@ problems! {
     WrongHost => "wrong_host" 421 "The request is for another host",
     /// The files were read and have faults; the snapshot in force stays.
     PolicyFaults => "policy_faults" 422 "The policy has faults",
+    /// The recipe is not what a trusted signer signed.
+    RecipeRefused => "recipe_refused" 422 "The recipe is refused",
     /// A step of executing a command inside a runtime failed.
     NotExecuted => "not_executed" 422 "The command was not executed",
     /// What a lease is asked for is not something that can be leased.

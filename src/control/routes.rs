@@ -10,7 +10,7 @@ use super::problem::ProblemCode;
 use super::state::App;
 use super::{
     actions, alerts, audit, authority, automations, confinement, egress, exec, leases, ledger, metrics, personas,
-    policy, preview, public, runtimes, settings, stream,
+    policy, preview, public, recipes, runtimes, settings, stream,
 };
 
 /// Who may ask.
@@ -136,6 +136,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(automations::routes());
     table.extend(confinement::routes());
     table.extend(personas::routes());
+    table.extend(recipes::routes());
     table
 }
 

@@ -87,7 +87,7 @@ fn unknown() -> Problem {
     Problem::new(ProblemCode::UnknownRuntime, "there is no such runtime")
 }
 
-fn refused(fault: &RequestFault) -> Problem {
+pub(super) fn refused(fault: &RequestFault) -> Problem {
     let code = match fault {
         RequestFault::Unknown => ProblemCode::UnknownRuntime,
         RequestFault::Refused { .. } => ProblemCode::NotInThisState,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 
 use super::demo;
-use super::runtimes::read_declared;
+use super::runtimes::read_manifest;
 use crate::config::{Confine, Environment, ServerConfig};
 use crate::governance::alerts;
 use crate::sandbox::cgroup::Roots;
@@ -120,8 +120,8 @@ fn bounds(config: &ServerConfig, environment: &Environment) -> Bounds {
     let named = tls.chain([config.control.policy.as_ref(), manifest, config.runtimes.gpu_library.as_ref()]).flatten();
     named.for_each(|file| files.read_beside(file));
     // What is faulty is told by the start that follows.
-    if let Ok(declared) = read_declared(config) {
-        let secrets = declared.manifest.runtimes().flat_map(|spec| spec.secret_files());
+    if let Ok(manifest) = read_manifest(config) {
+        let secrets = manifest.runtimes().flat_map(|spec| spec.secret_files());
         secrets.for_each(|file| files.read_beside(file));
     }
     let alerts = alerts::named(alerts::Folders { config: &config.config_dir, state: &config.state_dir });

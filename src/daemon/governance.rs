@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::runtimes::defaults;
 use crate::config::{Faults, ServerConfig};
 use crate::control::{Command, ReloadAsk};
 use crate::domain::Clock;
@@ -15,6 +16,7 @@ use crate::governance::audit::Audit;
 use crate::governance::authority::{Authority, Policy, Summary};
 use crate::governance::leases::{self, Keeper, Leases};
 use crate::governance::personas::{self, Personas, Reload};
+use crate::governance::recipes::{self, Recipes};
 use crate::governance::switch::{self, KillSwitch};
 use crate::governance::{Governance, alerts, automations};
 use crate::proxy::Gateway;
@@ -35,6 +37,7 @@ pub(super) struct Foundation {
     pub(super) store: Store,
     alerting: alerts::Settings,
     heard: Subscription,
+    pub(super) recipes: Recipes,
     personas: (Personas, personas::Keeper),
     reloads: mpsc::Receiver<Reload>,
     commands: mpsc::Sender<Command>,
@@ -105,6 +108,14 @@ pub(super) async fn open(
         events: events.clone(),
     };
     let (leases, keeper) = leases::start(premises).await.context("the leases")?;
+    let recipes = Recipes::new(recipes::Premises {
+        store: store.clone(),
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        clock: Arc::clone(clock),
+        config: Arc::clone(config),
+        defaults: defaults(config),
+    });
     let commands = commands.clone();
     Ok(Foundation {
         file,
@@ -116,6 +127,7 @@ pub(super) async fn open(
         store,
         alerting,
         heard,
+        recipes,
         personas,
         reloads,
         commands,
@@ -161,6 +173,7 @@ impl Foundation {
             store,
             alerting,
             heard,
+            recipes,
             personas,
             reloads,
             commands,
@@ -210,10 +223,15 @@ impl Foundation {
             tokio::spawn(clerk.run(stop.clone())),
         ];
         if let Some(inquiries) = gateway.desk.open() {
-            tasks.push(tokio::spawn(automations::serve(inquiries, automations.clone(), stop.clone())));
+            tasks.push(tokio::spawn(automations::serve(
+                inquiries,
+                automations.clone(),
+                personas.clone(),
+                stop.clone(),
+            )));
         }
         switch.resume();
-        let handles = Governance { leases, personas, switch, audit, authority, automations, alerts };
+        let handles = Governance { leases, personas, switch, audit, authority, recipes, automations, alerts };
         Ok(Governing { handles, tasks, stop })
     }
 }

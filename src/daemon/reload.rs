@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use super::governance::read_alerts;
 use super::runtimes::{Declared, read_declared};
-use crate::config::{Faults, ServerConfig};
+use crate::config::{Fault, Faults, ServerConfig};
 use crate::control::{ProblemCode, ReloadReport};
 use crate::events::{EventBus, EventKind};
 use crate::governance::alerts::Alerts;
 use crate::governance::audit::{Actor, Audit, AuditAction, Deed};
 use crate::governance::authority::{Authority, Policy, Summary};
 use crate::governance::automations::Automations;
+use crate::governance::recipes::Recipes;
 use crate::policy::{self, PolicySettings, Snapshot};
 use crate::proxy::Gateway;
 use crate::proxy::tls::ReloadableAcceptor;
@@ -33,6 +34,7 @@ pub(super) struct Reloader {
     pub(super) alerts: Alerts,
     pub(super) automations: Automations,
     pub(super) audit: Audit,
+    pub(super) recipes: Recipes,
 }
 
 /// Reads every persona file.
@@ -61,7 +63,7 @@ impl Reloader {
         // All are read before one is applied.
         let mut faults = Faults::default();
         let fresh = faults.gather(read_policy(&self.config));
-        let declared = faults.gather(self.supervisor.as_ref().map(|_| read_declared(&self.config)).transpose());
+        let declared = faults.gather(self.declared().await);
         let authority = faults.gather(Policy::load(self.config.control.policy.as_deref()));
         let alerting = faults.gather(read_alerts(&self.config));
         let (fresh, declared, authority, alerting) = match (fresh, declared, authority, alerting) {
@@ -125,6 +127,21 @@ impl Reloader {
             authority: source.code().to_owned(),
             grants: grants as u64,
         })
+    }
+}
+
+impl Reloader {
+    /// The runtimes of files and recipes; none where nothing is supervised.
+    async fn declared(&self) -> Result<Option<Declared>, Faults> {
+        if self.supervisor.is_none() {
+            return Ok(None);
+        }
+        // Without knowing them, what is at work would be ended.
+        let recipes = self.recipes.declared().await.map_err(|fault| {
+            let file = self.config.state_dir.join(crate::store::FILE);
+            Faults(vec![Fault::new(&file, None, "", format!("the recipes at work: {fault}"))])
+        })?;
+        read_declared(&self.config, recipes).map(Some)
     }
 }
 

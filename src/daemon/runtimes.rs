@@ -1,5 +1,6 @@
 //! The supervised runtimes: their manifest and what they are run for read, their supervisor started.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,15 +9,16 @@ use anyhow::Context as _;
 
 use super::demo::Demo;
 use crate::config::{AutomationsFile, Fault, Faults, MAX_MANIFEST, RuntimesFile, ServerConfig};
-use crate::domain::Clock;
+use crate::domain::{AutomationId, Clock, SystemClock};
 use crate::events::EventBus;
 use crate::governance::automations::{self, Found, Registry};
 use crate::governance::consent;
+use crate::governance::recipes::{self, Recipes};
 use crate::proxy::{Gateway, Running};
 use crate::sandbox::Launcher;
 use crate::sandbox::cgroup::Roots;
 use crate::store::Store;
-use crate::supervisor::{self, Bars, Defaults, Manifest, Permit, Premises, Preset, Reports, Supervisor};
+use crate::supervisor::{self, Bars, Defaults, Manifest, Permit, Premises, Preset, Reports, RuntimeSpec, Supervisor};
 
 /// The registry's name in the folder of the manifest.
 const AUTOMATIONS: &str = "automations.toml";
@@ -28,22 +30,40 @@ pub(super) struct Declared {
     pub(super) registry: Registry,
 }
 
-/// Reads the manifest and the registry of automations. Without a file nothing is declared.
+/// Reads the manifest and the registry of automations, and adds the recipes at work: what the files declare stands before
+/// them. Without a file nothing but recipes is declared.
 ///
 /// # Errors
 /// Every fault of the files; nothing of them is applied then.
-pub(super) fn read_declared(config: &ServerConfig) -> Result<Declared, Faults> {
+pub(super) fn read_declared(config: &ServerConfig, recipes: Vec<Arc<RuntimeSpec>>) -> Result<Declared, Faults> {
     let path = &config.runtimes.manifest;
     let one = |fault| Faults(vec![fault]);
-    let manifest = match read(path).map_err(one)? {
-        Some(text) => understand(config, path, &text)?,
-        None => Manifest::default(),
-    };
+    let manifest = read_manifest(config)?;
     let path = path.with_file_name(AUTOMATIONS);
     let text = read(&path).map_err(one)?.unwrap_or_default();
     let file = AutomationsFile::parse(&path, &text).map_err(|document| Faults(document.into_faults()))?;
-    let (registry, manifest) = automations::read(file, manifest)?;
+    let (registry, mut manifest) = automations::read(file, manifest)?;
+    let named: BTreeSet<AutomationId> = registry.all().filter(|one| one.declared).map(|one| one.id.clone()).collect();
+    for spec in recipes {
+        let id = spec.id.clone();
+        if named.contains(&spec.automation) || !manifest.including(spec) {
+            tracing::error!(recipe = %id, "a recipe at work is not taken up: its id is taken by the manifest, or there is no room");
+        }
+    }
+    let registry = Registry::of(&manifest, |id| named.contains(id));
     Ok(Declared { manifest, registry })
+}
+
+/// Reads the manifest alone. Without a file nothing is declared.
+///
+/// # Errors
+/// Every fault of it.
+pub(super) fn read_manifest(config: &ServerConfig) -> Result<Manifest, Faults> {
+    let path = &config.runtimes.manifest;
+    match read(path).map_err(|fault| Faults(vec![fault]))? {
+        Some(text) => understand(config, path, &text),
+        None => Ok(Manifest::default()),
+    }
 }
 
 fn understand(config: &ServerConfig, path: &Path, text: &str) -> Result<Manifest, Faults> {
@@ -67,7 +87,7 @@ fn read(path: &Path) -> Result<Option<String>, Fault> {
     Ok(Some(text))
 }
 
-fn defaults(config: &ServerConfig) -> Defaults {
+pub(super) fn defaults(config: &ServerConfig) -> Defaults {
     let runtimes = &config.runtimes;
     Defaults {
         restart_max: u64::try_from(runtimes.restart_max).unwrap_or(u64::MAX),
@@ -93,6 +113,7 @@ pub(super) struct Parts<'p> {
     pub(super) events: &'p EventBus,
     pub(super) demo: Option<&'p Demo>,
     pub(super) store: &'p Store,
+    pub(super) recipes: &'p Recipes,
     pub(super) launcher: Option<Launcher>,
 }
 
@@ -102,9 +123,10 @@ pub(super) struct Parts<'p> {
 /// # Errors
 /// Every fault of the manifest, or why the state folder cannot be used.
 pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<(Supervisor, Found)> {
-    let Parts { config, clock, gateway, proxy, events, demo, store, launcher } = parts;
-    let Declared { mut manifest, mut registry } =
-        read_declared(config).map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
+    let Parts { config, clock, gateway, proxy, events, demo, store, recipes, launcher } = parts;
+    let at_work = recipes.declared().await.context("the recipes at work")?;
+    let Declared { mut manifest, mut registry } = read_declared(config, at_work)
+        .map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
     if let Some(demo) = demo.filter(|_| manifest.runtimes().len() == 0) {
         let shown = demonstration(config, demo);
         manifest = shown.map_err(|faults| anyhow::anyhow!("the demonstration is faulty:\n{faults}"))?;
@@ -131,11 +153,12 @@ pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<(Supervisor, Found
     Ok((supervisor, found))
 }
 
-/// A launch that reads data needs the consent for it, as it stands at that moment.
+/// A launch that reads data needs the consent for it, and one of a recipe its signature, as they stand at that moment.
 fn permit(config: &ServerConfig) -> Permit {
-    let (config_dir, state_dir) = (config.config_dir.clone(), config.state_dir.clone());
+    let config = config.clone();
     Arc::new(move |spec| {
-        let permitted = consent::permit(&config_dir, &state_dir, spec);
+        recipes::permit(&config, SystemClock.now(), spec).map_err(|fault| format!("{}: {fault}", fault.code()))?;
+        let permitted = consent::permit(&config.config_dir, &config.state_dir, spec);
         permitted.map(drop).map_err(|refusal| format!("{}: {refusal}; {}", refusal.code(), refusal.hint()))
     })
 }

@@ -161,9 +161,9 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
         Some(proxy) if config.runtimes.enable => {
             let demo = demo.as_ref();
             let (clock, gateway, events) = (&clock, &gateway, &events);
-            let store = &foundation.store;
-            let launcher = confined.launcher;
-            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo, store, launcher };
+            let (store, recipes, launcher) = (&foundation.store, &foundation.recipes, confined.launcher);
+            let parts =
+                runtimes::Parts { config: &config, clock, gateway, proxy, events, demo, store, recipes, launcher };
             match runtimes::start(parts).await {
                 Ok(started) => Some(started),
                 // The demonstration of the gateway is worth having without that of the runtime.
@@ -216,6 +216,7 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
         alerts: governing.handles.alerts.clone(),
         automations: governing.handles.automations.clone(),
         audit: governing.handles.audit.clone(),
+        recipes: governing.handles.recipes.clone(),
     };
     let pulses = proxy.as_ref().map(proxy::Running::pulses);
     let switch = &governing.handles.switch;
@@ -433,7 +434,7 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     for warning in policy.warnings(SystemClock.now()) {
         eprintln!("warning: {warning}");
     }
-    let declared = runtimes::read_declared(&loaded.config);
+    let declared = runtimes::read_declared(&loaded.config, Vec::new());
     let declared = declared.map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
     let authority = Policy::load(loaded.config.control.policy.as_deref());
     let authority = authority.map_err(|faults| anyhow::anyhow!("the policy is faulty:\n{faults}"))?;

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Durability, LedgerConfig};
-use crate::domain::{ClientAddr, Clock, LeaseId, PersonaId, RuntimeId, Timestamp, codes};
+use crate::domain::{ClientAddr, Clock, LeaseId, PersonaId, Run, RuntimeId, Timestamp, codes};
 use crate::ledger::{AuditRecord, Filter, Kind, Ledger, LedgerError, Line, Record, Recovery};
 use crate::store::{Entry, Store, StoreFault};
 
@@ -92,6 +92,10 @@ codes! {
         PersonaFeedbackOptOut => "persona_feedback_opt_out",
         /// A note was added to a persona's history.
         PersonaHistoryAnnotated => "persona_history_annotated",
+        /// A recipe was put to work.
+        RecipePutToWork => "recipe_put_to_work",
+        /// A recipe was taken from its work.
+        RecipeTakenFromWork => "recipe_taken_from_work",
         /// A command was to be executed inside a runtime.
         RuntimeExec => "runtime_exec",
     }
@@ -113,6 +117,11 @@ impl Actor {
     /// Whoever may signal the daemon.
     pub fn signal(name: &str) -> Self {
         Self(format!("signal:{name}").into())
+    }
+
+    /// What runs in a runtime, as the kernel says.
+    pub fn runtime(run: &Run) -> Self {
+        Self(format!("runtime:{run}").into())
     }
 
     /// Whoever may write the files that the daemon watches.

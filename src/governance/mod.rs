@@ -48,6 +48,8 @@ pub struct Governance {
     pub authority: authority::Authority,
     /// What a person should know.
     pub alerts: alerts::Alerts,
+    /// Recipes at work.
+    pub recipes: recipes::Recipes,
     /// What runtimes are run for.
     pub automations: automations::Automations,
 }

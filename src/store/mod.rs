@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `open`, `schema` | the file, its mode, its lock, its migrations |
 //! | `owner` | the thread that has the only connection |
-//! | `leases`, `automations`, `alerts`, `personas`, `outbox` | one repository per concern |
+//! | `leases`, `automations`, `alerts`, `personas`, `recipes`, `outbox` | one repository per concern |
 //! | `latch` | the persisted kill switch, beside the database |
 //!
 //! No SQL stands outside of this module. It refuses: a file that a newer version wrote, that another process has open,
@@ -26,6 +26,7 @@ mod open;
 mod outbox;
 mod owner;
 mod personas;
+mod recipes;
 mod row;
 mod schema;
 
@@ -44,3 +45,4 @@ pub use personas::{
     Annotated, FeedbackRow, HistoryRow, NoteRow, OptInRow, Personas, ProposalDecision, ProposalEnd, ProposalRow,
     ReviewRow,
 };
+pub use recipes::{RecipeRow, Recipes};

@@ -14,6 +14,7 @@ use super::leases::Leases;
 use super::open::open;
 use super::outbox::Outbox;
 use super::personas::Personas;
+use super::recipes::Recipes;
 
 /// Changes that may wait. 256: operators make a few a minute; more than this means that the disk hangs.
 const QUEUE: usize = 256;
@@ -74,6 +75,11 @@ impl Store {
     /// Personas beyond their files.
     pub const fn personas(&self) -> Personas<'_> {
         Personas(self)
+    }
+
+    /// Recipes at work.
+    pub const fn recipes(&self) -> Recipes<'_> {
+        Recipes(self)
     }
 
     /// Audit entries that are not in their log yet.

@@ -155,6 +155,16 @@ const STEPS: &[&str] = &[
         digest TEXT NOT NULL
     ) STRICT;
 ",
+    "
+    CREATE TABLE recipes (
+        id TEXT PRIMARY KEY NOT NULL,
+        version TEXT NOT NULL,
+        tree TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        actor TEXT NOT NULL,
+        why TEXT NOT NULL
+    ) STRICT;
+",
 ];
 
 /// The version that this program writes.

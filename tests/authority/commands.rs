@@ -135,7 +135,7 @@ fn a_check_reads_what_the_settings_name_and_what_is_named() {
     write_private(&shipped.join("policy.json"), &example);
     let folder = cli(&daemon, &["policy", "check", shipped.to_str().unwrap()]);
     assert_eq!(folder.status.code(), Some(0), "{}{}", text(&folder.stdout), text(&folder.stderr));
-    assert!(text(&folder.stdout).contains("10 grants and 1 denial"), "{}", text(&folder.stdout));
+    assert!(text(&folder.stdout).contains("11 grants and 1 denial"), "{}", text(&folder.stdout));
     let wild = daemon.home().join("wild.json");
     write_private(&wild, policy(&[grant("wild", "uid:*", "\"state:read\"")]).as_bytes());
     let faulty = cli(&daemon, &["policy", "check", wild.to_str().unwrap()]);

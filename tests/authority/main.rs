@@ -6,6 +6,7 @@ mod support;
 
 mod commands;
 mod files;
+mod leased;
 mod peers;
 mod reload;
 

@@ -127,6 +127,12 @@ fn every_route_that_changes_something_is_in_the_audit_or_says_why_not() {
         walk.step("POST /actions", "/actions", &body, &recorded);
     }
 
+    // Nothing of that id is installed: what was wanted is in the audit all the same.
+    let (status, problem) = host.send("POST", "/recipes/nightly-report/run", r#"{"reason": "ticket"}"#);
+    assert_eq!((status, problem["code"].as_str()), (404, Some("no_such_recipe")));
+    wait_for("the refused run", || entries(&host, "recipe_put_to_work").pop());
+    walk.walked.insert("POST /recipes/{id}/run".to_owned());
+
     let (_, document) = host.ask("GET", "/spec/openapi.json");
     let mut changing = BTreeSet::new();
     for (path, item) in document["paths"].as_object().unwrap() {

@@ -16,23 +16,23 @@ get() { dial; say "GET $2 HTTP/1.1\r\nHost: gateway.arw.internal\r\n\r\n"; hear 
 post() { dial; say "POST $2 HTTP/1.1\r\nHost: gateway.arw.internal\r\nContent-Type: application/json\r\nContent-Length: ${#3}\r\n\r\n$3"; hear "$1"; }
 "#;
 
-fn desk(id: &str, script: &str, more: &str) -> String {
+pub(crate) fn desk(id: &str, script: &str, more: &str) -> String {
     bash(id, &format!("{DESK}{script}; echo done; while :; do sleep 0.2; done"), more)
 }
 
 /// The line of the log that starts with `mark`.
-fn line(host: &Host, id: &str, mark: &str) -> String {
+pub(crate) fn line(host: &Host, id: &str, mark: &str) -> String {
     let log = host.log(id);
     let found = log.lines().find_map(|line| line.split_once(&format!("{mark}: ")).map(|(_, rest)| rest.to_owned()));
     found.unwrap_or_else(|| panic!("no `{mark}` in the log of {id}:\n{log}"))
 }
 
-fn status_of(answer: &str) -> &str {
+pub(crate) fn status_of(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
 }
 
 /// The JSON behind the head.
-fn body(answer: &str) -> Json {
+pub(crate) fn body(answer: &str) -> Json {
     let at = answer.find('{').unwrap_or_else(|| panic!("no body in {answer}"));
     serde_json::from_str(answer[at..].trim()).unwrap_or_else(|fault| panic!("{fault}: {answer}"))
 }

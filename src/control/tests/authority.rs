@@ -232,3 +232,33 @@ async fn the_sockets_file_opens_for_whom_the_policy_names_and_closes_again() {
     fixture.grant("");
     becomes(0o600).await;
 }
+
+#[tokio::test]
+async fn the_simulator_knows_the_latch_and_counts_nothing_of_it() {
+    let fixture = Fixture::start();
+    let simulate = async |url: &str| {
+        let body = json!({"persona": "demo", "url": url});
+        fixture.send("POST", "/policy/simulate", &body).await.json()
+    };
+    assert_eq!(simulate("https://api.example.com").await["decision"], "allow");
+    let halted = fixture.send("POST", "/actions", &body("/actions")).await;
+    assert!(halted.status == 200 || halted.status == 202, "{halted:?}");
+    for (url, otherwise) in [("https://api.example.com", "granted"), ("https://evil.example", "not_allowlisted")] {
+        let latched = simulate(url).await;
+        assert_eq!((&latched["decision"], &latched["code"]), (&json!("deny"), &json!("shutdown_latched")), "{latched}");
+        assert_eq!(latched["notes"], json!([format!("without the kill switch: {otherwise}")]));
+        assert!(latched.get("rule").is_none() && latched.get("lease").is_none(), "{latched}");
+    }
+    let state = fixture.state.governance.authority.status();
+    assert_eq!(state.denials.iter().map(|denials| denials.simulated).sum::<u64>(), 0, "{state:?}");
+    let rearm = json!({"kind": "automation_rearm", "reason": "a trial"});
+    loop {
+        let answer = fixture.send("POST", "/actions", &rearm).await;
+        if answer.status == 200 {
+            break;
+        }
+        assert_eq!(answer.code(), "shutdown_running");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(simulate("https://api.example.com").await["decision"], "allow");
+}

@@ -19,6 +19,7 @@ use crate::governance::authority::{Authority, Policy};
 use crate::governance::automations;
 use crate::governance::leases;
 use crate::governance::personas;
+use crate::governance::recipes::{self, Recipes};
 use crate::governance::switch::{self, KillSwitch};
 use crate::governance::{Governance, alerts};
 use crate::ledger::Ledger;
@@ -264,6 +265,7 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     };
     let authority = Authority::new(Policy::open(), events.clone(), Arc::clone(clock));
     let switch = KillSwitch::new(premises, None);
+    let kept = store.clone();
     let premises = alerts::Premises {
         store,
         audit: audit.clone(),
@@ -282,5 +284,13 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     });
     let (alerts, keeper) = started.join().expect("started");
     tokio::spawn(keeper.run(CancellationToken::new()));
-    Governance { leases, personas, switch, audit, authority, automations, alerts }
+    let recipes = Recipes::new(recipes::Premises {
+        store: kept,
+        audit: audit.clone(),
+        gateway: Arc::clone(gateway),
+        clock: Arc::clone(clock),
+        config: Arc::new(config),
+        defaults: crate::supervisor::Defaults::default(),
+    });
+    Governance { leases, personas, switch, audit, authority, recipes, automations, alerts }
 }

@@ -256,13 +256,16 @@ pub struct FeedbackView {
     pub last_by: Option<String>,
     /// What it said.
     pub last: Option<Value>,
+    /// It said something, and whoever asks may not read it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
 }
 
 impl FeedbackView {
     pub(super) fn of(taken: bool, opt_in: Option<&OptInRow>, last: Option<FeedbackRow>) -> Self {
         let opt_in = opt_in.map(OptInView::from);
         match last {
-            None => Self { taken, opt_in, count: 0, last_at: None, last_by: None, last: None },
+            None => Self { taken, opt_in, count: 0, last_at: None, last_by: None, last: None, withheld: false },
             Some(row) => Self {
                 taken,
                 opt_in,
@@ -270,6 +273,7 @@ impl FeedbackView {
                 last_at: Some(row.at),
                 last_by: Some(row.actor),
                 last: Some(json_of(&row.body)),
+                withheld: false,
             },
         }
     }

@@ -35,6 +35,14 @@ pub struct Recipe {
 /// # Errors
 /// Every fault of it.
 pub fn read(folder: &Path, material: &Material) -> Result<Recipe, Faults> {
+    read_for(folder, material, &Defaults::default())
+}
+
+/// The same on a host that has these defaults.
+///
+/// # Errors
+/// Every fault of it.
+pub(super) fn read_for(folder: &Path, material: &Material, defaults: &Defaults) -> Result<Recipe, Faults> {
     let path = folder.join(&material.manifest_name);
     let text =
         std::str::from_utf8(&material.manifest).map_err(|_| Faults(vec![Fault::new(&path, None, "", "not UTF-8")]))?;
@@ -68,7 +76,7 @@ pub fn read(folder: &Path, material: &Material) -> Result<Recipe, Faults> {
         stays_on_its_host(document, form);
         its_own_program_is_there(document, form, material);
     }
-    let manifest = supervisor::read(runtime, &Defaults::default())?;
+    let manifest = supervisor::read(runtime, defaults)?;
     let missing = || Faults(vec![Fault::new(&path, None, "", "the manifest is not whole")]);
     let spec = manifest.runtimes().next().cloned().ok_or_else(missing)?;
     Ok(Recipe {
@@ -87,6 +95,9 @@ fn stays_on_its_host(document: &Document, form: &RuntimeForm) {
     }
     for (_, found) in &form.process.secrets {
         document.fault_with_hint(&found.place, "a recipe does not read files of the host", HINT);
+    }
+    for found in &form.process.workspaces {
+        document.fault_with_hint(&found.place, "a recipe does not choose folders of the host", HINT);
     }
     for found in &form.depends_on {
         document.fault_with_hint(&found.place, "a recipe stands by itself", HINT);

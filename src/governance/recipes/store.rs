@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use crate::config::{Faults, MAX_RECIPE};
 use crate::domain::RuntimeId;
+use crate::supervisor::Defaults;
 
 use super::super::signed::{
-    Expect, Kind, Record, Revision, Shape, Shelf, ShelfFault, SignatureFault, Signed, TreeFault, Trust,
+    Expect, Kind, Placed, Record, Revision, Shape, Shelf, ShelfFault, SignatureFault, Signed, TreeFault, Trust, Version,
 };
-use super::read::{Recipe, read};
+use super::read::{Recipe, read, read_for};
 
 /// A folder with `recipe.toml` or `recipe.json`, or one such file. 64 MiB: programs and prompts, not models.
 pub const SHAPE: Shape = Shape {
@@ -31,6 +32,20 @@ pub enum RecipeFault {
     /// Its files, or the shelf.
     #[error(transparent)]
     Shelf(#[from] ShelfFault),
+}
+
+impl RecipeFault {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Manifest(_) => "recipe_faulty",
+            Self::Signature(fault) => fault.code(),
+            Self::Shelf(ShelfFault::Unknown(_) | ShelfFault::NotKept { .. }) => "no_such_recipe",
+            Self::Shelf(ShelfFault::Retired { .. }) => "recipe_retired",
+            Self::Shelf(ShelfFault::Changed { .. }) => "content_changed",
+            Self::Shelf(_) => "recipe_unreadable",
+        }
+    }
 }
 
 impl From<TreeFault> for RecipeFault {
@@ -83,8 +98,35 @@ pub fn install(
 /// # Errors
 /// [`RecipeFault`]: it is not installed, was changed, or is signed by somebody who is trusted no more.
 pub fn load(shelf: &Shelf, id: &RuntimeId, trust: &Trust) -> Result<Installed, RecipeFault> {
-    let placed = shelf.take(id.as_str())?;
-    let recipe = read(&placed.folder, &placed.material).map_err(RecipeFault::Manifest)?;
+    checked(shelf.take(id.as_str())?, id, trust, &Defaults::default())
+}
+
+/// Takes the version of a recipe that was put to work, whatever was installed since: hashed, read and verified again.
+///
+/// # Errors
+/// As [`load`]; also where the recipe was retired, or that version has other files.
+pub(super) fn load_version(
+    shelf: &Shelf,
+    id: &RuntimeId,
+    (version, tree): (Version, Option<&str>),
+    trust: &Trust,
+    defaults: &Defaults,
+) -> Result<Installed, RecipeFault> {
+    let record = shelf.record(id.as_str())?.ok_or_else(|| ShelfFault::Unknown(id.to_string()))?;
+    if let Some(retired) = &record.retired {
+        let (by, note) = (retired.by.clone(), retired.note.clone());
+        return Err(ShelfFault::Retired { id: id.to_string(), by, note }.into());
+    }
+    let placed = shelf.take_version(record, version)?;
+    if let Some(expected) = tree.filter(|tree| *tree != placed.revision.tree) {
+        let (expected, found) = (expected.to_owned(), placed.revision.tree);
+        return Err(ShelfFault::Changed { id: id.to_string(), version, expected, found }.into());
+    }
+    checked(placed, id, trust, defaults)
+}
+
+fn checked(placed: Placed, id: &RuntimeId, trust: &Trust, defaults: &Defaults) -> Result<Installed, RecipeFault> {
+    let recipe = read_for(&placed.folder, &placed.material, defaults).map_err(RecipeFault::Manifest)?;
     let signed = trust.check(&placed.material, Kind::Recipe, (id.as_str(), placed.revision.version))?;
     if (recipe.spec.id.as_str(), recipe.version) != (id.as_str(), placed.revision.version) {
         let version = placed.revision.version;

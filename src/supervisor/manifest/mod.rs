@@ -211,6 +211,15 @@ impl Manifest {
         Self { runtimes: runtimes.collect() }
     }
 
+    /// The same manifest with one more runtime, where there is room and its id is free.
+    pub fn including(&mut self, spec: Arc<RuntimeSpec>) -> bool {
+        let free = self.runtimes.len() < MAX_RUNTIMES && !self.runtimes.contains_key(&spec.id);
+        if free {
+            self.runtimes.insert(spec.id.clone(), spec);
+        }
+        free
+    }
+
     /// The runtime of that id.
     pub fn runtime(&self, id: &RuntimeId) -> Option<&Arc<RuntimeSpec>> {
         self.runtimes.get(id)

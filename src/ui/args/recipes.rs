@@ -34,7 +34,11 @@ pub enum RecipesCommand {
         #[arg(long)]
         allow_older: bool,
     },
-    /// Run an installed recipe
+    /// Put an installed recipe to work, and start it
+    #[command(
+        after_help = "The daemon launches it as a runtime of its id, as its persona. From then on its schedule counts too, \
+                            until `recipes retire` or `automation disable`."
+    )]
     Run {
         /// Its id
         #[arg(value_parser = runtime_id)]
@@ -42,6 +46,9 @@ pub enum RecipesCommand {
         /// Show what the run would be: spawn nothing and let nothing leave
         #[arg(long)]
         preview: bool,
+        /// Why; it is kept
+        #[arg(long, value_name = "TEXT", value_parser = remark, default_value = NO_REASON, conflicts_with = "preview")]
+        reason: String,
     },
     /// Take a recipe out of use; its versions are kept
     Retire {

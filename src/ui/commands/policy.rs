@@ -193,6 +193,9 @@ async fn simulate(args: SimulateArgs, context: &Context, screen: &mut Screen) ->
         for fact in facts {
             screen.line(&fact)?;
         }
+        for note in answer["notes"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str) {
+            screen.line(&format!("  {:<7}{}", "note", safe(note)))?;
+        }
     }
     Ok(if decision == "deny" { Outcome::Refused } else { Outcome::Done })
 }

@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::bundles::{refused, show_placed, show_signed};
 use super::context::Context;
 use super::plan::{fact, preview, show_plan, signature};
 use super::signing::{key, strict_trust, trust, who, write};
 use crate::config::ServerConfig;
 use crate::config::located::read_file;
+use crate::control::ClientError;
 use crate::domain::{Clock, RuntimeId, SystemClock, Timestamp};
 use crate::governance::consent::Consents;
 use crate::governance::recipes::{self, Recipe, RecipeFault};
@@ -26,11 +29,9 @@ pub(super) async fn run(command: RecipesCommand, context: &Context, screen: &mut
         RecipesCommand::Keygen(args) => keygen(&args, screen),
         RecipesCommand::Sign(args) => sign(&args, screen),
         RecipesCommand::Install { path, verify, allow_older } => install(&path, verify, allow_older, context, screen),
-        RecipesCommand::Run { id, preview: true } => preview(&id, context, screen).await,
-        RecipesCommand::Run { id, preview: false } => Err(Failure::new(format!("`{id}` was not started"))
-            .why("recipes are not launched by this version")
-            .advice(format!("`arw-cli recipes run {id} --preview` shows what a run would be, without one"))),
-        RecipesCommand::Retire { id, note } => retire(&id, &note, context, screen),
+        RecipesCommand::Run { id, preview: true, .. } => preview(&id, context, screen).await,
+        RecipesCommand::Run { id, preview: false, reason } => start(&id, &reason, context, screen).await,
+        RecipesCommand::Retire { id, note } => retire(&id, &note, context, screen).await,
     }
 }
 
@@ -168,16 +169,50 @@ fn install(
     }
 }
 
-fn retire(id: &RuntimeId, note: &str, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+/// Has the daemon run it: what is hashed and verified here would be another moment's.
+async fn start(id: &RuntimeId, reason: &str, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
+    let body = serde_json::json!({ "reason": reason });
+    let answer: Value = context.client.send(&format!("/recipes/{id}/run"), &body).await?;
+    if screen.json() {
+        screen.value(&answer, false)?;
+        return Ok(Outcome::Done);
+    }
+    let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
+    let (version, signer) = (text(&answer["version"]), text(&answer["signer"]));
+    let (state, persona) = (text(&answer["runtime"]["state"]), text(&answer["runtime"]["persona"]));
+    let line = format!("{id} {version}, signed by {signer}, is {state} as {persona}");
+    screen.painted(Paint::Good, &safe(&line))?;
+    screen.line(&format!("  `arw-cli runtime logs -f {id}` follows it"))?;
+    Ok(Outcome::Done)
+}
+
+/// The daemon of this state folder, where one runs, ends what was retired once it is told.
+async fn told(id: &RuntimeId, settings: &ServerConfig, context: &Context) -> Result<(), ClientError> {
+    if !settings.control.unix_socket.exists() {
+        return Ok(());
+    }
+    let body = serde_json::json!({ "reason": format!("the recipe {id} was retired") });
+    match context.client.send::<_, Value>("/policy/reload", &body).await {
+        Ok(_) | Err(ClientError::NotRunning { .. }) => Ok(()),
+        Err(fault) => Err(fault),
+    }
+}
+
+async fn retire(id: &RuntimeId, note: &str, context: &Context, screen: &mut Screen) -> Result<Outcome, Failure> {
     let settings = context.offline()?;
     let shelf = recipes::shelf(&settings.state_dir);
     match shelf.retire(id.as_str(), &who(), note, SystemClock.now()) {
         Ok(record) => {
+            let untold = told(id, settings, context).await.err();
             if screen.json() {
                 screen.value(&record, false)?;
             } else {
                 let kept = amount(record.revisions.len() as u64, "version");
                 screen.painted(Paint::Good, &format!("retired {id} {}; {kept} kept", record.current))?;
+                if let Some(fault) = untold {
+                    let line = format!("the daemon may still run it: `arw-cli reload` ends it ({fault})");
+                    screen.painted(Paint::Warn, &safe(&line))?;
+                }
             }
             Ok(Outcome::Done)
         }
