@@ -58,7 +58,7 @@ pub fn run_command(arguments: &RunArgs, overrides: Overrides, environment: &Envi
     let launcher = Launcher::start().context("the launcher")?;
     let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
     // A failure shows itself at the launch.
-    let _ = launcher.prepare(user);
+    let _ = launcher.prepare(user, Profile::embedded(arguments.profile));
     let loaded = crate::config::load(&overrides, environment)
         .map_err(|faults| anyhow::anyhow!("the settings are faulty:\n{faults}"))?;
     preset::permit(arguments.preset, arguments.justification.as_deref())?;
@@ -86,11 +86,11 @@ async fn govern(
     let resolver = Resolver::new(&config.dns, tokio::runtime::Handle::current()).context("name resolution")?;
     let ledger = open_ledger(&config)?;
     let leaf = OwnGroup(Group::make(&group::discover(&Roots::default()), &run));
-    let preset = Preset::load(arguments.preset)?;
+    let preset = Preset::embedded(arguments.preset);
     let launched = {
         let ports = launch::transparent_ports(&policy, &arguments.persona, &[]);
         let plan = plan(arguments, user, demo.as_ref(), ports)?;
-        let limits = preset::resolve(&preset, &Host::read()?);
+        let limits = preset::resolve(preset, &Host::read()?);
         launch_it(launcher, plan, leaf, limits, arguments.preset)?
     };
     let Sandbox { mut launched, leaf, report } = launched;
@@ -274,7 +274,7 @@ fn launch_it(
     streams.cgroup = doors.entry();
     let launched = launcher.launch(&plan, &streams).context("the sandbox")?;
     let applied = cgroup::merge(of_group, launched.scheduled.clone());
-    let claim = preset::claim(&applied, &Preset::load(name)?);
+    let claim = preset::claim(&applied, Preset::embedded(name));
     let report = Confinement { report: launched.report.clone(), applied, claim, preset: name };
     Ok(Sandbox { launched, leaf, report })
 }
@@ -312,7 +312,7 @@ async fn outlive(launched: Arc<Launched>) -> anyhow::Result<u8> {
 /// When the sandbox itself cannot be made.
 pub fn check_sandbox(profile: ProfileName) -> anyhow::Result<bool> {
     let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
-    let checked = crate::sandbox::check::run(Path::new("/proc/self/exe"), &Profile::embedded(profile), user)?;
+    let checked = crate::sandbox::check::run(Path::new("/proc/self/exe"), Profile::embedded(profile), user)?;
     for tried in &checked.attempts {
         println!("{tried}");
     }

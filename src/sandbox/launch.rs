@@ -1,28 +1,35 @@
 //! The caller's side: a launcher that stays, and one launch after another.
 
-use std::ffi::OsStr;
+use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, chdir, dup2_stdin, dup2_stdout, execve};
 
-use crate::sys::message;
+use crate::sys::clone::{Side, fork, is_single_threaded};
+use crate::sys::{message, signals};
 
 use super::cgroup::Applied;
 use super::fault::At;
 use super::handle::{end, is_gone, named};
-use super::plan::{MAX_LISTENERS, MAX_PLAN};
-use super::wire::{Ask, Event, Exit, Namespace, Request, hear, tell};
-use super::{Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Plan, Report, Step, User, stage};
+use super::plan::{MAX_LISTENERS, MAX_PLAN, Network};
+use super::wire::{Ask, Event, Exit, Ground, Namespace, Request, hear, tell};
+use super::{
+    Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Plan, Profile, Report, Step, User, stage,
+};
 
 /// The helper process that alone makes namespaces. One serves any number of launches, from any thread.
 ///
@@ -30,7 +37,7 @@ use super::{Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Pla
 #[derive(Debug)]
 pub struct Launcher {
     socket: Option<OwnedFd>,
-    child: Child,
+    process: Pid,
     may_become: bool,
 }
 
@@ -131,8 +138,8 @@ impl Launcher {
 
     fn start_as(program: &Path, word: Option<&str>) -> Result<Self, LaunchError> {
         let (ours, theirs) = message::pair().at(Step::Launcher)?;
-        let child = spawn(program, word, theirs).at_with(Step::Launcher, || program.display().to_string())?;
-        Ok(Self { socket: Some(ours), child, may_become: User::caller_may_become() })
+        let process = start(program, word, theirs).at_with(Step::Launcher, || program.display().to_string())?;
+        Ok(Self { socket: Some(ours), process, may_become: User::caller_may_become() })
     }
 
     /// The user for a sandbox of this launcher, as [`User::for_caller`] found it when the launcher was started: its caller
@@ -143,7 +150,7 @@ impl Launcher {
 
     /// Its process id.
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.process.as_raw().cast_unsigned()
     }
 
     /// Whether it still takes requests. What it launched goes on without it; only another launcher can launch more.
@@ -154,13 +161,20 @@ impl Launcher {
         matches!(poll(&mut wanted, PollTimeout::ZERO), Ok(0))
     }
 
-    /// Has the namespaces for the next sandbox of `user` made now, which is a quarter of a launch. A process waits in them
-    /// that makes the init then, and that ends with the launcher. A failure shows itself at the launch.
+    /// Has the namespaces for the next sandbox of `user` under `profile` made now, with all in them that does not depend on
+    /// the command: more than half of a launch. A process waits there that makes the init then, and that ends with the
+    /// launcher. A failure shows itself at the launch, and so does a launch that was not prepared for: it takes longer.
     ///
     /// # Errors
     /// The launcher is gone.
-    pub fn prepare(&self, user: User) -> io::Result<()> {
-        self.ask(&Ask::Prepare { namespaces: namespaces(user, |_| true) }, &[])
+    pub fn prepare(&self, user: User, profile: &Profile) -> io::Result<()> {
+        let ground = Ground {
+            mapped: matches!(user, User::Mapped { .. }).then_some(user),
+            mounts: profile.ground(),
+            proc: Some(profile.proc),
+            local_prefixes: Network::of_gateway(&[]).local_prefixes,
+        };
+        self.ask(&Ask::Prepare { namespaces: namespaces(user, |_| true), ground }, &[])
     }
 
     /// Launches a sandbox and waits until its command was executed.
@@ -212,16 +226,41 @@ impl Drop for Launcher {
     fn drop(&mut self) {
         // Its end of the pair reads the end, and it leaves; without the wait it would stay a zombie.
         drop(self.socket.take());
-        let _ = self.child.wait();
+        while waitpid(self.process, None) == Err(Errno::EINTR) {}
     }
 }
 
-fn spawn(program: &Path, word: Option<&str>, socket: OwnedFd) -> io::Result<Child> {
+fn start(program: &Path, word: Option<&str>, socket: OwnedFd) -> io::Result<Pid> {
+    if is_single_threaded()? {
+        return fork_and_execute(program, word, &socket);
+    }
     let mut command = Command::new(program);
     std::os::unix::process::CommandExt::arg0(&mut command, OsStr::new(stage::LAUNCHER)).args(word);
     // The environment is what `/proc/1/environ` of every sandbox would show: nothing.
-    command.env_clear().current_dir("/").stdin(Stdio::from(socket)).stdout(Stdio::null()).spawn()
+    command.env_clear().current_dir("/").stdin(Stdio::from(socket)).stdout(Stdio::null());
+    let child = command.spawn()?;
+    Ok(Pid::from_raw(child.id().cast_signed()))
 }
+
+/// The same without waiting for it: a program of this size takes a millisecond and more to execute, which the caller has
+/// other use for. That it could not be executed is told by its end.
+fn fork_and_execute(program: &Path, word: Option<&str>, socket: &OwnedFd) -> io::Result<Pid> {
+    let program = CString::new(program.as_os_str().as_bytes())?;
+    let words = [Some(stage::LAUNCHER), word].into_iter().flatten().map(CString::new).collect::<Result<Vec<_>, _>>()?;
+    let null = File::options().write(true).open("/dev/null")?;
+    match fork()? {
+        Side::Parent(child) => Ok(Pid::from_raw(child.pid)),
+        Side::Child => {
+            signals::reset_all();
+            let ready = dup2_stdin(socket).and_then(|()| dup2_stdout(&null)).and_then(|()| chdir("/"));
+            let _ = ready.and_then(|()| execve(&program, &words, &[] as &[&CStr]));
+            std::process::exit(NOT_EXECUTED)
+        }
+    }
+}
+
+/// The exit status of a launcher that could not be executed, as a shell's.
+const NOT_EXECUTED: i32 = 126;
 
 fn namespaces(user: User, applies: impl Fn(Control) -> bool) -> Vec<Namespace> {
     let by_control = [

@@ -124,6 +124,15 @@ impl User {
         Self::Mapped { uid: inside(outside_uid), gid: inside(outside_gid), outside_uid, outside_gid }
     }
 
+    /// The same kind of user with another id on the host; whoever is mapped stays the caller.
+    #[must_use]
+    pub const fn with_host_id(self, id: u32) -> Self {
+        match self {
+            Self::Host { .. } => Self::Host { uid: id, gid: id },
+            Self::Mapped { .. } => self,
+        }
+    }
+
     /// The user and group id that the command itself sees.
     pub const fn inside(self) -> (u32, u32) {
         match self {

@@ -9,10 +9,11 @@ mod resolve;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Fault, Faults};
+use crate::config::Faults;
 
 use super::cgroup::{Applied, Control, Outcome, SchedulingPolicy, Weight};
 
@@ -162,17 +163,16 @@ pub struct Preset {
 }
 
 impl Preset {
-    /// The preset as it came with the program.
-    ///
-    /// # Errors
-    /// None in practice: a test reads every one of them.
-    pub fn load(name: PresetName) -> Result<Self, Faults> {
-        let path = format!("profiles/presets/{name}.toml");
-        let preset = Self::parse(Path::new(&path), name.text())?;
-        if preset.name == name {
-            return Ok(preset);
-        }
-        Err(Faults(vec![Fault::new(Path::new(&path), None, "name", format!("it is that of {}", preset.name))]))
+    /// The preset as it came with the program, read once.
+    pub fn embedded(name: PresetName) -> &'static Self {
+        static READ: [OnceLock<Preset>; PresetName::ALL.len()] = [const { OnceLock::new() }; PresetName::ALL.len()];
+        READ[name as usize].get_or_init(|| {
+            let path = format!("profiles/presets/{name}.toml");
+            let preset = Self::parse(Path::new(&path), name.text());
+            let preset = preset.expect("an embedded preset is right, which a test holds");
+            assert_eq!(preset.name, name, "the name in {path}");
+            preset
+        })
     }
 
     /// Reads a preset's file.

@@ -17,12 +17,14 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::sys::message;
 
 use super::cgroup::Applied;
+use super::plan::{Mount, ProcView, User};
 use super::{Exec, Fault, Report};
 
 /// Longest message: a report with every reason is a few KiB.
@@ -35,10 +37,24 @@ pub(crate) const LISTENERS_AT_ONCE: usize = 16;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Ask {
-    /// Have an init waiting in these namespaces.
-    Prepare { namespaces: Vec<Namespace> },
+    /// Have these namespaces ready, and the ground laid in them.
+    Prepare { namespaces: Vec<Namespace>, ground: Ground },
     /// Launch.
     Launch(Request),
+}
+
+/// What the next launches have in common, whatever their command is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ground {
+    /// Whose ids are mapped, in a user namespace.
+    pub(crate) mapped: Option<User>,
+    /// The first mounts of every plan. None is `/proc`, and none belongs to the command.
+    pub(crate) mounts: Vec<Mount>,
+    /// How much of `/proc` will be seen.
+    pub(crate) proc: Option<ProcView>,
+    /// Prefixes whose every address is local.
+    pub(crate) local_prefixes: Vec<IpNet>,
 }
 
 /// Asks for a sandbox. Its descriptors are, in this order: the plan, the init's end of the control

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::domain::{RuntimeId, Timestamp};
 use crate::sandbox::cgroup::LeafPlace;
 use crate::sandbox::{InitId, Listener};
+use crate::sys::files;
 
 use super::death::DeathRecord;
 use super::gpus::HeldGpu;
@@ -287,7 +288,11 @@ fn swap(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
-    fs::rename(&fresh, path)
+    match files::exchange(&fresh, path) {
+        // What was there before has the other name now.
+        Ok(()) => fs::remove_file(&fresh),
+        Err(_) => fs::rename(&fresh, path),
+    }
 }
 
 /// In one step, and for good.

@@ -14,7 +14,7 @@ use crate::events::EventBus;
 use crate::proxy::{Gateway, RuntimeDoors};
 use crate::sandbox::cgroup::Cgroups;
 use crate::sandbox::preset::Host;
-use crate::sandbox::{LaunchError, Launcher, User};
+use crate::sandbox::{LaunchError, Launcher, Profile, User};
 
 use super::bars::Bars;
 use super::gpus::Accelerators;
@@ -32,6 +32,8 @@ pub(super) struct Shared {
     pub(super) doors: RuntimeDoors,
     pub(super) events: EventBus,
     pub(super) launchers: Launchers,
+    /// What kind of user this process can give a runtime; the first of the range stands in.
+    pub(super) user: User,
     pub(super) cgroups: Result<Cgroups, String>,
     pub(super) host: Host,
     pub(super) config: RuntimesConfig,
@@ -91,6 +93,7 @@ impl Shared {
             reports,
             launchers,
         } = parts;
+        let user = launchers.user(u32::try_from(config.first_uid).unwrap_or(u32::MAX - 1));
         let gpus = Accelerators::new(Arc::clone(&clock), config.gpu_library.clone());
         Self {
             clock,
@@ -98,6 +101,7 @@ impl Shared {
             doors,
             events,
             launchers,
+            user,
             cgroups,
             host,
             config,
@@ -182,16 +186,16 @@ impl Launchers {
         Ok(fresh)
     }
 
-    /// The user for a runtime whose id on the host is `host_id`.
-    pub(super) fn user(&self, host_id: u32) -> User {
+    /// A user of this host for runtimes, the one whose id is `host_id` where they have ids of their own.
+    fn user(&self, host_id: u32) -> User {
         self.resident.as_ref().map_or_else(|| User::for_caller(host_id), |resident| resident.user(host_id))
     }
 
-    /// Has namespaces made for a launch that may come.
-    pub(super) fn prepare(&self, user: User) {
+    /// Has made ready what a launch under `profile` takes that may come.
+    pub(super) fn prepare(&self, user: User, profile: &Profile) {
         if let Ok(launcher) = self.get() {
             // A failure shows itself at the launch.
-            let _ = launcher.prepare(user);
+            let _ = launcher.prepare(user, profile);
         }
     }
 }

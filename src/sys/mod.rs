@@ -18,6 +18,7 @@
 //! | `clone` | new processes in new namespaces |
 //! | `mount` | mounts by descriptor |
 //! | `capability` | capabilities given up and read back |
+//! | `files` | names of files that change places |
 //! | `filter` | a seccomp filter |
 //! | `descriptor` | what a process holds when it becomes another program |
 //! | `probe` | calls that a sandbox must refuse, for its self-test |
@@ -30,6 +31,7 @@
 pub mod capability;
 pub mod clone;
 pub mod descriptor;
+pub mod files;
 pub mod filter;
 pub mod inherit;
 pub mod limits;

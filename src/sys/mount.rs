@@ -45,6 +45,23 @@ pub fn make_all_private() -> io::Result<()> {
     Ok(nix::mount::mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&Path>)?)
 }
 
+/// What is mounted here from now on is seen nowhere else, while what is mounted elsewhere is still seen here
+/// (`mount_namespaces(7)`, slave mounts).
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN` over the mount namespace.
+pub fn make_all_followers() -> io::Result<()> {
+    Ok(nix::mount::mount(None::<&Path>, "/", None::<&Path>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&Path>)?)
+}
+
+/// Takes what was mounted last at `path` away, with all below it, also while it is in use.
+///
+/// # Errors
+/// `EINVAL` when nothing is mounted there, `EPERM`.
+pub fn detach(path: &Path) -> io::Result<()> {
+    Ok(nix::mount::umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)?)
+}
+
 /// A detached copy of what is mounted at `path` and below it.
 ///
 /// # Errors

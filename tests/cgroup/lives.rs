@@ -247,8 +247,8 @@ fn cpu_ticks(pid: i32) -> u64 {
 #[test]
 fn a_leaf_costs_little() {
     let Some(ground) = Ground::new("cost") else { return };
-    let eco = Preset::load(PresetName::Eco).expect("eco");
-    let limits = resolve(&eco, &Host::read().expect("host"));
+    let eco = Preset::embedded(PresetName::Eco);
+    let limits = resolve(eco, &Host::read().expect("host"));
     let mut times: Vec<(Duration, Duration, Duration)> = (0..50)
         .map(|number| {
             let start = Instant::now();

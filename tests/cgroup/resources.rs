@@ -113,20 +113,20 @@ fn a_runtime_stays_on_its_cpus() {
 
 #[test]
 fn the_preset_is_claimed_only_with_groups() {
-    let eco = Preset::load(PresetName::Eco).expect("eco");
-    let limits = resolve(&eco, &Host::read().expect("host"));
+    let eco = Preset::embedded(PresetName::Eco);
+    let limits = resolve(eco, &Host::read().expect("host"));
     let on_itself = limits.clone();
     // In a thread of its own, which keeps the niceness.
     let process = std::thread::spawn(move || arw::sandbox::cgroup::apply_to_self(&on_itself)).join().expect("thread");
     let without = arw::sandbox::cgroup::merge(without_groups(&limits, "no groups here"), process.clone());
-    assert!(matches!(claim(&without, &eco), Claim::Reduced { missing } if missing.contains(&Control::MemoryMax)));
+    assert!(matches!(claim(&without, eco), Claim::Reduced { missing } if missing.contains(&Control::MemoryMax)));
     let Some(ground) = Ground::new("eco") else { return };
     let applied = arw::sandbox::cgroup::merge(ground.leaf.apply(&limits), process);
     for one in &applied {
         println!("{}: {:?}", one.control.code(), one.outcome);
     }
     if applied.iter().all(|one| one.outcome == Outcome::Enforced || eco.optional.contains(&one.control)) {
-        assert_eq!(claim(&applied, &eco), Claim::Preset(PresetName::Eco));
+        assert_eq!(claim(&applied, eco), Claim::Preset(PresetName::Eco));
     } else {
         println!("SKIP eco in full: this host does not have every controller");
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arw::sandbox::{Control, Entry, Launcher, ProfileName, State, Streams};
+use arw::sandbox::{Control, Entry, Launcher, Profile, ProfileName, State, Streams};
 
 use crate::support::{Extra, PATIENCE, is_root, launcher, plan, start_with, user};
 
@@ -47,7 +47,7 @@ fn a_sandbox_is_born_in_its_v2_group_and_sees_nothing_above() {
     let (said, state) = launch_into(Entry { into: Some(folder.as_fd()), ..Entry::default() });
     assert_eq!(state, Some(State::Enforced), "{said}");
     assert!(said.lines().any(|line| line == "0::/"), "{said}");
-    launcher().prepare(user()).expect("launcher");
+    launcher().prepare(user(), Profile::embedded(ProfileName::Standard)).expect("launcher");
     let (said, state) = launch_into(Entry { into: Some(folder.as_fd()), ..Entry::default() });
     assert_eq!(state, Some(State::Enforced), "an init made ahead enters it too: {said}");
     assert!(said.lines().any(|line| line == "0::/"), "{said}");
@@ -82,7 +82,7 @@ fn an_init_from_namespaces_made_ahead_is_in_its_groups_and_reaped_by_the_launche
     let own = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
     for ahead in [false, true] {
         if ahead {
-            own.prepare(user()).expect("prepared");
+            own.prepare(user(), Profile::embedded(ProfileName::Standard)).expect("prepared");
         }
         let plan = plan(ProfileName::Standard, &["sleep", "60"]);
         let null = File::options().read(true).write(true).open("/dev/null").expect("null");

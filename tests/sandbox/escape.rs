@@ -69,7 +69,7 @@ fn attempts_without(without: &[Control]) -> Vec<Attempted> {
 #[test]
 fn nothing_escapes_from_any_profile() {
     for profile in ProfileName::ALL {
-        let checked = check(Path::new(PROGRAM), &Profile::embedded(profile), user()).expect("self-test");
+        let checked = check(Path::new(PROGRAM), Profile::embedded(profile), user()).expect("self-test");
         for tried in &checked.attempts {
             println!("{profile:?} {tried}");
             assert!(!matches!(tried.outcome, Outcome::Escaped(_)), "{profile:?}: {tried}\n{}", checked.report);

@@ -6,6 +6,7 @@
 
 mod cgroup;
 mod escape;
+mod ground;
 mod inside;
 mod latency;
 mod launch;

@@ -162,3 +162,20 @@ pub(crate) fn folder_of_program() -> tempfile::TempDir {
     assert!(copied.expect("cp").success());
     folder
 }
+
+/// An empty file system in memory on a folder of the host, until it is dropped.
+pub(crate) struct Memory(std::path::PathBuf);
+
+impl Memory {
+    pub(crate) fn mount(path: &Path) -> Self {
+        let none = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("none"), path, Some("tmpfs"), none, None::<&str>).expect("mounted");
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}

@@ -6,8 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 
-use crate::stage::{Host, bash};
+use crate::stage::{Host, bash, perl};
 use crate::support::wait_for;
 
 /// As the supervisor is built for.
@@ -92,6 +94,64 @@ fn measured_launch_beside_bubblewrap() {
     println!("bwrap --unshare-all   {bwrap:6.2} ms");
     println!("API call              {api:6.2} ms  {:.2} x", api / bwrap);
     println!("arw-cli run           {run:6.2} ms  {:.2} x", run / bwrap);
+}
+
+/// A perl client that makes `connections` one after the other, each for one small request.
+fn client(id: &str, connections: usize, reach: &str) -> String {
+    let program = format!(
+        "use Socket; \
+         for (1..{connections}) {{ {reach} \
+         syswrite $s, \"GET / HTTP/1.1\\r\\nHost: allowed.test\\r\\nConnection: close\\r\\n\\r\\n\"; \
+         my $all = ''; while ($all !~ m{{\\r\\n\\r\\n.}}) {{ sysread $s, $all, 4096, length $all or die $all }} \
+         $all =~ m{{^HTTP/1.1 200}} or die $all; close $s }} print \"all answered\\n\";"
+    );
+    perl(id, &program, "[runtimes.restart]\npolicy = \"no\"")
+}
+
+/// CPU time of the daemon so far, all threads that were included.
+fn cpu_time(pid: u32) -> Duration {
+    let clock = ClockId::pid_cpu_clock_id(Pid::from_raw(i32::try_from(pid).unwrap())).unwrap();
+    clock_gettime(clock).unwrap().into()
+}
+
+#[test]
+#[ignore = "a measurement, for an idle machine"]
+fn measured_transparent_beside_explicit() {
+    const CONNECTIONS: usize = 500;
+    let dial = |to: &str| format!("socket(my $s, PF_INET, SOCK_STREAM, 0); connect($s, {to}) or die \"connect: $!\";");
+    let proxy = dial("pack_sockaddr_in(9080, inet_aton('127.0.0.1'))");
+    let by_name = dial("pack_sockaddr_in({PORT}, scalar gethostbyname 'allowed.test')");
+    let by_address = dial("pack_sockaddr_in({PORT}, $to //= scalar gethostbyname 'allowed.test')");
+    let tunnel = "syswrite $s, \"CONNECT allowed.test:{PORT} HTTP/1.1\\r\\nHost: allowed.test:{PORT}\\r\\n\\r\\n\"; \
+                  my $head = ''; while ($head !~ /\\r\\n\\r\\n/) { sysread $s, $head, 4096, length $head or die $head } \
+                  $head =~ m{^HTTP/1.1 200} or die $head;";
+    let kinds = [
+        ("explicit", format!("{proxy} {tunnel}")),
+        ("transparent", format!("our $to; {by_address}")),
+        ("looked-up", by_name),
+        ("nothing", "last;".to_owned()),
+    ];
+    let manifest: String = kinds.iter().map(|(id, reach)| client(id, CONNECTIONS, reach)).collect();
+    let host = Host::start(&manifest);
+    let mut costs = kinds.each_ref().map(|_| Vec::new());
+    for round in 1..=7 {
+        for ((id, _), costs) in kinds.iter().zip(&mut costs) {
+            let before = cpu_time(host.daemon.pid());
+            host.must(id, "start");
+            host.wait(id, "ended", |view| {
+                view["state"] == "stopped" && view["last_death"]["run"].as_u64() == Some(round)
+            });
+            assert_eq!(host.death(id)["last_lines"][0], "all answered", "{}", host.death(id));
+            costs.push((cpu_time(host.daemon.pid()) - before).as_secs_f64());
+        }
+    }
+    let nothing = median(costs[3].clone());
+    let each = |costs: &Vec<f64>| (median(costs.clone()) - nothing) * 1_000.0 / CONNECTIONS as f64;
+    let [explicit, transparent, looked_up, _] = costs.each_ref().map(each);
+    println!("CPU time of the daemon for a connection with one small request, its launch taken off:");
+    println!("explicit                      {explicit:6.1} us");
+    println!("transparent                   {transparent:6.1} us  {:.2} x", transparent / explicit);
+    println!("transparent, name looked up   {looked_up:6.1} us  {:.2} x", looked_up / explicit);
 }
 
 /// From before the exec to what the child says of the time.

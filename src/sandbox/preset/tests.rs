@@ -10,7 +10,7 @@ fn host(cpus: u16, memory: u64) -> Host {
 }
 
 fn every_preset() -> Vec<Preset> {
-    PresetName::ALL.into_iter().map(|name| Preset::load(name).unwrap_or_else(|faults| panic!("{faults}"))).collect()
+    PresetName::ALL.into_iter().map(|name| Preset::embedded(name).clone()).collect()
 }
 
 fn enforced(preset: &Preset) -> Vec<Applied> {
@@ -61,7 +61,7 @@ fn a_larger_preset_never_gives_less() {
 
 #[test]
 fn eco_in_numbers_on_a_host_of_eight_cpus() {
-    let limits = resolve(&Preset::load(PresetName::Eco).expect("eco"), &host(8, 32 << 30));
+    let limits = resolve(Preset::embedded(PresetName::Eco), &host(8, 32 << 30));
     assert_eq!(limits.cpu_quota, Some(CpuQuota::nearest(2_000)));
     assert_eq!(limits.memory_max, Some(((32_u64 << 30) / 100 * 25) / 65_536 * 65_536));
     assert_eq!(limits.swap_max, Some(0));
@@ -114,10 +114,10 @@ fn the_name_is_claimed_only_when_every_limit_holds() {
 
 #[test]
 fn one_bad_report_among_good_ones_takes_the_name() {
-    let preset = Preset::load(PresetName::Eco).expect("eco");
-    let mut reports = enforced(&preset);
+    let preset = Preset::embedded(PresetName::Eco);
+    let mut reports = enforced(preset);
     reports.push(Applied { control: Control::MemoryMax, outcome: Outcome::Unavailable("later".into()) });
-    assert_eq!(claim(&reports, &preset), Claim::Reduced { missing: vec![Control::MemoryMax] });
+    assert_eq!(claim(&reports, preset), Claim::Reduced { missing: vec![Control::MemoryMax] });
 }
 
 #[test]
@@ -207,8 +207,8 @@ proptest! {
         memory in (64_u64 << 20)..(1_u64 << 46),
         which in 0_usize..5,
     ) {
-        let preset = Preset::load(PresetName::ALL[which]).expect("preset");
-        let limits = resolve(&preset, &host(cpus, memory));
+        let preset = Preset::embedded(PresetName::ALL[which]);
+        let limits = resolve(preset, &host(cpus, memory));
         if let Some(quota) = limits.cpu_quota {
             prop_assert!(quota >= CpuQuota::LEAST && u64::from(quota.millis()) <= u64::from(cpus) * 1_000);
         }

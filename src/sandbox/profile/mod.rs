@@ -10,11 +10,12 @@ mod workload;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use crate::config::Faults;
 
 use super::Control;
-use super::plan::{Filter, Limit, ProcView};
+use super::plan::{Filter, Limit, Mount, ProcView};
 
 #[cfg(doc)]
 use super::Plan;
@@ -114,10 +115,18 @@ pub enum TcpRule {
 }
 
 impl Profile {
-    /// An embedded profile.
-    pub fn embedded(name: ProfileName) -> Self {
-        let file = format!("profiles/{}.toml", name.as_str());
-        Self::parse(Path::new(&file), name.text()).expect("an embedded profile is right, which a test holds")
+    /// An embedded profile, read once.
+    pub fn embedded(name: ProfileName) -> &'static Self {
+        static READ: [OnceLock<Profile>; ProfileName::ALL.len()] = [const { OnceLock::new() }; ProfileName::ALL.len()];
+        READ[name as usize].get_or_init(|| {
+            let file = format!("profiles/{}.toml", name.as_str());
+            Self::parse(Path::new(&file), name.text()).expect("an embedded profile is right, which a test holds")
+        })
+    }
+
+    /// What every plan of this profile begins its mounts with: nothing of it depends on the command or its user.
+    pub fn ground(&self) -> Vec<Mount> {
+        system::ground(self)
     }
 
     /// Reads `text` as the contents of `file`.

@@ -38,15 +38,15 @@ const SETTINGS: [&str; 14] = [
 /// Device nodes that give nothing but bytes.
 const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
-/// The mounts, in order.
-pub(super) fn mounts(profile: &Profile, user: User, host_name: &str, extra_devices: &[PathBuf]) -> Vec<Mount> {
+/// The mounts that every command of a profile has, in order. They come first, and can be made ahead.
+pub(super) fn ground(profile: &Profile) -> Vec<Mount> {
     let mut mounts = Vec::new();
     mounts.extend(PROGRAMS.iter().filter_map(|path| as_on_host(Path::new(path))));
-    mounts.extend(settings(user, host_name));
+    mounts.extend(SETTINGS.iter().map(|path| bind(Path::new(path), Access::ReadOnly)));
+    mounts.extend(["/etc/localtime", "/etc/os-release"].iter().filter_map(|path| into_usr(Path::new(path))));
     mounts.extend(profile.read_only.iter().map(|path| bind(path, Access::ReadOnly)));
-    mounts.push(Mount::Proc { view: profile.proc });
     mounts.extend(DEVICES.iter().map(|path| bind(Path::new(path), Access::Device)));
-    mounts.extend(profile.devices.iter().chain(extra_devices).map(|path| bind(path, Access::Device)));
+    mounts.extend(profile.devices.iter().map(|path| bind(path, Access::Device)));
     mounts.push(Mount::Terminals);
     for (target, to) in [
         ("/dev/ptmx", "pts/ptmx"),
@@ -59,12 +59,20 @@ pub(super) fn mounts(profile: &Profile, user: User, host_name: &str, extra_devic
     ] {
         mounts.push(Mount::Link { target: target.into(), to: to.into() });
     }
-    let memory =
-        |target: &str, bytes, mode, exec, owned| Mount::Memory { target: target.into(), bytes, mode, exec, owned };
-    mounts.push(memory("/dev/shm", profile.shared_memory, 0o1777, false, false));
-    mounts.push(memory("/tmp", profile.tmp, 0o1777, profile.exec, false));
-    mounts.push(memory(HOME, profile.home, 0o700, profile.exec, true));
+    mounts.push(memory("/dev/shm", profile.shared_memory, 0o1777, false));
+    mounts.push(memory("/tmp", profile.tmp, 0o1777, profile.exec));
     mounts.push(Mount::Folder { target: "/run".into() });
+    mounts
+}
+
+/// The mounts of one command, in order: the ground, then what is its own.
+pub(super) fn mounts(profile: &Profile, user: User, host_name: &str, extra_devices: &[PathBuf]) -> Vec<Mount> {
+    let mut mounts = ground(profile);
+    mounts.extend(settings(user, host_name));
+    mounts.push(Mount::Proc { view: profile.proc });
+    mounts.extend(extra_devices.iter().map(|path| bind(path, Access::Device)));
+    let (target, bytes, exec) = (HOME.into(), profile.home, profile.exec);
+    mounts.push(Mount::Memory { target, bytes, mode: 0o700, exec, owned: true });
     mounts
 }
 
@@ -94,11 +102,17 @@ fn bind(path: &Path, access: Access) -> Mount {
     Mount::Bind { source: path.to_owned(), target: path.to_owned(), access, absent: Absent::Skip, owner: Owner::Host }
 }
 
+/// Nobody's.
+fn memory(target: &str, bytes: u64, mode: u32, exec: bool) -> Mount {
+    Mount::Memory { target: target.into(), bytes, mode, exec, owned: false }
+}
+
+/// The files of `/etc` that are written for one command.
 fn settings(user: User, host_name: &str) -> Vec<Mount> {
     let (uid, gid) = user.inside();
     let resolver = DNS_INSIDE.ip();
     let file = |target: &str, contents: String| Mount::File { target: target.into(), contents };
-    let mut mounts = vec![
+    vec![
         file(
             "/etc/passwd",
             format!(
@@ -112,10 +126,7 @@ fn settings(user: User, host_name: &str) -> Vec<Mount> {
         // One try of two seconds: the resolver is on this host and answers at once or not at all.
         file("/etc/resolv.conf", format!("nameserver {resolver}\noptions timeout:2 attempts:1\n")),
         file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
-    ];
-    mounts.extend(SETTINGS.iter().map(|path| bind(Path::new(path), Access::ReadOnly)));
-    mounts.extend(["/etc/localtime", "/etc/os-release"].iter().filter_map(|path| into_usr(Path::new(path))));
-    mounts
+    ]
 }
 
 /// A link of `/etc` that leads into `/usr`, as it is; a file, bound.

@@ -1,4 +1,6 @@
-//! Giving up: bounding set, groups, ids, capabilities, each read back.
+//! Ids of a user namespace; giving up: bounding set, groups, ids, capabilities, each read back.
+
+use std::fs;
 
 use nix::unistd::{Gid, Uid, getgroups, getresgid, getresuid, setgroups, setresgid, setresuid};
 
@@ -6,6 +8,18 @@ use crate::sandbox::Control;
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Plan, User};
 use crate::sys::capability::{Capabilities, drop_all, empty_bounding_set, lock_secure_bits};
+
+/// Maps one user and one group in the user namespace of this process, as `user_namespaces(7)` lets everybody: their own.
+/// `setgroups` has to be given up for it. A user of the host takes no map.
+pub(super) fn map(user: User) -> Result<(), Fault> {
+    let User::Mapped { uid, gid, outside_uid, outside_gid } = user else { return Ok(()) };
+    let write = |file: &str, text: String| {
+        fs::write(format!("/proc/self/{file}"), text).at_with(Step::MapIds, || file.to_owned())
+    };
+    write("setgroups", "deny".to_owned())?;
+    write("uid_map", format!("{uid} {outside_uid} 1"))?;
+    write("gid_map", format!("{gid} {outside_gid} 1"))
+}
 
 /// Becomes the plan's user without any privilege.
 pub(super) fn become_user(plan: &Plan) -> Result<(), Fault> {

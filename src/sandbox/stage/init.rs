@@ -1,6 +1,6 @@
 //! PID 1 of a sandbox: it carries the plan out. What it does afterwards is in `house`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -12,18 +12,19 @@ use nix::sys::prctl;
 use nix::sys::resource::{Resource as Kernel, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::stat::{Mode, umask};
+use nix::sys::stat::Mode;
 use nix::unistd::{Pid, dup2_stderr, sethostname};
 
 use crate::sandbox::Control;
 use crate::sandbox::cgroup::{self, Applied};
 use crate::sandbox::fault::{At, Fault, Step};
-use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, Scheduling, User, WhenAlone};
+use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, Scheduling, WhenAlone};
 use crate::sandbox::wire::{Event, LISTENERS_AT_ONCE, tell};
 use crate::sys::clone::{Side, fork};
 use crate::sys::{descriptor, process, signals};
 
 use super::executions::Executions;
+use super::ground::Ahead;
 use super::house::{FORWARDED, House};
 use super::launcher::Descriptors;
 use super::measure::{Outside, Seen};
@@ -43,8 +44,8 @@ pub(super) enum Birth {
 }
 
 /// Carries the plan out and stays until the command ends.
-pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth) -> ! {
-    let launched = close_others(&descriptors).and_then(|()| launch(&mut descriptors, outside, birth));
+pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth, ahead: Ahead) -> ! {
+    let launched = close_others(&descriptors, &ahead).and_then(|()| launch(&mut descriptors, outside, birth, ahead));
     match launched {
         Ok(house) => {
             // The house has its own; an owner hears that it was replaced only when nobody here holds its socket.
@@ -59,8 +60,9 @@ pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth)
 }
 
 /// Lets go of what is the launcher's.
-fn close_others(descriptors: &Descriptors) -> Result<(), Fault> {
+fn close_others(descriptors: &Descriptors, ahead: &Ahead) -> Result<(), Fault> {
     let mut keep: Vec<&dyn std::os::fd::AsRawFd> = vec![&descriptors.plan, &descriptors.control];
+    keep.extend(ahead.descriptors());
     let Descriptors { standard, joins, cgroup, exit_record, adoption, log, .. } = descriptors;
     let logs = log.iter().flat_map(|log| &log.files);
     let standard = standard.iter().flatten();
@@ -70,15 +72,17 @@ fn close_others(descriptors: &Descriptors) -> Result<(), Fault> {
     descriptor::close_from(3, &keep).at(Step::Init)
 }
 
-fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth) -> Result<House, Fault> {
+fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead: Ahead) -> Result<House, Fault> {
     let in_cgroup = join(descriptors, birth)?;
     let plan = read_plan(&descriptors.plan)?;
-    map_ids(&plan)?;
+    if !ahead.has_mapped(plan.user) {
+        identity::map(plan.user)?;
+    }
     let start_ticks = process::stat(None).at(Step::Init)?.start_ticks;
     let mut seen = Seen::look(outside, in_cgroup);
     // From here on nobody else reads this process: not its memory, not its `/proc` entry.
     prctl::set_dumpable(false).at(Step::Verify)?;
-    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+    root::set_mask();
     if plan.applies(Control::CgroupNamespace) {
         unshare(CloneFlags::CLONE_NEWCGROUP).at_with(Step::Clone, || "cgroup namespace")?;
         seen.look_at_cgroup_namespace(outside);
@@ -94,13 +98,17 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth) -> Res
         sethostname(&plan.host_name).at(Step::HostName)?;
     }
     let mut made = Sockets::default();
+    let is_up = ahead.is_up_for(&plan);
     if plan.applies(Control::MountNamespace) && plan.applies(Control::Root) {
-        made.notify = root::build(&plan)?;
+        made.notify = root::build(&plan, ahead.ground())?;
     } else if plan.notify {
         return Err(Fault::said(Step::Notify, "it takes a root of its own"));
     }
     if plan.applies(Control::NetworkNamespace) {
-        made.listeners = network::build(&plan.network)?;
+        if !is_up {
+            network::bring_up(&plan.network.local_prefixes)?;
+        }
+        made.listeners = network::listen(&plan.network)?;
     }
     made.hand_over(&descriptors.control).at(Step::HandOver)?;
     let ruleset = landlock::prepare(&plan)?;
@@ -143,18 +151,6 @@ fn read_plan(memory: &OwnedFd) -> Result<Plan, Fault> {
     let mut json = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_exact_at(&mut json, 0).at(Step::ReadPlan)?;
     serde_json::from_slice(&json).map_err(|fault| Fault::said(Step::ReadPlan, fault.to_string()))
-}
-
-/// One user and one group, as `user_namespaces(7)` lets everybody map: their own. `setgroups` has to be
-/// given up for it.
-fn map_ids(plan: &Plan) -> Result<(), Fault> {
-    let User::Mapped { uid, gid, outside_uid, outside_gid } = plan.user else { return Ok(()) };
-    let write = |file: &str, text: String| {
-        fs::write(format!("/proc/self/{file}"), text).at_with(Step::MapIds, || file.to_owned())
-    };
-    write("setgroups", "deny".to_owned())?;
-    write("uid_map", format!("{uid} {outside_uid} 1"))?;
-    write("gid_map", format!("{gid} {outside_gid} 1"))
 }
 
 /// What is set here is inherited by everything inside, and cannot be made better without a privilege.

@@ -6,6 +6,7 @@
 //! ```
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::exit;
@@ -19,10 +20,11 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::sandbox::fault::{At, Fault, Step};
-use crate::sandbox::wire::{Ask, Event, Namespace, Request, hear, tell};
+use crate::sandbox::wire::{Ask, Event, Ground, Namespace, Request, hear, tell};
 use crate::sys::clone::{Child, Side, clone_into, fork};
 use crate::sys::{descriptor, message, process, signals};
 
+use super::ground::Ahead;
 use super::init::{self, Birth};
 use super::measure::Outside;
 
@@ -79,26 +81,46 @@ fn serve(socket: &OwnedFd) -> Result<(), Fault> {
     // An ordinary user's launcher stays readable for that user: the kernel gives the id maps of a process that is
     // not dumpable to root alone. Each init closes itself once its maps are written.
     let outside = Outside::look();
+    let mut mounts = MountTable::open().at(Step::Launcher)?;
     let mut spare: Option<Spare> = None;
     while let Some((ask, descriptors)) = hear::<Ask>(socket).at(Step::Launcher)? {
         match ask {
-            Ask::Prepare { namespaces } => {
+            Ask::Prepare { namespaces, ground } => {
                 let flags = flags(&namespaces);
-                if spare.as_ref().is_none_or(|spare| spare.flags != flags) {
+                let moved = mounts.has_changed();
+                if moved || spare.as_ref().is_none_or(|spare| spare.flags != flags || spare.ground != ground) {
                     // If it cannot be made, the launch itself will tell why.
-                    spare = Spare::make(flags, &outside).ok();
+                    spare = Spare::make(flags, ground, &outside).ok();
                 }
             }
             Ask::Launch(request) => {
                 let flags = flags(&request.namespaces);
-                let spare = spare.take().filter(|spare| spare.flags == flags);
+                let moved = mounts.has_changed();
+                let spare = spare.take().filter(|spare| spare.flags == flags && !moved);
                 if spare.is_none_or(|spare| spare.serve(&request, &descriptors).is_err()) {
-                    launch(&request, descriptors, flags, &outside);
+                    launch(&request, descriptors, flags, &outside, Ahead::default());
                 }
             }
         }
     }
     Ok(())
+}
+
+/// The host's mounts. Namespaces that were made before one came or went do not always hear of it: that takes shared mounts
+/// (`mount_namespaces(7)`), and nothing in a root that stands already.
+struct MountTable(File);
+
+impl MountTable {
+    fn open() -> io::Result<Self> {
+        File::open("/proc/self/mountinfo").map(Self)
+    }
+
+    /// Whether one came or went since this was asked last, or that cannot be told (`proc_pid_mountinfo(5)`: `poll(2)` answers
+    /// `POLLPRI`).
+    fn has_changed(&mut self) -> bool {
+        let mut wanted = [PollFd::new(self.0.as_fd(), PollFlags::POLLPRI)];
+        !matches!(poll(&mut wanted, PollTimeout::ZERO), Ok(0))
+    }
 }
 
 /// What came with a request, by its meaning.
@@ -143,21 +165,22 @@ impl Descriptors {
     }
 }
 
-/// Namespaces made ahead: a process stands in them, waits for the request, and makes the init. It is not the init itself,
+/// Namespaces made ahead, with the ground laid: a process stands in them, waits for the request, and makes the init. It is not the init itself,
 /// which has to be made inside its cgroup: moving there would wait for a grace period.
 struct Spare {
     /// Of the whole launch.
     flags: CloneFlags,
+    ground: Ground,
     /// Its other end is the spare's; closed, it sends the spare away.
     socket: OwnedFd,
 }
 
 impl Spare {
-    fn make(flags: CloneFlags, outside: &Outside) -> io::Result<Self> {
+    fn make(flags: CloneFlags, ground: Ground, outside: &Outside) -> io::Result<Self> {
         let (ours, theirs) = message::pair()?;
         match clone_into(flags.difference(CloneFlags::CLONE_NEWPID), None)? {
-            Side::Parent(_) => Ok(Self { flags, socket: ours }),
-            Side::Child => wait_for_request(&theirs, flags.intersection(CloneFlags::CLONE_NEWPID), outside),
+            Side::Parent(_) => Ok(Self { flags, ground, socket: ours }),
+            Side::Child => wait_for_request(&theirs, flags.intersection(CloneFlags::CLONE_NEWPID), ground, outside),
         }
     }
 
@@ -168,20 +191,21 @@ impl Spare {
     }
 }
 
-fn wait_for_request(socket: &OwnedFd, rest: CloneFlags, outside: &Outside) -> ! {
+fn wait_for_request(socket: &OwnedFd, rest: CloneFlags, ground: Ground, outside: &Outside) -> ! {
     // The launcher's own socket above all: a spare that held it would keep the caller waiting for ever.
     if descriptor::close_from(3, &[socket]).is_err() {
         exit(125);
     }
+    let ahead = Ahead::of(ground);
     if let Ok(Some((request, descriptors))) = hear::<Request>(socket) {
         // The launcher's child, as every init: it is reaped there, and this process ends.
-        launch(&request, descriptors, rest | CloneFlags::CLONE_PARENT, outside);
+        launch(&request, descriptors, rest | CloneFlags::CLONE_PARENT, outside, ahead);
     }
     exit(0);
 }
 
 /// Makes the init in the new namespaces of `flags`.
-fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outside: &Outside) {
+fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outside: &Outside, ahead: Ahead) {
     let Some(descriptors) = Descriptors::sort(request, descriptors) else { return };
     let (made, birth) = match clone_into(flags, descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
         // A container runtime's filter may know no `clone3`. Then the init moves, which takes longer.
@@ -189,7 +213,7 @@ fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outsi
         made => (made, Birth::Inside),
     };
     let said = match made {
-        Ok(Side::Child) => init::run(descriptors, outside, birth),
+        Ok(Side::Child) => init::run(descriptors, outside, birth, ahead),
         Ok(Side::Parent(child)) => started(&descriptors.control, &child),
         Err(fault) => {
             let hint = why_refused(request, &fault);

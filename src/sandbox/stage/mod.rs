@@ -20,6 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 
 mod command;
 mod executions;
+mod ground;
 mod house;
 mod identity;
 mod init;

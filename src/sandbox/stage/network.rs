@@ -4,6 +4,7 @@ use std::io;
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 
 use crate::sandbox::fault::{At, Fault, Step};
@@ -24,17 +25,22 @@ pub(super) struct Made {
     pub(super) socket: OwnedFd,
 }
 
-/// Brings the network up and makes the listeners. IPv6 is left out where the kernel has none.
-pub(super) fn build(network: &Network) -> Result<Vec<Made>, Fault> {
+/// Brings loopback up, and makes every address of `local_prefixes` local. IPv6 is left out where the kernel has none.
+pub(super) fn bring_up(local_prefixes: &[IpNet]) -> Result<(), Fault> {
     let mut routing = Routing::open().at(Step::Loopback)?;
     routing.bring_loopback_up().at(Step::Loopback)?;
-    for prefix in &network.local_prefixes {
+    for prefix in local_prefixes {
         let added = routing.add_local_prefix(prefix.network(), prefix.prefix_len());
         match added {
             Err(fault) if prefix.network().is_ipv6() && is_without_v6(&fault) => {}
             other => other.at_with(Step::Route, || prefix.to_string())?,
         }
     }
+    Ok(())
+}
+
+/// Makes the listeners in a network that is up. Those of IPv6 are left out where the kernel has none.
+pub(super) fn listen(network: &Network) -> Result<Vec<Made>, Fault> {
     let mut made = Vec::with_capacity(network.listeners.len());
     for (place, listener) in network.listeners.iter().enumerate() {
         let opened = match listener.role {

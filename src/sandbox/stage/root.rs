@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
-use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstat, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstat, mkdirat, umask};
 use nix::unistd::symlinkat;
 
 use crate::sandbox::fault::{At, Fault, Step};
@@ -20,10 +20,12 @@ use crate::sandbox::plan::{Absent, Access, Mount, NOTIFY_INSIDE, Owner, Plan, Pr
 use crate::sys::message;
 use crate::sys::mount::{self, Restrictions};
 
+use super::ground::{Ground, Laid};
 use super::owners;
 
 /// The new root while it is being built, with the folders that were entered last: entries come in groups.
-struct Root {
+#[derive(Debug)]
+pub(super) struct Root {
     mount: OwnedFd,
     entered: Vec<(PathBuf, OwnedFd)>,
 }
@@ -36,18 +38,27 @@ pub(super) const CLOSED: &str = "/.arw/closed";
 const ROOT_BYTES: &CStr = c"4m";
 const ROOT_FILES: &CStr = c"4096";
 
-/// Builds the new root and enters it. Hands back the socket of `NOTIFY_SOCKET`, if the plan has one.
-pub(super) fn build(plan: &Plan) -> Result<Option<OwnedFd>, Fault> {
+/// Builds the new root, on the ground that may have been laid for it, and enters it. Hands back the socket of
+/// `NOTIFY_SOCKET`, if the plan has one.
+pub(super) fn build(plan: &Plan, ground: Option<Ground>) -> Result<Option<OwnedFd>, Fault> {
     mount::make_all_private().at(Step::MountsPrivate)?;
+    let Laid { root, mut veils } = ground.map_or_else(Laid::default, |ground| ground.take(plan));
+    let (root, laid) = root.map_or((None, 0), |(root, mounts)| (Some(root), mounts));
+    let (_, rest) = plan.mounts.split_at(laid);
     // All of the host is opened before anything covers it.
-    let sources: Vec<Option<OwnedFd>> =
-        plan.mounts.iter().map(|entry| open_source(entry, plan.user)).collect::<Result<_, Fault>>()?;
-    let mut root = Root { mount: memory_root().at(Step::NewRoot)?, entered: Vec::new() };
-    for (entry, source) in plan.mounts.iter().zip(sources) {
-        place(&mut root, entry, source, plan.user.inside())?;
-    }
-    let closed = root.walk_to(Path::new(CLOSED), Kind::File).at(Step::MountTarget)?;
-    drop(closed);
+    let sources = open_sources(rest, Some(plan.user))?;
+    let mut root = match root {
+        Some(root) => root,
+        None => {
+            // Where it hides least: by now all that is needed of the host is open.
+            let place = ["/tmp", "/run", "/mnt", "/var"].iter().find_map(|path| open_folder(path));
+            let root = place.ok_or_else(|| Errno::ENOENT.into()).and_then(|place| Root::attached_at(&place));
+            root.at(Step::NewRoot)?
+        }
+    };
+    root.fill(rest, sources, plan.user.inside(), &mut veils)?;
+    veils.leave_to_the_end();
+    root.close_to_readers()?;
     let notify = if plan.notify { Some(root.listen_for_notices().at(Step::Notify)?) } else { None };
     mount::pivot_into(root.mount.as_fd()).at(Step::Pivot)?;
     // From here on nobody replaces the socket either: neither it nor its folder can be changed.
@@ -56,8 +67,23 @@ pub(super) fn build(plan: &Plan) -> Result<Option<OwnedFd>, Fault> {
     Ok(notify)
 }
 
-/// A detached copy of what is to be bound, restricted before it is seen anywhere.
-fn open_source(entry: &Mount, user: User) -> Result<Option<OwnedFd>, Fault> {
+/// Gives what is made from here on the modes that everybody inside needs.
+pub(super) fn set_mask() {
+    umask(Mode::S_IWGRP | Mode::S_IWOTH);
+}
+
+/// What `entries` bind, each as a detached copy, restricted before it is seen anywhere. Without a `user` nothing has another
+/// owner than on the host.
+pub(super) fn open_sources(entries: &[Mount], user: Option<User>) -> Result<Vec<Option<OwnedFd>>, Fault> {
+    entries.iter().map(|entry| open_source(entry, user)).collect()
+}
+
+/// A folder of the host, by its path. `None` where there is none.
+pub(super) fn open_folder(path: &str) -> Option<OwnedFd> {
+    open(path, FOLDER, Mode::empty()).ok()
+}
+
+fn open_source(entry: &Mount, user: Option<User>) -> Result<Option<OwnedFd>, Fault> {
     let Mount::Bind { source, access, absent, owner, .. } = entry else { return Ok(None) };
     let named = || source.display().to_string();
     let copy = match access {
@@ -70,7 +96,7 @@ fn open_source(entry: &Mount, user: User) -> Result<Option<OwnedFd>, Fault> {
         other => other.at_with(Step::BindSource, named)?,
     };
     mount::restrict(&copy, restrictions(*access), true).at_with(Step::BindSource, named)?;
-    if let (Owner::Command, User::Host { uid, gid }) = (owner, user) {
+    if let (Owner::Command, Some(User::Host { uid, gid })) = (owner, user) {
         match owners::map(&copy, (uid, gid)) {
             // This file system cannot: the command then has the rights of a stranger there, never more.
             Err(fault) if fault.raw_os_error() == Some(libc::EINVAL) => {}
@@ -93,18 +119,13 @@ const fn restrictions(access: Access) -> Restrictions {
     }
 }
 
-/// The root's file system, attached where it hides least: by then all that is needed of the host is open.
-fn memory_root() -> io::Result<OwnedFd> {
-    let nothing = Restrictions { no_setuid: true, no_devices: true, ..Restrictions::default() };
-    let options = [(c"size", ROOT_BYTES), (c"nr_inodes", ROOT_FILES), (c"mode", c"0755")];
-    let root = mount::new_filesystem(c"tmpfs", &options, nothing)?;
-    let stages = ["/tmp", "/run", "/mnt", "/var"];
-    let stage = stages.iter().find_map(|path| open(*path, FOLDER, Mode::empty()).ok());
-    mount::attach(&root, &stage.ok_or(Errno::ENOENT)?)?;
-    Ok(root)
-}
-
-fn place(root: &mut Root, entry: &Mount, source: Option<OwnedFd>, owner: (u32, u32)) -> Result<(), Fault> {
+fn place(
+    root: &mut Root,
+    entry: &Mount,
+    source: Option<OwnedFd>,
+    owner: (u32, u32),
+    veils: &mut Veils,
+) -> Result<(), Fault> {
     match entry {
         Mount::Bind { target, .. } => match source {
             Some(source) => bind(root, target, &source),
@@ -126,7 +147,7 @@ fn place(root: &mut Root, entry: &Mount, source: Option<OwnedFd>, owner: (u32, u
         Mount::File { target, contents } => {
             file(root, target, contents).at_with(Step::MountTarget, || target.display().to_string())
         }
-        Mount::Proc { view } => proc(root, *view).at_with(Step::Mount, || "/proc"),
+        Mount::Proc { view } => proc(root, *view, veils).at_with(Step::Mount, || "/proc"),
         Mount::Terminals => terminals(root).at_with(Step::Mount, || "/dev/pts"),
     }
 }
@@ -187,25 +208,70 @@ const MASKED_FILES: [&str; 12] = [
 ];
 const MASKED_FOLDERS: [&str; 6] = ["/proc/acpi", "/proc/asound", "/proc/bus", "/proc/fs", "/proc/irq", "/proc/scsi"];
 
-fn proc(root: &mut Root, view: ProcView) -> io::Result<()> {
+/// Nothing can be done with them.
+const CLOSED_TO_ALL: Restrictions = Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: true };
+
+/// Detached mounts to cover parts of `/proc` with: empty folders, and copies of `/dev/null`. One for each: before Linux 6.15 no
+/// copy is made of a mount that is not attached yet.
+#[derive(Debug, Default)]
+pub(super) struct Veils {
+    folders: Vec<OwnedFd>,
+    files: Vec<OwnedFd>,
+}
+
+impl Veils {
+    /// Makes all that a masked `/proc` takes on this host, ahead.
+    pub(super) fn weave(&mut self) -> io::Result<()> {
+        let there = |path: &&&str| Path::new(path).exists();
+        self.folders = MASKED_FOLDERS.iter().filter(there).map(|_| Self::new_folder()).collect::<io::Result<_>>()?;
+        self.files = MASKED_FILES.iter().filter(there).map(|_| Self::new_file()).collect::<io::Result<_>>()?;
+        Ok(())
+    }
+
+    /// Leaves those that were not needed to the end of this process. The last close of a mount that was never attached waits
+    /// for the kernel, 4 ms each.
+    fn leave_to_the_end(self) {
+        self.folders.into_iter().chain(self.files).for_each(std::mem::forget);
+    }
+
+    /// The descriptors of all.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = &dyn AsRawFd> {
+        self.folders.iter().chain(&self.files).map(|veil| veil as &dyn AsRawFd)
+    }
+
+    fn folder(&mut self) -> io::Result<OwnedFd> {
+        self.folders.pop().map_or_else(Self::new_folder, Ok)
+    }
+
+    fn file(&mut self) -> io::Result<OwnedFd> {
+        self.files.pop().map_or_else(Self::new_file, Ok)
+    }
+
+    fn new_folder() -> io::Result<OwnedFd> {
+        mount::new_filesystem(c"tmpfs", &[(c"mode", c"0555")], CLOSED_TO_ALL)
+    }
+
+    fn new_file() -> io::Result<OwnedFd> {
+        mount::copy_opened(&open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
+    }
+}
+
+fn proc(root: &mut Root, view: ProcView, veils: &mut Veils) -> io::Result<()> {
     // Read-only, so that no setting of the host can be written whatever its permission bits say. The init,
     // which is not dumpable, is hidden from the command (`hidepid`).
-    let all = Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: true };
     let options: &[(&CStr, &CStr)] = match view {
         ProcView::Processes => &[(c"hidepid", c"invisible"), (c"subset", c"pid")],
         ProcView::Masked => &[(c"hidepid", c"invisible")],
     };
-    let proc = mount::new_filesystem(c"proc", options, all)?;
+    let proc = mount::new_filesystem(c"proc", options, CLOSED_TO_ALL)?;
     let place = root.walk_to(Path::new("/proc"), Kind::Folder)?;
     root.attach(Path::new("/proc"), &proc, &place)?;
     if view == ProcView::Masked {
-        // One for each: before Linux 6.15 no copy is made of a mount that is not attached yet.
         for path in MASKED_FOLDERS {
-            cover(root, Path::new(path), || mount::new_filesystem(c"tmpfs", &[(c"mode", c"0555")], all))?;
+            cover(root, Path::new(path), || veils.folder())?;
         }
-        let null = open("/dev/null", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
         for path in MASKED_FILES {
-            cover(root, Path::new(path), || mount::copy_opened(&null))?;
+            cover(root, Path::new(path), || veils.file())?;
         }
     }
     Ok(())
@@ -241,6 +307,41 @@ enum Kind {
 const FOLDER: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
 impl Root {
+    /// A root with nothing in it, attached at `place`.
+    pub(super) fn attached_at(place: &OwnedFd) -> io::Result<Self> {
+        let nothing = Restrictions { no_setuid: true, no_devices: true, ..Restrictions::default() };
+        let options = [(c"size", ROOT_BYTES), (c"nr_inodes", ROOT_FILES), (c"mode", c"0755")];
+        let root = mount::new_filesystem(c"tmpfs", &options, nothing)?;
+        mount::attach(&root, place)?;
+        Ok(Self { mount: root, entered: Vec::new() })
+    }
+
+    /// Puts `entries` into it, with what they bind from [`open_sources`]. What is the command's belongs to `owner`.
+    pub(super) fn fill(
+        &mut self,
+        entries: &[Mount],
+        sources: Vec<Option<OwnedFd>>,
+        owner: (u32, u32),
+        veils: &mut Veils,
+    ) -> Result<(), Fault> {
+        entries.iter().zip(sources).try_for_each(|(entry, source)| place(self, entry, source, owner, veils))
+    }
+
+    /// Makes the file at [`CLOSED`], if it is not there.
+    pub(super) fn close_to_readers(&mut self) -> Result<(), Fault> {
+        self.walk_to(Path::new(CLOSED), Kind::File).map(drop).at(Step::MountTarget)
+    }
+
+    /// Closes all but the root's own descriptor.
+    pub(super) fn forget_entered(&mut self) {
+        self.entered.clear();
+    }
+
+    /// The root's own descriptor.
+    pub(super) const fn descriptor(&self) -> &dyn AsRawFd {
+        &self.mount
+    }
+
     /// The socket at [`NOTIFY_INSIDE`], which everybody inside may send to.
     fn listen_for_notices(&mut self) -> io::Result<OwnedFd> {
         let (folder, name) = self.walk(Path::new(NOTIFY_INSIDE), Missing::Make)?;

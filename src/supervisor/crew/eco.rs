@@ -45,9 +45,9 @@ fn look(directory: &Weak<Directory>, mut sources: Sources, mut states: States) -
     let reading = sources.read();
     for (leaf, slot) in living {
         let view = slot.view();
-        let preset = PresetName::parse(view.preset.code()).ok().and_then(|name| Preset::load(name).ok());
+        let preset = PresetName::parse(view.preset.code()).ok().map(Preset::embedded);
         let Some(preset) = preset.filter(|preset| preset.adapts) else { continue };
-        let Some(ceiling) = preset::resolve(&preset, &directory.shared.host).cpu_quota else { continue };
+        let Some(ceiling) = preset::resolve(preset, &directory.shared.host).cpu_quota else { continue };
         let state = states.entry(view.id.clone()).or_default();
         let (next, adjustment) = step(*state, &reading, ceiling);
         *state = next;

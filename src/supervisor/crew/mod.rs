@@ -25,9 +25,9 @@ use crate::config::RuntimesConfig;
 use crate::domain::{Clock, RuntimeId};
 use crate::events::EventBus;
 use crate::proxy::{Gateway, RuntimeDoors};
-use crate::sandbox::Launcher;
 use crate::sandbox::cgroup::Roots;
 use crate::sandbox::preset::{Host, HostFault};
+use crate::sandbox::{Launcher, Profile, ProfileName};
 
 use super::bars::Bars;
 use super::keeper::{Hand, Keeper, Order, Relaunch, Slot};
@@ -182,10 +182,12 @@ pub async fn start(premises: Premises<'_>, manifest: Manifest) -> Result<Supervi
     crew.take_up(manifest);
     crew.look_for_gpus();
     crew.end_barred().await;
-    // One namespace set waits for the first launch, for which a user of the range stands in.
-    let (warm, first) = (Arc::clone(&shared), u32::try_from(shared.config.first_uid).unwrap_or(u32::MAX - 1));
+    // One root waits for the first launch, for which the default profile stands in.
     if crew.manifest.runtimes().len() > 0 {
-        tokio::task::spawn_blocking(move || warm.launchers.prepare(warm.launchers.user(first)));
+        let warm = Arc::clone(&shared);
+        tokio::task::spawn_blocking(move || {
+            warm.launchers.prepare(warm.user, Profile::embedded(ProfileName::Standard));
+        });
     }
     eco::watch(&directory);
     tokio::spawn(crew.run());

@@ -80,8 +80,7 @@ impl Keeper {
         group: Group,
         doors: &RuntimeDoors,
     ) -> Result<Running, AdoptError> {
-        let preset = Preset::load(file.confinement.preset);
-        let preset = preset.map_err(|faults| AdoptError::Io(std::io::Error::other(faults.to_string())))?;
+        let preset = Preset::embedded(file.confinement.preset);
         let limits = egress_limits(&preset.egress, &self.spec);
         let run = Run { runtime: self.spec.id.clone(), number: file.run };
         let spent = self.spent.traffic();

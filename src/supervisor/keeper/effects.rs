@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::events::EventKind;
@@ -19,12 +20,16 @@ const FREEZE: Duration = Duration::from_secs(2);
 /// How long a signal may take to reach the init.
 const SIGNAL: Duration = Duration::from_secs(2);
 
+/// How long what was noted may lie in memory. A launch takes less, and a sync beside it holds up each file that it makes: a
+/// commit of the journal stops whoever begins a change (ext4).
+const SETTLE: Duration = Duration::from_millis(50);
+
 /// When what was written has to be on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Durable {
     /// Before anything else is done.
     First,
-    /// While the launch goes on. Written it is first, so a daemon that was killed finds it.
+    /// Soon after the launch. Written it is before, so a daemon that was killed finds it.
     Soon,
 }
 
@@ -38,7 +43,7 @@ fn durability(effects: &[Effect]) -> Durable {
 
 impl Keeper {
     pub(super) async fn perform_all(&mut self, effects: Vec<Effect>) {
-        self.unwritten = None;
+        (self.unwritten, self.noted) = (None, None);
         let durable = durability(&effects);
         for effect in effects {
             self.perform(effect, durable).await;
@@ -112,6 +117,7 @@ impl Keeper {
             uid,
             records: self.records.clone(),
             spent: self.spent,
+            noted: self.noted.take(),
         };
         let (spec, tell) = (Arc::clone(&self.spec), self.tell.clone());
         tracing::info!(runtime = %spec.id, run, "a runtime is launched");
@@ -220,23 +226,45 @@ impl Keeper {
 
     /// What outlives the daemon; a failure keeps it from launching.
     pub(super) async fn persist(&mut self, durable: Durable) {
-        let kept = self.kept.clone();
-        let written = match durable {
-            Durable::First => self.on_disk(move |records| records.keep(&kept)).await,
-            Durable::Soon => self.on_disk(move |records| records.note(&kept)).await,
-        };
-        if let Err(fault) = written {
-            tracing::error!(runtime = %self.spec.id, %fault, "the state of a runtime could not be written");
-            self.unwritten = Some(fault.to_string());
-        } else if durable == Durable::Soon {
-            let (id, records) = (self.spec.id.clone(), self.records.clone());
-            // It has an end of its own, and nobody waits for it: what it is for is a power cut.
+        // One after the other: the newest is what stays.
+        if let Some(earlier) = self.writing.take() {
+            let _ = earlier.await;
+        }
+        match durable {
+            Durable::First => {
+                let kept = self.kept.clone();
+                if let Err(fault) = self.on_disk(move |records| records.keep(&kept)).await {
+                    tracing::error!(runtime = %self.spec.id, %fault, "the state of a runtime could not be written");
+                    self.unwritten = Some(fault.to_string());
+                }
+            }
+            Durable::Soon => self.note(),
+        }
+    }
+
+    /// Writes it while the launch is made ready, which waits for it before anything runs.
+    fn note(&mut self) {
+        let (id, records, kept) = (self.spec.id.clone(), self.records.clone(), self.kept.clone());
+        let (tell, noted) = oneshot::channel();
+        self.noted = Some(noted);
+        let settled = (id.clone(), records.clone());
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            let written = records.note(&kept).map_err(|fault| fault.to_string());
+            if let Err(fault) = &written {
+                tracing::error!(runtime = %id, %fault, "the state of a runtime could not be written");
+            }
+            let _ = tell.send(written);
+        }));
+        // It has an end of its own, and nobody waits for it: what it is for is a power cut.
+        tokio::spawn(async move {
+            tokio::time::sleep(SETTLE).await;
+            let (id, records) = settled;
             tokio::task::spawn_blocking(move || {
                 if let Err(fault) = records.settle() {
                     tracing::error!(runtime = %id, %fault, "the state of a runtime would not outlive a power cut");
                 }
             });
-        }
+        });
     }
 
     pub(super) async fn save_spent(&mut self) {

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::domain::{Run, Timestamp};
 use crate::proxy::EgressLimits;
 use crate::sandbox::cgroup::{self, CgroupFault, CpuQuota, Limits};
@@ -45,7 +47,12 @@ pub(super) struct Wanted {
     pub(super) uid: u32,
     pub(super) records: Records,
     pub(super) spent: Spent,
+    /// Whether its state was written, which has to be before anything runs; `None` when it was already.
+    pub(super) noted: Option<Noted>,
 }
+
+/// What comes of a write that goes on beside the launch.
+pub(super) type Noted = oneshot::Receiver<Result<(), String>>;
 
 impl Trouble {
     fn refused(reason: impl Into<String>) -> Self {
@@ -69,10 +76,11 @@ struct Started {
 impl Wanted {
     /// Launches, and hands the sockets to the gateway. The command may have run for a moment before: its connections
     /// wait in the listeners' queues.
-    pub(super) async fn launch(self) -> Result<(Box<Running>, Place), Trouble> {
+    pub(super) async fn launch(mut self) -> Result<(Box<Running>, Place), Trouble> {
+        let noted = self.noted.take();
         let wanted = Arc::new(self);
         let blocking = Arc::clone(&wanted);
-        let started = tokio::task::spawn_blocking(move || blocking.start());
+        let started = tokio::task::spawn_blocking(move || blocking.start(noted));
         let started = started.await.map_err(|_| Trouble::failed("the launch panicked"))??;
         let Started { launched, group, confinement, egress, from } = started;
         let undo = group.clone();
@@ -122,16 +130,16 @@ impl Wanted {
     }
 
     /// Blocks for the milliseconds that a launch takes.
-    fn start(&self) -> Result<Started, Trouble> {
+    fn start(&self, noted: Option<Noted>) -> Result<Started, Trouble> {
         (self.shared.permit)(&self.spec).map_err(Trouble::refused)?;
         let name = PresetName::parse(self.spec.preset.code()).map_err(|fault| Trouble::refused(fault.to_string()))?;
-        let preset = Preset::load(name).map_err(|faults| Trouble::refused(faults.to_string()))?;
-        let limits = narrowed(preset::resolve(&preset, &self.shared.host), &self.spec);
+        let preset = Preset::embedded(name);
+        let limits = narrowed(preset::resolve(preset, &self.shared.host), &self.spec);
         let granted = match &self.spec.gpu {
             Some(gpu) => self.shared.gpus.assign(&self.spec.id, self.run, gpu).map_err(Trouble::refused)?,
             None => Granted::nothing(),
         };
-        let started = self.start_with(&preset, name, &limits, &granted);
+        let started = self.start_with(preset, name, &limits, &granted, noted);
         if started.is_err() && self.spec.gpu.is_some() {
             // Nothing ran on it; whatever is wrong was logged.
             let _ = self.shared.gpus.give_back(&self.spec.id, self.run);
@@ -145,10 +153,11 @@ impl Wanted {
         name: PresetName,
         limits: &Limits,
         granted: &Granted,
+        noted: Option<Noted>,
     ) -> Result<Started, Trouble> {
         let mut plan = self.plan(limits, granted)?;
         let group = self.group()?;
-        let outcome = self.start_in(&mut plan, &group, limits, granted);
+        let outcome = self.start_in(&mut plan, &group, limits, granted, noted);
         match outcome {
             Ok((launched, applied, from)) => {
                 let claim = preset::claim(&applied, preset);
@@ -161,7 +170,7 @@ impl Wanted {
                     let _ = group.end(PATIENCE);
                     return Err(Trouble::failed(fault.to_string()));
                 }
-                self.shared.launchers.prepare(plan.user);
+                self.shared.launchers.prepare(plan.user, self.profile()?);
                 Ok(Started { launched, group, confinement, egress: preset.egress, from })
             }
             Err(trouble) => {
@@ -179,6 +188,7 @@ impl Wanted {
         group: &Group,
         limits: &Limits,
         granted: &Granted,
+        noted: Option<Noted>,
     ) -> Result<(Launched, Vec<cgroup::Applied>, Place), Trouble> {
         let failed = |what: &str, fault: &dyn std::fmt::Display| Trouble::failed(format!("{what}: {fault}"));
         let of_group = group.apply(limits);
@@ -214,6 +224,11 @@ impl Wanted {
         streams.log = Some(Log { files: [files[0].as_fd(), files[1].as_fd()], bound: self.shared.config.log_bytes });
         streams.cgroup = doors.entry();
         let launcher = self.shared.launchers.get().map_err(|fault| failed("the launcher", &fault))?;
+        if let Some(noted) = noted {
+            let written =
+                noted.blocking_recv().unwrap_or_else(|_| Err("the thread that writes it panicked".to_owned()));
+            written.map_err(|why| failed("its state cannot be written, so it is not launched", &why))?;
+        }
         let launched = match launcher.launch(plan, &streams) {
             // It died meanwhile; another one is asked, once.
             Err(_) if !launcher.is_alive() => {
@@ -269,7 +284,7 @@ impl Wanted {
 
     fn plan(&self, limits: &Limits, granted: &Granted) -> Result<Plan, Trouble> {
         let spec = &self.spec;
-        let user = self.shared.launchers.user(spec.process.user.unwrap_or(self.uid));
+        let user = self.shared.user.with_host_id(spec.process.user.unwrap_or(self.uid));
         let argv = std::iter::once(&spec.process.command).chain(&spec.process.args);
         let mut workload = Workload::new(argv.map(|word| Text::from(word.as_str())).collect(), user);
         workload.env = self.environment(granted)?;
@@ -290,14 +305,16 @@ impl Wanted {
         workload.scheduling = Scheduling::of(limits);
         workload.notify = spec.watchdog.is_some() || spec.notifies();
         workload.require = spec.require.iter().filter_map(|name| Control::from_code(name.code())).collect();
-        let profile = ProfileName::ALL.into_iter().find(|name| name.as_str() == spec.profile.code());
-        let profile = profile.ok_or_else(|| Trouble::refused("there is no such profile"))?;
-        let plan = Profile::embedded(profile).plan(&workload);
-        let mut plan = plan.map_err(|fault| Trouble::refused(fault.to_string()))?;
+        let mut plan = self.profile()?.plan(&workload).map_err(|fault| Trouble::refused(fault.to_string()))?;
         if let Some(files) = spec.limits.open_files {
             group::lower(&mut plan, Resource::OpenFiles, u64::from(files));
         }
         Ok(plan)
+    }
+
+    fn profile(&self) -> Result<&'static Profile, Trouble> {
+        let name = ProfileName::ALL.into_iter().find(|name| name.as_str() == self.spec.profile.code());
+        name.map(Profile::embedded).ok_or_else(|| Trouble::refused("there is no such profile"))
     }
 
     fn environment(&self, granted: &Granted) -> Result<Vec<(Text, Text)>, Trouble> {

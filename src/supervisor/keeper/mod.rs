@@ -116,6 +116,9 @@ pub(super) struct Keeper {
     remains: Option<Box<Remains>>,
     /// Set by an effect that another one in the same turn depends on.
     unwritten: Option<String>,
+    /// A write of its state that may not have ended, and what a launch of the same turn hears of it.
+    writing: Option<JoinHandle<()>>,
+    noted: Option<oneshot::Receiver<Result<(), String>>>,
     /// What the effects of this turn lead to.
     follow: VecDeque<Event>,
     /// Who waits for nothing of it to live any more.
@@ -166,13 +169,19 @@ impl Keeper {
             running: None,
             remains: None,
             unwritten: None,
+            writing: None,
+            noted: None,
             follow: VecDeque::new(),
             waiting: Vec::new(),
             ports,
         };
+        // Before the daemon says that it is up: who connects at that moment waits until the runtime was looked for. What
+        // cannot be had is told then.
+        let _ = keeper.ports.listen(&keeper.spec.publish);
         let task = tokio::spawn(async move {
             keeper.adopt().await;
             keeper.listen();
+            keeper.ports.begin();
             keeper.keep().await;
         });
         Ok(Hand { orders, slot, task })

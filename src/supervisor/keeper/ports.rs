@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::sys;
@@ -36,12 +36,19 @@ pub(super) struct Ports {
     slot: Arc<Slot>,
     orders: mpsc::WeakSender<Order>,
     open: BTreeMap<SocketAddr, (u16, AbortOnDropHandle<()>)>,
+    /// Whether what waits at the ports is let in.
+    begun: watch::Sender<bool>,
 }
 
 impl Ports {
     pub(super) fn new(slot: Arc<Slot>, orders: mpsc::Sender<Order>) -> Self {
         // Weak: what the keeper itself holds must not keep its inbox open.
-        Self { slot, orders: orders.downgrade(), open: BTreeMap::new() }
+        Self { slot, orders: orders.downgrade(), open: BTreeMap::new(), begun: watch::Sender::new(false) }
+    }
+
+    /// Lets in what waits at the ports: it is known by now whether the runtime lives.
+    pub(super) fn begin(&self) {
+        self.begun.send_replace(true);
     }
 
     /// Listens on what is declared and on nothing else.
@@ -57,8 +64,14 @@ impl Ports {
             }
             match listener(*host) {
                 Ok(listener) => {
+                    let mut begun = self.begun.subscribe();
                     let accepting = accept(listener, *inner, Arc::clone(&self.slot), self.orders.clone());
-                    self.open.insert(*host, (*inner, AbortOnDropHandle::new(tokio::spawn(accepting))));
+                    let serving = async move {
+                        if begun.wait_for(|begun| *begun).await.is_ok() {
+                            accepting.await;
+                        }
+                    };
+                    self.open.insert(*host, (*inner, AbortOnDropHandle::new(tokio::spawn(serving))));
                 }
                 Err(fault) => outcome = outcome.and(Err(format!("cannot publish on {host}: {fault}"))),
             }

@@ -1,0 +1,161 @@
+//! The ground of a root, laid ahead: what every command of a profile finds the same, built in namespaces that wait.
+//!
+//! A launch compares its plan with it, and every bound place with what lies there by then. Where anything is another, the
+//! ground is taken away and the root is built from nothing: a launch gets what it would have got without one, only sooner.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{FileStat, fstat, stat};
+
+use crate::sandbox::fault::{At, Fault, Step};
+use crate::sandbox::plan::{Mount, Owner, Plan, ProcView, User};
+use crate::sandbox::wire::Ground as Wish;
+use crate::sys::mount;
+
+use super::root::{self, Root, Veils};
+use super::{identity, network};
+
+/// What was done ahead of a launch, in its namespaces.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    /// Whose ids were mapped.
+    mapped: Option<User>,
+    ground: Option<Ground>,
+}
+
+impl Ahead {
+    /// Does what it can of `wish`. What it cannot is left to the launch, which tells why.
+    pub(super) fn of(wish: Wish) -> Self {
+        let mapped = wish.mapped.filter(|user| identity::map(*user).is_ok());
+        // The launcher's own is for its owner alone, and what is made here is for whoever the command will be.
+        root::set_mask();
+        Self { mapped, ground: Ground::lay(wish) }
+    }
+
+    /// Whether the ids of `user` were mapped.
+    pub(super) fn has_mapped(&self, user: User) -> bool {
+        self.mapped == Some(user)
+    }
+
+    /// Whether loopback is up as `plan` wants it.
+    pub(super) fn is_up_for(&self, plan: &Plan) -> bool {
+        self.ground.as_ref().is_some_and(|ground| ground.wish.local_prefixes == plan.network.local_prefixes)
+    }
+
+    /// The ground, if there is one.
+    pub(super) fn ground(self) -> Option<Ground> {
+        self.ground
+    }
+
+    /// The descriptors that it consists of.
+    pub(super) fn descriptors(&self) -> Vec<&dyn AsRawFd> {
+        self.ground.iter().flat_map(Ground::descriptors).collect()
+    }
+}
+
+/// What was laid.
+#[derive(Debug)]
+pub(super) struct Ground {
+    wish: Wish,
+    root: Root,
+    veils: Veils,
+    /// Where the root is attached: what lies below on the host cannot be bound any more.
+    stage: PathBuf,
+    /// What was bound for each entry; `None` where nothing was.
+    bound: Vec<Option<Identity>>,
+}
+
+/// A file by its device and number.
+type Identity = (u64, u64);
+
+/// What a launch goes on from.
+#[derive(Debug, Default)]
+pub(super) struct Laid {
+    /// A root with so many of the plan's mounts in it.
+    pub(super) root: Option<(Root, usize)>,
+    pub(super) veils: Veils,
+}
+
+/// Folders that every host has, and that least is bound of (FHS 3.0).
+const STAGES: [&str; 3] = ["/mnt", "/media", "/srv"];
+
+impl Ground {
+    /// Lays it in the namespaces of this process. `None` where it cannot be laid: there is no root then.
+    fn lay(wish: Wish) -> Option<Self> {
+        if wish.mounts.iter().any(belongs_to_the_command) {
+            return None;
+        }
+        // What is mounted on the host meanwhile is seen here, and not the other way round.
+        mount::make_all_followers().ok()?;
+        let sources = root::open_sources(&wish.mounts, None).ok()?;
+        let bound = sources.iter().map(|source| source.as_ref().map(fstat).transpose()).collect::<Result<Vec<_>, _>>();
+        let bound = bound.ok()?.into_iter().map(|found| found.as_ref().map(identity_of)).collect();
+        let (stage, place) = STAGES.iter().find_map(|path| Some((PathBuf::from(path), root::open_folder(path)?)))?;
+        let root = Root::attached_at(&place).ok()?;
+        match fill(root, &wish, sources) {
+            Ok((root, veils)) => Some(Self { wish, root, veils, stage, bound }),
+            Err(_) => {
+                take_away(&stage);
+                None
+            }
+        }
+    }
+
+    fn descriptors(&self) -> impl Iterator<Item = &dyn AsRawFd> {
+        self.veils.descriptors().chain([self.root.descriptor()])
+    }
+
+    /// What of it `plan` can be built on: the root if it is what the plan itself would have built by now. Otherwise that is
+    /// gone.
+    pub(super) fn take(self, plan: &Plan) -> Laid {
+        if self.fits(plan) {
+            return Laid { root: Some((self.root, self.wish.mounts.len())), veils: self.veils };
+        }
+        take_away(&self.stage);
+        Laid { root: None, veils: self.veils }
+    }
+
+    fn fits(&self, plan: &Plan) -> bool {
+        let Some(rest) = plan.mounts.strip_prefix(self.wish.mounts.as_slice()) else { return false };
+        let hidden = |entry: &Mount| matches!(entry, Mount::Bind { source, .. } if source.starts_with(&self.stage));
+        !rest.iter().any(hidden) && self.is_fresh()
+    }
+
+    /// Whether every place still holds what was bound: a file that was replaced since would be seen as it was.
+    fn is_fresh(&self) -> bool {
+        self.wish.mounts.iter().zip(&self.bound).all(|(entry, bound)| match entry {
+            Mount::Bind { source, .. } => stat(source).ok().as_ref().map(identity_of) == *bound,
+            _ => true,
+        })
+    }
+}
+
+fn fill(mut root: Root, wish: &Wish, sources: Vec<Option<OwnedFd>>) -> Result<(Root, Veils), Fault> {
+    let mut veils = Veils::default();
+    root.fill(&wish.mounts, sources, NOBODY, &mut veils)?;
+    root.close_to_readers()?;
+    root.forget_entered();
+    if wish.proc == Some(ProcView::Masked) {
+        veils.weave().at(Step::Mount)?;
+    }
+    network::bring_up(&wish.local_prefixes)?;
+    Ok((root, veils))
+}
+
+/// The owner of what belongs to the command; nothing of a ground does.
+const NOBODY: (u32, u32) = (65_534, 65_534);
+
+/// One ground is for every user.
+fn belongs_to_the_command(entry: &Mount) -> bool {
+    matches!(entry, Mount::Memory { owned: true, .. } | Mount::Bind { owner: Owner::Command, .. } | Mount::Proc { .. })
+}
+
+/// Detached with all that is mounted in it. That it fails leaves it where it hides what no plan binds.
+fn take_away(stage: &Path) {
+    let _ = mount::detach(stage);
+}
+
+fn identity_of(found: &FileStat) -> Identity {
+    (found.st_dev, found.st_ino)
+}
