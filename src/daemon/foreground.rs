@@ -29,7 +29,7 @@ use crate::events::EventBus;
 use crate::ledger::{Ledger, LedgerError, Recovery};
 use crate::policy::{Snapshot, Usage};
 use crate::proxy::{self, Desk, EgressSpent, FlowTable, Gateway, Inherited, Latch, Metrics, OwnListeners, Resolver};
-use crate::sandbox::cgroup::{self, Limits, Roots};
+use crate::sandbox::cgroup::{self, Cgroups, Limits, Roots};
 use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
@@ -54,7 +54,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// Whatever keeps it from being launched; nothing is left running then.
 pub fn run_command(arguments: &RunArgs, overrides: Overrides, environment: &Environment) -> anyhow::Result<u8> {
-    // First of all, and ahead of what it is for: it makes namespaces while settings are read and the ledger is opened.
+    let cgroups = group::discover(&Roots::default());
+    // Before there is a second process of ours: one that stays behind keeps every limit from the command. Where it
+    // cannot be, each limit says so.
+    if let Ok(groups) = &cgroups {
+        let _ = groups.settle();
+    }
+    // Ahead of what it is for: it makes namespaces while settings are read and the ledger is opened.
     let launcher = Launcher::start().context("the launcher")?;
     let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
     // A failure shows itself at the launch.
@@ -69,13 +75,14 @@ pub fn run_command(arguments: &RunArgs, overrides: Overrides, environment: &Envi
         );
     }
     let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    executor.block_on(govern(arguments, loaded.config, &launcher, user, latch))
+    executor.block_on(govern(arguments, loaded.config, &launcher, &cgroups, user, latch))
 }
 
 async fn govern(
     arguments: &RunArgs,
     mut config: ServerConfig,
     launcher: &Launcher,
+    cgroups: &Result<Cgroups, String>,
     user: User,
     latch: LatchFile,
 ) -> anyhow::Result<u8> {
@@ -85,7 +92,7 @@ async fn govern(
     let policy = policy(arguments, &config)?;
     let resolver = Resolver::new(&config.dns, tokio::runtime::Handle::current()).context("name resolution")?;
     let ledger = open_ledger(&config)?;
-    let leaf = OwnGroup(Group::make(&group::discover(&Roots::default()), &run));
+    let leaf = OwnGroup(Group::make(cgroups, &run));
     let preset = Preset::embedded(arguments.preset);
     let launched = {
         let ports = launch::transparent_ports(&policy, &arguments.persona, &[]);

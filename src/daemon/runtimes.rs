@@ -17,8 +17,9 @@ use crate::governance::recipes::{self, Recipes};
 use crate::proxy::{Gateway, Running};
 use crate::sandbox::Launcher;
 use crate::sandbox::cgroup::Roots;
+use crate::sandbox::preset::PresetName;
 use crate::store::Store;
-use crate::supervisor::{self, Bars, Defaults, Manifest, Permit, Premises, Preset, Reports, RuntimeSpec, Supervisor};
+use crate::supervisor::{self, Bars, Defaults, Manifest, Permit, Premises, Reports, RuntimeSpec, Supervisor};
 
 /// The registry's name in the folder of the manifest.
 const AUTOMATIONS: &str = "automations.toml";
@@ -94,7 +95,7 @@ pub(super) fn defaults(config: &ServerConfig) -> Defaults {
         restart_window: runtimes.restart_window,
         health_interval: runtimes.health_interval,
         // The settings were checked; a name that slipped through gets the smallest.
-        preset: Preset::from_code(&runtimes.preset).unwrap_or(Preset::Eco),
+        preset: PresetName::from_code(&runtimes.preset).unwrap_or(PresetName::Eco),
         wall_time: Some(runtimes.max_runtime).filter(|time| *time > Duration::ZERO),
     }
 }

@@ -4,82 +4,51 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-macro_rules! controls {
-    ($($(#[$doc:meta])* $name:ident = $code:literal,)*) => {
-        /// One thing that a sandbox enforces. Its code never changes once released.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum Control {
-            $($(#[$doc])* $name,)*
-        }
+use crate::domain::codes;
 
-        impl Control {
-            /// All of them, in the order of a report.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The stable name that operators read and write.
-            pub const fn code(self) -> &'static str {
-                match self {
-                    $(Self::$name => $code,)*
-                }
-            }
-        }
-    };
-}
-
-controls! {
-    /// A user of its own: a host uid that nothing else has, or a user namespace.
-    Identity = "identity",
-    /// No group of the caller's is kept.
-    Groups = "groups",
-    /// Its own table of mounts.
-    MountNamespace = "mount_namespace",
-    /// Sees and signals no process but its own.
-    PidNamespace = "pid_namespace",
-    /// Has no network interface but its own loopback.
-    NetworkNamespace = "network_namespace",
-    /// Its own System V and POSIX message queues, semaphores and shared memory.
-    IpcNamespace = "ipc_namespace",
-    /// Its own host name.
-    UtsNamespace = "uts_namespace",
-    /// Sees no cgroup above its own.
-    CgroupNamespace = "cgroup_namespace",
-    /// A new root with only what the plan binds, and not writable itself.
-    Root = "root",
-    /// Started inside the cgroup that was made for it.
-    Cgroup = "cgroup",
-    /// Landlock: rights to files and devices.
-    LandlockFiles = "landlock_files",
-    /// Landlock: TCP ports.
-    LandlockTcp = "landlock_tcp",
-    /// Landlock: no abstract socket and no signal crosses the border.
-    LandlockScopes = "landlock_scopes",
-    /// A filter before the system calls.
-    Seccomp = "seccomp",
-    /// No capability in any set.
-    Capabilities = "capabilities",
-    /// Nothing that it executes gains a right.
-    NoNewPrivs = "no_new_privs",
-    /// Resource limits of `setrlimit(2)`.
-    Limits = "limits",
-    /// An environment rebuilt from nothing, the init's included.
-    Environment = "environment",
-    /// No descriptor but the three standard ones.
-    Descriptors = "descriptors",
-    /// No controlling terminal but one of its own.
-    Terminal = "terminal",
-}
-
-impl Control {
-    /// The control of that name.
-    pub fn from_code(code: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|control| control.code() == code)
-    }
-}
-
-impl fmt::Display for Control {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code())
+codes! {
+    /// One thing that a sandbox enforces, in the order of a report.
+    Control {
+        /// A user of its own: a host uid that nothing else has, or a user namespace.
+        Identity => "identity",
+        /// No group of the caller's is kept.
+        Groups => "groups",
+        /// Its own table of mounts.
+        MountNamespace => "mount_namespace",
+        /// Sees and signals no process but its own.
+        PidNamespace => "pid_namespace",
+        /// Has no network interface but its own loopback.
+        NetworkNamespace => "network_namespace",
+        /// Its own System V and POSIX message queues, semaphores and shared memory.
+        IpcNamespace => "ipc_namespace",
+        /// Its own host name.
+        UtsNamespace => "uts_namespace",
+        /// Sees no cgroup above its own.
+        CgroupNamespace => "cgroup_namespace",
+        /// A new root with only what the plan binds, and not writable itself.
+        Root => "root",
+        /// Started inside the cgroup that was made for it.
+        Cgroup => "cgroup",
+        /// Landlock: rights to files and devices.
+        LandlockFiles => "landlock_files",
+        /// Landlock: TCP ports.
+        LandlockTcp => "landlock_tcp",
+        /// Landlock: no abstract socket and no signal crosses the border.
+        LandlockScopes => "landlock_scopes",
+        /// A filter before the system calls.
+        Seccomp => "seccomp",
+        /// No capability in any set.
+        Capabilities => "capabilities",
+        /// Nothing that it executes gains a right.
+        NoNewPrivs => "no_new_privs",
+        /// Resource limits of `setrlimit(2)`.
+        Limits => "limits",
+        /// An environment rebuilt from nothing, the init's included.
+        Environment => "environment",
+        /// No descriptor but the three standard ones.
+        Descriptors => "descriptors",
+        /// No controlling terminal but one of its own.
+        Terminal => "terminal",
     }
 }
 

@@ -7,32 +7,32 @@
 mod read;
 mod resolve;
 
-use std::fmt;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::Faults;
+use crate::domain::codes;
 
 use super::cgroup::{Applied, Control, Outcome, SchedulingPolicy, Weight};
 
 pub use resolve::{Host, HostFault, resolve};
 
-/// The presets, from the smallest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PresetName {
-    /// The default: a guest that the host hardly notices.
-    Eco,
-    /// A fair share.
-    Balanced,
-    /// Most of the host.
-    Performance,
-    /// All of the host but what keeps it alive.
-    Turbo,
-    /// Feeds an accelerator.
-    Gpu,
+codes! {
+    /// The presets, from the smallest.
+    PresetName {
+        /// The default, and the only one without a justification: a guest that the host hardly notices.
+        Eco => "eco",
+        /// A fair share.
+        Balanced => "balanced",
+        /// Most of the host.
+        Performance => "performance",
+        /// All of the host but what keeps it alive.
+        Turbo => "turbo",
+        /// Feeds an accelerator.
+        Gpu => "gpu",
+    }
 }
 
 /// The text names no preset.
@@ -41,27 +41,12 @@ pub enum PresetName {
 pub struct PresetNameFault(String);
 
 impl PresetName {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Eco, Self::Balanced, Self::Performance, Self::Turbo, Self::Gpu];
-
     /// Reads a name.
     ///
     /// # Errors
     /// It is none of the five.
     pub fn parse(text: &str) -> Result<Self, PresetNameFault> {
-        let found = Self::ALL.into_iter().find(|name| name.as_str() == text);
-        found.ok_or_else(|| PresetNameFault(text.chars().take(64).collect()))
-    }
-
-    /// The name as written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Eco => "eco",
-            Self::Balanced => "balanced",
-            Self::Performance => "performance",
-            Self::Turbo => "turbo",
-            Self::Gpu => "gpu",
-        }
+        Self::from_code(text).ok_or_else(|| PresetNameFault(text.chars().take(64).collect()))
     }
 
     const fn text(self) -> &'static str {
@@ -72,12 +57,6 @@ impl PresetName {
             Self::Turbo => include_str!("../../profiles/presets/turbo.toml"),
             Self::Gpu => include_str!("../../profiles/presets/gpu.toml"),
         }
-    }
-}
-
-impl fmt::Display for PresetName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

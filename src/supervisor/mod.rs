@@ -60,7 +60,7 @@ pub use manifest::{
     Budget, Change, Defaults, Dependency, Gpu, GpuChoice, Health, Limits, MAX_RUNTIMES, Manifest, Probe, Process,
     RuntimeSpec, diff, narrow_budget, read, schedule_of,
 };
-pub use names::{Accelerator, Condition, ControlName, Preset, Profile, RestartRule};
+pub use names::{Accelerator, Condition, RestartRule};
 pub use publish::{Publish, PublishFault};
 pub use records::{RecordFault, left_behind};
 pub use request::{Action, RequestFault};

@@ -8,8 +8,10 @@ use crate::sandbox::preset::Claim;
 
 use super::death::DeathRecord;
 use super::life::{HealthReason, State};
-use super::names::{Accelerator, Preset, Profile};
+use super::names::Accelerator;
 use super::spent::BudgetKind;
+use crate::sandbox::ProfileName;
+use crate::sandbox::preset::PresetName;
 
 /// One runtime at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -23,9 +25,9 @@ pub struct RuntimeView {
     /// Who its traffic leaves as.
     pub persona: PersonaId,
     /// Its confinement.
-    pub profile: Profile,
+    pub profile: ProfileName,
     /// The limits that were asked for.
-    pub preset: Preset,
+    pub preset: PresetName,
     /// What may be claimed of them; `None` before the first launch.
     pub claim: Option<Claim>,
     /// What it computes on.

@@ -1,6 +1,7 @@
 //! What others may read of this process.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::stat::{Mode, umask};
 
@@ -18,6 +19,33 @@ pub fn harden() -> io::Result<()> {
     umask(Mode::S_IRWXG | Mode::S_IRWXO);
     nix::sys::prctl::set_dumpable(false)?;
     Ok(())
+}
+
+/// Whether [`spare_memory`] has changed anything in this process or the one that it was cloned from.
+static SPARING: AtomicBool = AtomicBool::new(false);
+
+/// Gives this process and its copies memory in small pages only (`PR_SET_THP_DISABLE`, Linux 3.15). A stage of a sandbox lives on
+/// half a megabyte; its first allocation in a huge page would take two, and a third of a millisecond to clear them.
+///
+/// `execve` keeps it, so what is executed has [`spend_memory`] called before.
+pub fn spare_memory() {
+    // Where it is off already, or cannot be asked for, nothing changes.
+    if huge_pages(libc::PR_GET_THP_DISABLE, 0) == 0 && huge_pages(libc::PR_SET_THP_DISABLE, 1) == 0 {
+        SPARING.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Takes [`spare_memory`] back.
+pub fn spend_memory() {
+    if SPARING.load(Ordering::Relaxed) {
+        let _ = huge_pages(libc::PR_SET_THP_DISABLE, 0);
+    }
+}
+
+fn huge_pages(what: libc::c_int, off: libc::c_ulong) -> libc::c_int {
+    let none: libc::c_ulong = 0;
+    // SAFETY: both take and give numbers only; the unused arguments are zero, as prctl(2) wants them.
+    unsafe { libc::prctl(what, off, none, none, none) }
 }
 
 /// What `/proc/PID/stat` says of a process (`proc_pid_stat(5)`).

@@ -68,7 +68,7 @@ fn attempts_without(without: &[Control]) -> Vec<Attempted> {
 
 #[test]
 fn nothing_escapes_from_any_profile() {
-    for profile in ProfileName::ALL {
+    for profile in ProfileName::ALL.iter().copied() {
         let checked = check(Path::new(PROGRAM), Profile::embedded(profile), user()).expect("self-test");
         for tried in &checked.attempts {
             println!("{profile:?} {tried}");

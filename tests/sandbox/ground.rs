@@ -38,7 +38,7 @@ const SURVEY: &str = "cut -d' ' -f4- /proc/self/mountinfo | sed -E 's/(shared|ma
 #[test]
 fn every_profile_finds_the_same_root_whether_or_not_it_was_begun_ahead() {
     let launcher = launcher();
-    for name in ProfileName::ALL {
+    for name in ProfileName::ALL.iter().copied() {
         let plan = plan(name, &["sh", "-c", SURVEY]);
         let fresh = said(&launcher, &plan);
         assert!(fresh.contains("/home/runtime") && fresh.lines().count() > 60, "{fresh}");

@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, plan, run, start};
 
 #[test]
 fn a_command_runs_in_every_profile_and_its_exit_code_comes_back() {
-    for profile in ProfileName::ALL {
+    for profile in ProfileName::ALL.iter().copied() {
         let ended = run(&plan(profile, &["sh", "-c", "echo hello; exit 7"]));
         assert_eq!(ended.end, End::Exit(Exit::Code(7)), "{profile:?}: {}", ended.said);
         assert_eq!(ended.said, "hello\n");

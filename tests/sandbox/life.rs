@@ -149,3 +149,21 @@ fn launches_from_many_threads_do_not_mix() {
         });
     });
 }
+
+/// An init is small, and what it executes is as on the host.
+#[test]
+fn an_init_has_small_pages_only_and_its_command_what_the_host_gives() {
+    let huge = |status: &str| status.lines().find(|line| line.starts_with("THP_enabled")).map(str::to_owned);
+    let Some(own) = huge(&std::fs::read_to_string("/proc/self/status").expect("status")) else {
+        println!("SKIP: this kernel does not tell (before Linux 5.0)");
+        return;
+    };
+    let argv = ["sh", "-c", "grep THP_enabled /proc/self/status; exec sleep 60"];
+    let (running, said) = start_piped(&plan(ProfileName::Compat, &argv));
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(said), &mut line).expect("a line");
+    assert_eq!(line.trim_end(), own);
+    let init = std::fs::read_to_string(format!("/proc/{}/status", running.launched.pid)).expect("status");
+    assert_eq!(huge(&init).as_deref(), Some("THP_enabled:\t0"), "{init}");
+    running.launched.kill(PATIENCE).expect("ended");
+}

@@ -123,7 +123,7 @@ fn a_limit_of_file_size_loses_lines_and_nothing_else() {
 #[test]
 fn the_inits_limits_are_out_of_reach() {
     let script = "import resource,sys\ntry:\n resource.prlimit(1, resource.RLIMIT_FSIZE, (0, 0))\n print('set')\nexcept OSError as e:\n print(e.errno)\nprint('after')";
-    for profile in ProfileName::ALL {
+    for profile in ProfileName::ALL.iter().copied() {
         let logs = Logs::new();
         let plan = plan(profile, &["python3", "-c", script]);
         logs.run(&plan, log::DEFAULT_BOUND);

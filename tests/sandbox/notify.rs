@@ -42,7 +42,7 @@ os.wait()
 
 #[tokio::test]
 async fn every_process_of_every_profile_is_heard() {
-    for profile in ProfileName::ALL {
+    for profile in ProfileName::ALL.iter().copied() {
         let (mut running, mut notifications) = launch(&plan_of(profile, &["python3", "-c", SPEAKS]));
         let first = next(&mut notifications).await;
         assert_eq!(first.notices, [Notice::Ready, Notice::Status("up [31m".to_owned())], "{profile:?}");

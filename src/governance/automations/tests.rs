@@ -10,10 +10,12 @@ use super::usage::{UsageFault, UsageReport};
 use crate::config::{AutomationsFile, Faults, RuntimesFile};
 use crate::domain::{AutomationId, DenialCode, Money, PersonaId, RuntimeId, Timestamp};
 use crate::proxy::Latched;
+use crate::sandbox::ProfileName;
+use crate::sandbox::preset::PresetName;
 use crate::store::DisabledRow;
 use crate::supervisor::{
     Accelerator, Budget, BudgetKind, BudgetView, Cause, Death, DeathRecord, Defaults, Denied, HealthReason, Manifest,
-    Preset, Profile, Restarts, RuntimeState, RuntimeView, Used, Window, read as read_manifest,
+    Restarts, RuntimeState, RuntimeView, Used, Window, read as read_manifest,
 };
 
 fn runtime(id: &str, more: &str) -> String {
@@ -114,8 +116,8 @@ fn seen(state: RuntimeState, run: Option<u64>, last_death: Option<u64>) -> Runti
         automation: AutomationId::parse("nightly").expect("id"),
         name: "ocr".to_owned(),
         persona: PersonaId::parse("agent").expect("id"),
-        profile: Profile::Standard,
-        preset: Preset::Eco,
+        profile: ProfileName::Standard,
+        preset: PresetName::Eco,
         claim: None,
         accelerator: Accelerator::None,
         tags: Vec::new(),

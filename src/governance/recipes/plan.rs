@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use crate::domain::{ClientAddr, DenialCode, PersonaId, RuleId, Timestamp, codes};
 use crate::policy::{Answer, Snapshot};
-use crate::supervisor::{ControlName, Preset, Profile, RuntimeSpec};
+use crate::sandbox::preset::PresetName;
+use crate::sandbox::{Control, ProfileName};
+use crate::supervisor::RuntimeSpec;
 
 use super::super::consent::{ConsentFault, Consents, Scope, Standing};
 use super::read::Recipe;
@@ -69,11 +71,11 @@ pub struct Plan {
     /// The names of its variables. Values may be secrets.
     pub env: Vec<String>,
     /// Its walls.
-    pub profile: Profile,
+    pub profile: ProfileName,
     /// Controls without which it is not launched.
-    pub require: Vec<ControlName>,
+    pub require: Vec<Control>,
     /// Its limits.
-    pub preset: Preset,
+    pub preset: PresetName,
     /// Why it needs more than eco.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub justification: Option<String>,

@@ -10,7 +10,7 @@ fn host(cpus: u16, memory: u64) -> Host {
 }
 
 fn every_preset() -> Vec<Preset> {
-    PresetName::ALL.into_iter().map(|name| Preset::embedded(name).clone()).collect()
+    PresetName::ALL.iter().map(|name| Preset::embedded(*name).clone()).collect()
 }
 
 fn enforced(preset: &Preset) -> Vec<Applied> {
@@ -20,9 +20,9 @@ fn enforced(preset: &Preset) -> Vec<Applied> {
 
 #[test]
 fn every_preset_is_read_and_has_its_own_name() {
-    for (preset, name) in every_preset().iter().zip(PresetName::ALL) {
+    for (preset, name) in every_preset().iter().zip(PresetName::ALL.iter().copied()) {
         assert_eq!(preset.name, name);
-        assert_eq!(PresetName::parse(name.as_str()), Ok(name));
+        assert_eq!(PresetName::parse(name.code()), Ok(name));
         assert_eq!(preset.adapts, name == PresetName::Eco, "{name}");
         assert!(!preset.description.is_empty());
     }

@@ -13,6 +13,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 
 use crate::config::Faults;
+use crate::domain::codes;
 
 use super::Control;
 use super::plan::{Filter, Limit, Mount, ProcView};
@@ -23,33 +24,21 @@ use super::Plan;
 pub use environment::proxy_variables;
 pub use workload::{Workload, WorkloadFault, Workspace};
 
-/// The embedded profiles, from the tightest on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ProfileName {
-    /// For code that nobody has read.
-    Strict,
-    /// For known tools and agents. The default.
-    Standard,
-    /// For programs that the others break: a list of refused calls in place of one of allowed calls.
-    Compat,
-    /// Standard, with the nodes of a GPU.
-    Gpu,
+codes! {
+    /// The embedded profiles, from the tightest on.
+    ProfileName {
+        /// For code that nobody has read.
+        Strict => "strict",
+        /// For known tools and agents. The default.
+        Standard => "standard",
+        /// For programs that the others break: a list of refused calls in place of one of allowed calls.
+        Compat => "compat",
+        /// Standard, with the nodes of a GPU.
+        Gpu => "gpu",
+    }
 }
 
 impl ProfileName {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Strict, Self::Standard, Self::Compat, Self::Gpu];
-
-    /// The name as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Strict => "strict",
-            Self::Standard => "standard",
-            Self::Compat => "compat",
-            Self::Gpu => "gpu",
-        }
-    }
-
     /// Its file, annotated.
     pub const fn text(self) -> &'static str {
         match self {
@@ -65,7 +54,7 @@ impl FromStr for ProfileName {
     type Err = UnknownProfile;
 
     fn from_str(text: &str) -> Result<Self, UnknownProfile> {
-        Self::ALL.into_iter().find(|name| name.as_str() == text).ok_or_else(|| UnknownProfile(text.to_owned()))
+        Self::from_code(text).ok_or_else(|| UnknownProfile(text.to_owned()))
     }
 }
 
@@ -119,7 +108,7 @@ impl Profile {
     pub fn embedded(name: ProfileName) -> &'static Self {
         static READ: [OnceLock<Profile>; ProfileName::ALL.len()] = [const { OnceLock::new() }; ProfileName::ALL.len()];
         READ[name as usize].get_or_init(|| {
-            let file = format!("profiles/{}.toml", name.as_str());
+            let file = format!("profiles/{}.toml", name.code());
             Self::parse(Path::new(&file), name.text()).expect("an embedded profile is right, which a test holds")
         })
     }
@@ -145,11 +134,11 @@ mod tests {
 
     #[test]
     fn every_embedded_profile_is_right_and_leaves_no_core_files() {
-        for name in ProfileName::ALL {
+        for name in ProfileName::ALL.iter().copied() {
             let profile = Profile::parse(Path::new("x.toml"), name.text()).unwrap_or_else(|faults| panic!("{faults}"));
             let core = profile.limits.iter().find(|limit| limit.resource == Resource::CoreFile);
             assert_eq!(core.map(|limit| limit.most), Some(0), "{name:?}");
-            assert_eq!(name.as_str().parse(), Ok(name));
+            assert_eq!(name.code().parse(), Ok(name));
         }
     }
 

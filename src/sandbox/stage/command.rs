@@ -17,7 +17,7 @@ use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Plan, Terminal};
 use crate::sandbox::wire::{Event, tell};
 use crate::sandbox::{Control, Exec, Text, seccomp};
-use crate::sys::{descriptor, filter, signals};
+use crate::sys::{descriptor, filter, process, signals};
 
 use super::measure::{self, Seen};
 
@@ -108,6 +108,7 @@ fn confine(plan: &Plan, task: &Task<'_>, keep: &[&dyn AsRawFd]) -> Result<Comman
         descriptor::close_on_exec_from(3).at(Step::Descriptors)?;
     }
     SigSet::empty().thread_set_mask().at(Step::Session)?;
+    process::spend_memory();
     if plan.applies(Control::Seccomp) {
         filter::install(&program).at(Step::Seccomp)?;
     }

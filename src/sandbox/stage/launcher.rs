@@ -53,6 +53,7 @@ fn begin() -> Result<OwnedFd, Fault> {
     descriptor::close_from(3, &[&socket]).at(Step::Launcher)?;
     // Away from the caller's terminal: its ^C is for the command, which hears of it from the caller.
     nix::unistd::setsid().at(Step::Launcher)?;
+    process::spare_memory();
     if process::is_root() {
         process::harden().at(Step::Launcher)?;
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::domain::RuntimeId;
 use crate::events::EventKind;
 use crate::sandbox::cgroup::Outcome;
-use crate::sandbox::preset::{self, Preset, PresetName};
+use crate::sandbox::preset::{self, Preset};
 use crate::sandbox::pressure::{Cause, Sources, State, step};
 
 use super::Directory;
@@ -45,9 +45,9 @@ fn look(directory: &Weak<Directory>, mut sources: Sources, mut states: States) -
     let reading = sources.read();
     for (leaf, slot) in living {
         let view = slot.view();
-        let preset = PresetName::parse(view.preset.code()).ok().map(Preset::embedded);
-        let Some(preset) = preset.filter(|preset| preset.adapts) else { continue };
-        let Some(ceiling) = preset::resolve(preset, &directory.shared.host).cpu_quota else { continue };
+        let preset = Preset::embedded(view.preset);
+        let ceiling = preset::resolve(preset, &directory.shared.host).cpu_quota;
+        let Some(ceiling) = ceiling.filter(|_| preset.adapts) else { continue };
         let state = states.entry(view.id.clone()).or_default();
         let (next, adjustment) = step(*state, &reading, ceiling);
         *state = next;

@@ -18,9 +18,7 @@ use crate::sandbox::notify::Notifications;
 use crate::sandbox::plan::{Plan, Resource, Scheduling, WhenAlone};
 use crate::sandbox::preset::{self, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{
-    Control, LaunchError, Launched, Log, Profile, ProfileName, Step, Streams, Text, listen_for_adoption,
-};
+use crate::sandbox::{LaunchError, Launched, Log, Profile, Step, Streams, Text, listen_for_adoption};
 
 use super::super::gpus::Granted;
 use super::super::launch::group::{self, leaf_name};
@@ -132,7 +130,7 @@ impl Wanted {
     /// Blocks for the milliseconds that a launch takes.
     fn start(&self, noted: Option<Noted>) -> Result<Started, Trouble> {
         (self.shared.permit)(&self.spec).map_err(Trouble::refused)?;
-        let name = PresetName::parse(self.spec.preset.code()).map_err(|fault| Trouble::refused(fault.to_string()))?;
+        let name = self.spec.preset;
         let preset = Preset::embedded(name);
         let limits = narrowed(preset::resolve(preset, &self.shared.host), &self.spec);
         let granted = match &self.spec.gpu {
@@ -170,7 +168,7 @@ impl Wanted {
                     let _ = group.end(PATIENCE);
                     return Err(Trouble::failed(fault.to_string()));
                 }
-                self.shared.launchers.prepare(plan.user, self.profile()?);
+                self.shared.launchers.prepare(plan.user, Profile::embedded(self.spec.profile));
                 Ok(Started { launched, group, confinement, egress: preset.egress, from })
             }
             Err(trouble) => {
@@ -304,17 +302,13 @@ impl Wanted {
         workload.when_alone = WhenAlone::Wait;
         workload.scheduling = Scheduling::of(limits);
         workload.notify = spec.watchdog.is_some() || spec.notifies();
-        workload.require = spec.require.iter().filter_map(|name| Control::from_code(name.code())).collect();
-        let mut plan = self.profile()?.plan(&workload).map_err(|fault| Trouble::refused(fault.to_string()))?;
+        workload.require = spec.require.clone();
+        let mut plan =
+            Profile::embedded(spec.profile).plan(&workload).map_err(|fault| Trouble::refused(fault.to_string()))?;
         if let Some(files) = spec.limits.open_files {
             group::lower(&mut plan, Resource::OpenFiles, u64::from(files));
         }
         Ok(plan)
-    }
-
-    fn profile(&self) -> Result<&'static Profile, Trouble> {
-        let name = ProfileName::ALL.into_iter().find(|name| name.as_str() == self.spec.profile.code());
-        name.map(Profile::embedded).ok_or_else(|| Trouble::refused("there is no such profile"))
     }
 
     fn environment(&self, granted: &Granted) -> Result<Vec<(Text, Text)>, Trouble> {

@@ -22,11 +22,13 @@ use std::time::Duration;
 use crate::domain::{AutomationId, Money, PersonaId, RuntimeId};
 
 use super::life::{Policy, Readiness};
-use super::names::{Accelerator, Condition, ControlName, Preset, Profile, RestartRule};
+use super::names::{Accelerator, Condition, RestartRule};
 use super::publish::Publish;
 use super::schedule::Schedule;
 use super::spent::Window;
 use super::window::Backoff;
+use crate::sandbox::preset::PresetName;
+use crate::sandbox::{Control, ProfileName};
 
 pub use diff::{Change, diff};
 pub use health::{Health, Probe};
@@ -52,7 +54,7 @@ pub struct Defaults {
     /// `ARW_AUTONOMY_MAX_RUNTIME`: the wall time of one that has no budget of it.
     pub wall_time: Option<Duration>,
     /// `ARW_PERF_PRESET`: that of a runtime that names none. One above eco needs its justification all the same.
-    pub preset: Preset,
+    pub preset: PresetName,
 }
 
 /// One runtime.
@@ -67,9 +69,9 @@ pub struct RuntimeSpec {
     /// Who its traffic leaves as.
     pub persona: PersonaId,
     /// Its confinement.
-    pub profile: Profile,
+    pub profile: ProfileName,
     /// Its resources.
-    pub preset: Preset,
+    pub preset: PresetName,
     /// Why it needs more than eco.
     pub justification: Option<String>,
     /// What it computes on.
@@ -87,7 +89,7 @@ pub struct RuntimeSpec {
     /// Ports that the host can reach.
     pub publish: Vec<Publish>,
     /// Controls without which it is not launched, besides those of its profile.
-    pub require: Vec<ControlName>,
+    pub require: Vec<Control>,
     /// What is executed.
     pub process: Process,
     /// How it is looked after.
@@ -187,7 +189,7 @@ impl Default for Defaults {
             restart_max: 3,
             restart_window: Duration::from_secs(600),
             health_interval: Duration::from_secs(10),
-            preset: Preset::Eco,
+            preset: PresetName::Eco,
             wall_time: None,
         }
     }
@@ -278,8 +280,8 @@ impl RuntimeSpec {
             automation: own_automation(&id),
             id,
             persona,
-            profile: Profile::Standard,
-            preset: Preset::Eco,
+            profile: ProfileName::Standard,
+            preset: PresetName::Eco,
             justification: None,
             accelerator: Accelerator::None,
             auto_start: false,

@@ -7,7 +7,7 @@ use crate::config::located::{Document, Found, Place, nearest};
 use crate::config::{BudgetForm, GpuForm, LimitsForm, RuntimeForm, WindowForm};
 use crate::domain::{IdFault, Money, PersonaId, RuntimeId};
 
-use super::super::names::{Accelerator, Condition, ControlName, Preset, Profile, RestartRule};
+use super::super::names::{Accelerator, Condition, RestartRule};
 use super::super::publish::{Publish, PublishFault};
 use super::super::schedule::{Schedule, ScheduleFault};
 use super::super::spent::Window;
@@ -15,6 +15,8 @@ use super::super::window::{Backoff, MAX_RESTARTS};
 use super::{
     Budget, Defaults, Dependency, Gpu, GpuChoice, Limits, Process, RuntimeSpec, health, own_automation, process,
 };
+use crate::sandbox::preset::PresetName;
+use crate::sandbox::{Control, ProfileName};
 
 /// Most items of a list of one runtime.
 const MAX_ITEMS: usize = 128;
@@ -66,12 +68,12 @@ pub(super) fn read(document: &Document, form: &RuntimeForm, defaults: &Defaults)
             }
         })
         .collect();
-    let preset = choice(document, &form.preset, Preset::ALL, Preset::code).unwrap_or(defaults.preset);
+    let preset = choice(document, &form.preset, PresetName::ALL, PresetName::code).unwrap_or(defaults.preset);
     let accelerator =
         choice(document, &form.accelerator, Accelerator::ALL, Accelerator::code).unwrap_or(Accelerator::None);
-    let profile = choice(document, &form.profile, Profile::ALL, Profile::code).unwrap_or(match accelerator {
-        Accelerator::None => Profile::Standard,
-        Accelerator::Gpu => Profile::Gpu,
+    let profile = choice(document, &form.profile, ProfileName::ALL, ProfileName::code).unwrap_or(match accelerator {
+        Accelerator::None => ProfileName::Standard,
+        Accelerator::Gpu => ProfileName::Gpu,
     });
     let restart = choice(document, &form.restart.policy, RestartRule::ALL, RestartRule::code);
     let restart = restart.unwrap_or(RestartRule::OnFailure);
@@ -215,9 +217,9 @@ pub fn schedule_of(
     }
 }
 
-fn justification(document: &Document, form: &RuntimeForm, preset: Preset) -> Option<String> {
+fn justification(document: &Document, form: &RuntimeForm, preset: PresetName) -> Option<String> {
     let found = form.justification.as_ref().and_then(|found| plain_text(document, found, MAX_JUSTIFICATION));
-    if preset != Preset::Eco && form.justification.is_none() {
+    if preset != PresetName::Eco && form.justification.is_none() {
         let place = form.preset.as_ref().map_or_else(|| form.place.clone(), |found| found.place.clone());
         let hint = "say in `justification` why, or use `eco`";
         document.fault_with_hint(&place, format!("the preset `{preset}` needs a justification"), hint);
@@ -225,9 +227,9 @@ fn justification(document: &Document, form: &RuntimeForm, preset: Preset) -> Opt
     found
 }
 
-fn require(document: &Document, form: &RuntimeForm) -> Vec<ControlName> {
+fn require(document: &Document, form: &RuntimeForm) -> Vec<Control> {
     let items = bounded(document, &form.require).iter().cloned().map(Some);
-    items.filter_map(|found| choice(document, &found, ControlName::ALL, ControlName::code)).collect()
+    items.filter_map(|found| choice(document, &found, Control::ALL, Control::code)).collect()
 }
 
 fn restarts(document: &Document, form: &RuntimeForm, defaults: &Defaults) -> (usize, Duration, Backoff) {
@@ -316,12 +318,12 @@ fn limits(document: &Document, form: &LimitsForm) -> Limits {
     }
 }
 
-fn gpu(document: &Document, form: &RuntimeForm, accelerator: Accelerator, preset: Preset) -> Option<Gpu> {
+fn gpu(document: &Document, form: &RuntimeForm, accelerator: Accelerator, preset: PresetName) -> Option<Gpu> {
     if accelerator == Accelerator::None {
         if let Some(form) = &form.gpu {
             document.fault_with_hint(&form.place, "a GPU without `accelerator = \"gpu\"`", "give that key");
         }
-        if let Some(found) = form.preset.as_ref().filter(|_| preset == Preset::Gpu) {
+        if let Some(found) = form.preset.as_ref().filter(|_| preset == PresetName::Gpu) {
             let hint = "give `accelerator = \"gpu\"`";
             document.fault_with_hint(&found.place, "the preset `gpu` feeds an accelerator, and there is none", hint);
         }

@@ -3,8 +3,10 @@ use std::time::Duration;
 
 use crate::config::RuntimesFile;
 
-use super::super::names::{Accelerator, Condition, Preset, Profile, RestartRule};
+use super::super::names::{Accelerator, Condition, RestartRule};
 use super::{Change, Defaults, GpuChoice, Manifest, Probe, diff, read};
+use crate::sandbox::ProfileName;
+use crate::sandbox::preset::PresetName;
 
 const DEMO: &str = "[[runtimes]]\nid = \"demo\"\npersona = \"p\"\n";
 const PROCESS: &str = "[runtimes.process]\ncommand = \"/bin/true\"\n";
@@ -43,14 +45,14 @@ fn the_shipped_manifest_is_read_and_shows_every_kind() {
     assert_eq!(ids, ["hello", "model", "nightly-report", "trainer"]);
     let by = |id: &str| manifest.runtimes().find(|spec| spec.id.as_str() == id).expect(id);
     let model = by("model");
-    assert_eq!((model.preset, model.profile), (Preset::Balanced, Profile::Standard));
+    assert_eq!((model.preset, model.profile), (PresetName::Balanced, ProfileName::Standard));
     assert!(matches!(&model.health.as_ref().expect("health").probe, Probe::Http { path, .. } if path == "/"));
     assert_eq!(model.budget.egress, Some(10 << 30));
     assert_eq!(model.limits.swap, Some(0));
     assert_eq!(by("nightly-report").schedule.as_ref().expect("schedule").zone(), "Europe/Berlin");
     assert_eq!(by("nightly-report").depends_on[0].condition, Condition::Ready);
     let trainer = by("trainer");
-    assert_eq!((trainer.accelerator, trainer.profile), (Accelerator::Gpu, Profile::Gpu));
+    assert_eq!((trainer.accelerator, trainer.profile), (Accelerator::Gpu, ProfileName::Gpu));
     assert_eq!(trainer.gpu.as_ref().expect("gpu").choice, GpuChoice::Count(1));
 }
 
@@ -82,7 +84,10 @@ fn the_commented_keys_of_the_shipped_manifest_are_keys() {
 fn defaults_are_the_careful_ones() {
     let manifest = manifest_of(&[("demo", "")]);
     let spec = manifest.runtimes().next().expect("one");
-    assert_eq!((spec.preset, spec.profile, spec.restart), (Preset::Eco, Profile::Standard, RestartRule::OnFailure));
+    assert_eq!(
+        (spec.preset, spec.profile, spec.restart),
+        (PresetName::Eco, ProfileName::Standard, RestartRule::OnFailure)
+    );
     assert_eq!((spec.restart_max, spec.restart_window), (3, Duration::from_secs(600)));
     assert!(!spec.auto_start && spec.publish.is_empty() && spec.health.is_none() && spec.process.env.is_empty());
     assert_eq!(spec.name, "demo");

@@ -8,11 +8,23 @@ use clap_complete::Shell;
 use crate::ui::args::{Cli, ServerArguments};
 use crate::ui::{Failure, Outcome, Screen};
 
+const PROGRAM: &str = "arw-cli";
+
 pub(super) fn completions(shell: Shell, screen: &mut Screen) -> Result<Outcome, Failure> {
     let mut text = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "arw-cli", &mut text);
+    clap_complete::generate(shell, &mut Cli::command(), PROGRAM, &mut text);
+    if shell == Shell::Bash {
+        text = at_one(&text);
+    }
     screen.raw(&text)?;
     Ok(Outcome::Done)
+}
+
+/// The script for bash takes the hyphen of the program's name for a border between commands where it names a case, and
+/// not where it chooses one: below the first level nothing would be completed.
+fn at_one(script: &[u8]) -> Vec<u8> {
+    let (named, chosen) = (PROGRAM.replace('-', "__subcmd__"), PROGRAM.replace('-', "__"));
+    String::from_utf8_lossy(script).replace(&format!("{named}__subcmd__"), &format!("{chosen}__subcmd__")).into_bytes()
 }
 
 pub(super) fn man(dir: Option<&Path>, screen: &mut Screen) -> Result<Outcome, Failure> {
@@ -49,6 +61,21 @@ mod tests {
             for word in ["ledger", "verify", "preview", "admin-token"] {
                 assert!(text.contains(word), "{shell}: {word}");
             }
+        }
+    }
+
+    #[test]
+    fn every_command_that_bash_chooses_has_its_case() {
+        let text = capture(|screen| {
+            completions(Shell::Bash, screen).expect("generated");
+        });
+        let chosen: Vec<&str> =
+            text.lines().filter_map(|line| line.trim().strip_prefix("cmd=\"")?.strip_suffix('"')).collect();
+        assert!(chosen.len() > 60, "{chosen:?}");
+        let cases: std::collections::BTreeSet<&str> =
+            text.lines().filter_map(|line| line.trim().strip_suffix(')')).collect();
+        for case in chosen.into_iter().filter(|case| !case.is_empty()) {
+            assert!(cases.contains(case), "{case}");
         }
     }
 

@@ -4,6 +4,7 @@ import gzip
 import json
 import pathlib
 import re
+import struct
 
 from harness import prop, sh, show
 
@@ -39,7 +40,7 @@ def _():
     for unit in UNITS:
         named = show(unit, "Documentation").split()
         assert named, unit
-        for where in named:
+        for where in (word.strip('"') for word in named):
             kind, _, rest = where.partition(":")
             if kind == "man":
                 name, section = re.match(r"(.*)\((.)\)", rest).groups()
@@ -52,9 +53,9 @@ def _():
 def _():
     script = (
         "source /usr/share/bash-completion/completions/arw-cli\n"
-        "complete -p arw-cli >&2\n"
+        "asked=$(complete -p arw-cli | sed 's/.* -F \\([^ ]*\\) .*/\\1/')\n"
         "COMP_WORDS=(arw-cli automation sh); COMP_CWORD=2\n"
-        "_arw-cli arw-cli sh automation\n"
+        "$asked arw-cli sh automation\n"
         'printf "%s\\n" "${COMPREPLY[@]}"\n'
     )
     said = sh("bash", "-euc", script).stdout.splitlines()
@@ -64,11 +65,20 @@ def _():
     assert zsh.startswith("#compdef arw-cli\n") and "complete -c arw-cli" in fish
 
 
+def sections(content):
+    """The names of the sections of a 64-bit ELF file."""
+    table, = struct.unpack_from("<Q", content, 40)
+    size, count, names = struct.unpack_from("<HHH", content, 58)
+    starts = [struct.unpack_from("<IIQQQQ", content, table + size * index) for index in range(count)]
+    return [content[starts[names][4] + start[0]:].split(b"\0", 1)[0].decode() for start in starts]
+
+
 @prop("the programs are stripped")
 def _():
     for program in ("arw-server", "arw-cli"):
         content = pathlib.Path("/usr/bin", program).read_bytes()
-        assert b".debug_info" not in content and b".symtab" not in content, program
+        found = sections(content)
+        assert ".text" in found and ".symtab" not in found and not any(name.startswith(".debug") for name in found), found
         print(f"# {program} {len(content) >> 20} MiB", flush=True)
 
 

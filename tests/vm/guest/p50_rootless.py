@@ -17,12 +17,17 @@ def as_user(script, check=True):
               "sh", "-c", f"cd; {script}", check=check)
 
 
-@prop("a user's manager runs without a session")
-def _():
+def manager():
+    """The user's own manager runs, without a session."""
     sh("loginctl", "enable-linger", USER)
     uid = sh("id", "-u", USER).stdout.strip()
     until("the manager of the user", lambda: pathlib.Path(f"/run/user/{uid}/bus").exists())
     until("it answers", lambda: as_user("systemctl --user is-system-running --wait", check=False).stdout)
+
+
+@prop("a user's manager runs without a session")
+def _():
+    manager()
 
 
 @prop("an ordinary user's run in a delegated scope has the limits that the host handed down")

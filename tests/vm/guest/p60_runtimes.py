@@ -149,7 +149,7 @@ def _():
     saved = STATE / "fails" / "saved.json"
     until("the quarantine", lambda: saved.exists() and json.loads(saved.read_text())["life"]["quarantined"])
     count = len(deaths("fails"))
-    assert count == 3, deaths("fails")
+    assert count == 3, (deaths("fails"), [line for line in journal(UNIT).splitlines() if "not launched" in line or "fails" in line])
     sh("systemctl", "restart", UNIT)
     until("the model server answers", answer)
     assert len(deaths("fails")) == count, journal(UNIT)[-1500:]

@@ -3,6 +3,7 @@
 import pathlib
 
 from harness import prop, sh, show
+from p50_rootless import as_user, manager
 
 UNIT = "arw-server.service"
 
@@ -18,13 +19,16 @@ def _():
     assert show(UNIT, "ActiveState") == "active" and int(show(UNIT, "MainPID")) != before
 
 
-@prop("removing stops the daemon and keeps configuration and ledger")
+@prop("removing stops the daemon and those of users, and keeps configuration and ledger")
 def _():
+    manager()
+    as_user("systemctl --user start arw-runtimes.service")
     sh("systemctl", "enable", UNIT, "arw-server.socket")
     sh("apt-get", "remove", "--yes", "arw")
     assert sh("systemctl", "is-active", UNIT, check=False).stdout.strip() != "active"
     assert pathlib.Path("/etc/arw/arw-server.toml").exists() and pathlib.Path("/var/lib/arw/ledger").is_dir()
     assert sh("pgrep", "-x", "arw-server", check=False).returncode == 1
+    assert as_user("systemctl --user is-active arw-runtimes.service", check=False).stdout.strip() != "active"
 
 
 @prop("purging leaves nothing")
