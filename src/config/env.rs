@@ -78,8 +78,16 @@ pub(super) static VARIABLES: &[Variable] = &[
 ];
 
 /// Names that others define and that are read as well: where folders lie, how output is to look.
-const FOREIGN: [&str; 7] =
-    ["HOME", "XDG_STATE_HOME", "STATE_DIRECTORY", "CONFIGURATION_DIRECTORY", "JOURNAL_STREAM", "NO_COLOR", "TERM"];
+const FOREIGN: [&str; 8] = [
+    "HOME",
+    "XDG_STATE_HOME",
+    "STATE_DIRECTORY",
+    "CONFIGURATION_DIRECTORY",
+    "JOURNAL_STREAM",
+    "NOTIFY_SOCKET",
+    "NO_COLOR",
+    "TERM",
+];
 
 const fn var(
     name: &'static str,

@@ -43,8 +43,8 @@ pub use runtimes::{
     WindowForm,
 };
 pub use server::{
-    ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, PersonasConfig, ProxyConfig,
-    RuntimesConfig, ServerConfig, TlsListenerConfig,
+    Confine, ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, PersonasConfig,
+    ProxyConfig, RuntimesConfig, ServerConfig, TlsListenerConfig,
 };
 pub use server_file::reference;
 pub use server_file::units::parse_time;

@@ -30,10 +30,23 @@ pub struct ServerConfig {
     pub personas: PersonasConfig,
     /// Where the daemon's own log goes.
     pub log: LogConfig,
+    /// How far the daemon confines itself once it has started.
+    pub confine: Confine,
     /// Whether recipes and bundles without a trusted signature are refused (`ARW_REQUIRE_SIGNED_BUNDLES`).
     pub require_signed_bundles: bool,
     /// The persona that `ARW_NET_POSTURE` and `ARW_NET_ALLOWLIST` describe.
     pub default_persona: Option<DefaultPersona>,
+}
+
+/// How far the daemon confines itself once it has started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confine {
+    /// As far as the kernel can; what it cannot is told.
+    Auto,
+    /// A wall that does not stand ends the start.
+    Require,
+    /// Not at all.
+    Off,
 }
 
 /// A persona that the environment defines, or whose file it overrides. What posture and patterns
@@ -276,6 +289,7 @@ impl ServerConfig {
             },
             personas: PersonasConfig::default(),
             log: LogConfig { filter: "info".to_owned(), json: false, journald: true, dir: None },
+            confine: Confine::Auto,
             require_signed_bundles: true,
             default_persona: None,
             state_dir,

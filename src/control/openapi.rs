@@ -90,6 +90,7 @@ fn all_schemas() -> Value {
         all.extend(super::audit::schemas());
         all.extend(super::alerts::schemas());
         all.extend(super::automations::schemas());
+        all.extend(super::confinement::schemas());
         all.extend(super::recipes::schemas());
     }
     all

@@ -17,6 +17,7 @@ use super::runtimes::{refused, supervisor};
 use super::state::{App, Command, ReloadAsk};
 use crate::domain::{ClientAddr, RuntimeId};
 use crate::governance::audit::Actor;
+use crate::governance::reason::reason;
 use crate::governance::recipes::{Put, RecipeFault, RunFault};
 use crate::governance::signed::ShelfFault;
 use crate::supervisor::{Action, RuntimeState};
@@ -114,18 +115,23 @@ pub(super) async fn run(
     let (supervisor, id) = (supervisor(&app)?, RuntimeId::parse(&id).map_err(|_| unknown())?);
     let (recipes, by) = (&app.state.governance.recipes, Actor::of(peer));
     if let Some(view) = supervisor.runtime(&id) {
-        let at_work = recipes.is_at_work(&id).await;
-        if !at_work.map_err(|fault| not_run(&RunFault::Store(fault)))? {
-            let detail = format!("the manifest declares a runtime `{id}`, so the recipe of that id is not run");
-            return Err(Problem::new(ProblemCode::RecipeConflict, detail));
-        }
-        // Another version would end what runs.
-        if view.run.is_some() {
-            return Err(Problem::new(
-                ProblemCode::NotInThisState,
-                format!("`{id}` runs already: it is {}", view.state),
-            )
-            .hint(format!("`arw-cli runtime stop {id}` ends it")));
+        let at_work = recipes.is_at_work(&id).await.map_err(|fault| not_run(&RunFault::Store(fault)))?;
+        let refusal = match (at_work, view.run) {
+            (false, _) => {
+                let detail = format!("the manifest declares a runtime `{id}`, so the recipe of that id is not run");
+                Some(Problem::new(ProblemCode::RecipeConflict, detail))
+            }
+            // Another version would end what runs.
+            (true, Some(_)) => {
+                let detail = format!("`{id}` runs already: it is {}", view.state);
+                let problem = Problem::new(ProblemCode::NotInThisState, detail);
+                Some(problem.hint(format!("`arw-cli runtime stop {id}` ends it")))
+            }
+            (true, None) => None,
+        };
+        if let Some(problem) = refusal {
+            recipes.not_put(&id, reason(&wanted.reason), &by, problem.code.code()).await;
+            return Err(problem);
         }
     }
     let put = recipes.put_to_work(&id, &wanted.reason, &by).await.map_err(|fault| not_run(&fault))?;

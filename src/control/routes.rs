@@ -9,8 +9,8 @@ use axum::routing::{MethodRouter, get, post};
 use super::problem::ProblemCode;
 use super::state::App;
 use super::{
-    actions, alerts, audit, authority, automations, egress, exec, leases, ledger, metrics, personas, policy, preview,
-    public, recipes, runtimes, settings, stream,
+    actions, alerts, audit, authority, automations, confinement, egress, exec, leases, ledger, metrics, personas,
+    policy, preview, public, recipes, runtimes, settings, stream,
 };
 
 /// Who may ask.
@@ -134,6 +134,7 @@ pub(crate) fn table() -> Vec<Route> {
     table.extend(audit::routes());
     table.extend(alerts::routes());
     table.extend(automations::routes());
+    table.extend(confinement::routes());
     table.extend(personas::routes());
     table.extend(recipes::routes());
     table

@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
+use super::confinement::word;
 use super::state::App;
 use super::wire::Settings;
 use crate::config::{Durability, ServerConfig};
@@ -29,12 +30,14 @@ fn view(config: &ServerConfig) -> Value {
         runtimes,
         personas,
         log,
+        confine,
         require_signed_bundles,
         default_persona,
     } = config;
     json!({
         "state_dir": state_dir,
         "config_dir": config_dir,
+        "confine": word(*confine),
         "proxy": {
             "enable": proxy.enable,
             "bind": proxy.bind,

@@ -17,6 +17,7 @@ use crate::governance::audit::Actor;
 use crate::ledger::Ledger;
 use crate::policy::Snapshot;
 use crate::proxy::{Handle, Metrics};
+use crate::sandbox::confine::Walls;
 use crate::supervisor::Supervisor;
 
 /// Event streams at once. 16: a few operators and exporters; each holds a queue of events.
@@ -65,6 +66,8 @@ pub struct ControlState {
     pub supervisor: Option<Supervisor>,
     /// What the handbook asks for beyond the gate.
     pub governance: Governance,
+    /// What the daemon has put around itself; none when the settings say so.
+    pub walls: Option<Arc<Walls>>,
     /// To the daemon's own task.
     pub commands: mpsc::Sender<Command>,
     /// Time.

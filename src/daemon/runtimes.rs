@@ -15,6 +15,7 @@ use crate::governance::automations::{self, Found, Registry};
 use crate::governance::consent;
 use crate::governance::recipes::{self, Recipes};
 use crate::proxy::{Gateway, Running};
+use crate::sandbox::Launcher;
 use crate::sandbox::cgroup::Roots;
 use crate::sandbox::preset::PresetName;
 use crate::store::Store;
@@ -38,10 +39,7 @@ pub(super) struct Declared {
 pub(super) fn read_declared(config: &ServerConfig, recipes: Vec<Arc<RuntimeSpec>>) -> Result<Declared, Faults> {
     let path = &config.runtimes.manifest;
     let one = |fault| Faults(vec![fault]);
-    let manifest = match read(path).map_err(one)? {
-        Some(text) => understand(config, path, &text)?,
-        None => Manifest::default(),
-    };
+    let manifest = read_manifest(config)?;
     let path = path.with_file_name(AUTOMATIONS);
     let text = read(&path).map_err(one)?.unwrap_or_default();
     let file = AutomationsFile::parse(&path, &text).map_err(|document| Faults(document.into_faults()))?;
@@ -55,6 +53,18 @@ pub(super) fn read_declared(config: &ServerConfig, recipes: Vec<Arc<RuntimeSpec>
     }
     let registry = Registry::of(&manifest, |id| named.contains(id));
     Ok(Declared { manifest, registry })
+}
+
+/// Reads the manifest alone. Without a file nothing is declared.
+///
+/// # Errors
+/// Every fault of it.
+pub(super) fn read_manifest(config: &ServerConfig) -> Result<Manifest, Faults> {
+    let path = &config.runtimes.manifest;
+    match read(path).map_err(|fault| Faults(vec![fault]))? {
+        Some(text) => understand(config, path, &text),
+        None => Ok(Manifest::default()),
+    }
 }
 
 fn understand(config: &ServerConfig, path: &Path, text: &str) -> Result<Manifest, Faults> {
@@ -105,6 +115,7 @@ pub(super) struct Parts<'p> {
     pub(super) demo: Option<&'p Demo>,
     pub(super) store: &'p Store,
     pub(super) recipes: &'p Recipes,
+    pub(super) launcher: Option<Launcher>,
 }
 
 /// Starts the supervisor, with what is kept of its automations. What is declared must be sound: a daemon that comes up
@@ -113,7 +124,7 @@ pub(super) struct Parts<'p> {
 /// # Errors
 /// Every fault of the manifest, or why the state folder cannot be used.
 pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<(Supervisor, Found)> {
-    let Parts { config, clock, gateway, proxy, events, demo, store, recipes } = parts;
+    let Parts { config, clock, gateway, proxy, events, demo, store, recipes, launcher } = parts;
     let at_work = recipes.declared().await.context("the recipes at work")?;
     let Declared { mut manifest, mut registry } = read_declared(config, at_work)
         .map_err(|faults| anyhow::anyhow!("the runtimes' manifest is faulty:\n{faults}"))?;
@@ -137,6 +148,7 @@ pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<(Supervisor, Found
         shut: gateway.latched().is_some(),
         bars,
         reports,
+        launcher,
     };
     let supervisor = supervisor::start(premises, manifest).await.context("the supervisor")?;
     Ok((supervisor, found))

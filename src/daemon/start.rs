@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::confine::{self, Confined};
 use super::demo::{self, Demo};
 use super::news::{Asker, News};
 use super::reload::{Reloader, read_policy};
@@ -61,6 +62,7 @@ pub fn run(loaded: Loaded, environment: &Environment) -> anyhow::Result<()> {
     sys::process::harden().context("hardening the process")?;
     make_private(&config.state_dir)?;
     let config = fit_descriptors(config)?;
+    let confined = confine::confine(&config, environment).context("the daemon's own confinement")?;
     // The workers of the proxy have executors of their own: this one serves control, DNS and the housekeeping.
     let executor = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -68,7 +70,7 @@ pub fn run(loaded: Loaded, environment: &Environment) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("starting the executor")?;
-    let outcome = executor.block_on(serve(config));
+    let outcome = executor.block_on(serve(config, confined));
     // All that has to be on the disk is. What still sits in a call into a driver is not waited for.
     executor.shutdown_timeout(LAST_CALLS);
     outcome
@@ -99,7 +101,7 @@ fn fit_descriptors(mut config: ServerConfig) -> anyhow::Result<ServerConfig> {
     Ok(config)
 }
 
-async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
+async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<()> {
     // Before anybody can know that the daemon is there: an early SIGHUP would end it.
     let signals = Signals::catch()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -159,8 +161,9 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         Some(proxy) if config.runtimes.enable => {
             let demo = demo.as_ref();
             let (clock, gateway, events) = (&clock, &gateway, &events);
-            let (store, recipes) = (&foundation.store, &foundation.recipes);
-            let parts = runtimes::Parts { config: &config, clock, gateway, proxy, events, demo, store, recipes };
+            let (store, recipes, launcher) = (&foundation.store, &foundation.recipes, confined.launcher);
+            let parts =
+                runtimes::Parts { config: &config, clock, gateway, proxy, events, demo, store, recipes, launcher };
             match runtimes::start(parts).await {
                 Ok(started) => Some(started),
                 // The demonstration of the gateway is worth having without that of the runtime.
@@ -188,6 +191,7 @@ async fn serve(mut config: ServerConfig) -> anyhow::Result<()> {
         metrics,
         supervisor: supervisor.clone(),
         governance: governing.handles.clone(),
+        walls: confined.walls.map(Arc::new),
         commands,
         clock: Arc::clone(&clock),
     };

@@ -185,6 +185,9 @@ pub enum LaunchError {
     /// The launcher or the init ended without a word: killed from outside, or out of memory.
     #[error("the sandbox ended while it was being made")]
     Lost,
+    /// The launcher was killed together with what would have started another.
+    #[error("the launcher is dead, and a confined daemon can start no other; restart the daemon")]
+    Dead,
     /// No stage said anything for too long; what had been made was killed.
     #[error("the sandbox was not made in time: the last step does not end")]
     Slow,

@@ -38,6 +38,7 @@ use super::{
 pub struct Launcher {
     socket: Option<OwnedFd>,
     process: Pid,
+    may_become: bool,
 }
 
 /// What a launch gets besides its plan.
@@ -115,9 +116,36 @@ impl Launcher {
     /// # Errors
     /// As [`Launcher::start`].
     pub fn start_from(program: &Path) -> Result<Self, LaunchError> {
+        Self::start_as(program, None)
+    }
+
+    /// Starts one that is there for as long as its caller: when the helper dies, a process that does nothing else makes
+    /// another. For a caller that will be able to execute nothing later on ([`confine`](super::confine)).
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub fn start_resident() -> Result<Self, LaunchError> {
+        Self::start_as(Path::new("/proc/self/exe"), Some(stage::RESIDENT))
+    }
+
+    /// The same, from another executable that intercepts stages.
+    ///
+    /// # Errors
+    /// As [`Launcher::start`].
+    pub fn start_resident_from(program: &Path) -> Result<Self, LaunchError> {
+        Self::start_as(program, Some(stage::RESIDENT))
+    }
+
+    fn start_as(program: &Path, word: Option<&str>) -> Result<Self, LaunchError> {
         let (ours, theirs) = message::pair().at(Step::Launcher)?;
-        let process = start(program, theirs).at_with(Step::Launcher, || program.display().to_string())?;
-        Ok(Self { socket: Some(ours), process })
+        let process = start(program, word, theirs).at_with(Step::Launcher, || program.display().to_string())?;
+        Ok(Self { socket: Some(ours), process, may_become: User::caller_may_become() })
+    }
+
+    /// The user for a sandbox of this launcher, as [`User::for_caller`] found it when the launcher was started: its caller
+    /// may have given up since what the launcher still has.
+    pub fn user(&self, host_id: u32) -> User {
+        User::for_one_who(self.may_become, host_id)
     }
 
     /// Its process id.
@@ -202,12 +230,12 @@ impl Drop for Launcher {
     }
 }
 
-fn start(program: &Path, socket: OwnedFd) -> io::Result<Pid> {
+fn start(program: &Path, word: Option<&str>, socket: OwnedFd) -> io::Result<Pid> {
     if is_single_threaded()? {
-        return fork_and_execute(program, &socket);
+        return fork_and_execute(program, word, &socket);
     }
     let mut command = Command::new(program);
-    std::os::unix::process::CommandExt::arg0(&mut command, OsStr::new(stage::LAUNCHER));
+    std::os::unix::process::CommandExt::arg0(&mut command, OsStr::new(stage::LAUNCHER)).args(word);
     // The environment is what `/proc/1/environ` of every sandbox would show: nothing.
     command.env_clear().current_dir("/").stdin(Stdio::from(socket)).stdout(Stdio::null());
     let child = command.spawn()?;
@@ -216,16 +244,16 @@ fn start(program: &Path, socket: OwnedFd) -> io::Result<Pid> {
 
 /// The same without waiting for it: a program of this size takes a millisecond and more to execute, which the caller has
 /// other use for. That it could not be executed is told by its end.
-fn fork_and_execute(program: &Path, socket: &OwnedFd) -> io::Result<Pid> {
+fn fork_and_execute(program: &Path, word: Option<&str>, socket: &OwnedFd) -> io::Result<Pid> {
     let program = CString::new(program.as_os_str().as_bytes())?;
-    let name = CString::new(stage::LAUNCHER)?;
+    let words = [Some(stage::LAUNCHER), word].into_iter().flatten().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let null = File::options().write(true).open("/dev/null")?;
     match fork()? {
         Side::Parent(child) => Ok(Pid::from_raw(child.pid)),
         Side::Child => {
             signals::reset_all();
             let ready = dup2_stdin(socket).and_then(|()| dup2_stdout(&null)).and_then(|()| chdir("/"));
-            let _ = ready.and_then(|()| execve(&program, &[&name], &[] as &[&CStr]));
+            let _ = ready.and_then(|()| execve(&program, &words, &[] as &[&CStr]));
             std::process::exit(NOT_EXECUTED)
         }
     }

@@ -25,6 +25,7 @@
 //! | `preset` | named sets of limits, and what may be claimed of them |
 //! | `pressure` | when the host is short of something, and eco gives way |
 //! | `check` | the escape self-test that runs inside |
+//! | `confine` | the same walls, as far as they fit, around the daemon itself |
 //!
 //! It needs Linux 5.12 (mounts by descriptor that are read-only all the way down) with seccomp; Landlock (5.13, TCP 6.7,
 //! scopes 6.12) and cgroup v2 make it better and are reported. As root every runtime has a host uid of its own; an
@@ -37,6 +38,7 @@ mod adopt;
 pub mod cgroup;
 mod channel;
 pub mod check;
+pub mod confine;
 mod control;
 mod exec;
 mod fault;

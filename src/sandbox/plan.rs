@@ -105,9 +105,18 @@ impl User {
     /// The user for a sandbox of this process: `host_id`, which nothing else may have, where it can become that user and
     /// mount; the caller's own id in a user namespace where it cannot.
     pub fn for_caller(host_id: u32) -> Self {
-        let (outside_uid, outside_gid) = (geteuid().as_raw(), getegid().as_raw());
+        Self::for_one_who(Self::caller_may_become(), host_id)
+    }
+
+    /// Whether this process can become another user, and mount.
+    pub(super) fn caller_may_become() -> bool {
         let sets = Capabilities::of_this_thread();
-        if sets.is_ok_and(|sets| NEEDED.iter().all(|number| sets.effective & (1 << number) != 0)) {
+        sets.is_ok_and(|sets| NEEDED.iter().all(|number| sets.effective & (1 << number) != 0))
+    }
+
+    pub(super) fn for_one_who(may_become: bool, host_id: u32) -> Self {
+        let (outside_uid, outside_gid) = (geteuid().as_raw(), getegid().as_raw());
+        if may_become {
             return Self::Host { uid: host_id, gid: host_id };
         }
         // Root without its powers, as in many containers: inside it is not root by name either.

@@ -61,13 +61,14 @@ impl Recipes<'_> {
         .await
     }
 
-    /// Takes one from its work.
+    /// Takes one from its work; what was put in its place since stays.
     ///
     /// # Errors
     /// See [`StoreFault`].
-    pub async fn remove(&self, id: RuntimeId, entry: Entry) -> Result<(), StoreFault> {
+    pub async fn remove(&self, row: RecipeRow, entry: Entry) -> Result<(), StoreFault> {
         self.change(entry, move |transaction| {
-            transaction.execute("DELETE FROM recipes WHERE id = ?1", [id.as_str()]).map(drop)
+            let which = params![row.id.as_str(), row.version, row.at.unix_micros()];
+            transaction.execute("DELETE FROM recipes WHERE id = ?1 AND version = ?2 AND at = ?3", which).map(drop)
         })
         .await
     }

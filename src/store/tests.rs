@@ -418,3 +418,30 @@ async fn a_history_is_paged_annotated_and_let_go_by_age() {
     assert!(personas.known().await.expect("read").is_empty());
     assert_eq!(personas.history(demo(), None, 1).await.expect("read")[0].0.seq, 6, "numbers are not used twice");
 }
+
+#[tokio::test]
+async fn a_recipe_at_work_is_taken_away_as_the_version_that_was_meant() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = Store::open(folder.path()).expect("opens");
+    let row = |version: &str, at: i64| RecipeRow {
+        id: RuntimeId::parse("nightly").expect("an id"),
+        version: version.to_owned(),
+        tree: "00".to_owned(),
+        at: Timestamp::from_unix_micros(at),
+        by: "uid:0".to_owned(),
+        why: "release".to_owned(),
+    };
+    let (old, new) = (row("1.0.0", 1), row("1.1.0", 2));
+    store.recipes().put(old.clone(), entry("old")).await.expect("put");
+    store.recipes().put(new.clone(), entry("new")).await.expect("put");
+    store.recipes().remove(old, entry("late")).await.expect("nothing is left of it");
+    assert_eq!(store.recipes().all().await.expect("read"), std::slice::from_ref(&new));
+    drop(store);
+    let store = Store::open(folder.path()).expect("opens again");
+    assert_eq!(store.recipes().all().await.expect("read"), std::slice::from_ref(&new));
+    store.recipes().remove(new, entry("taken")).await.expect("removed");
+    assert_eq!(store.recipes().all().await.expect("read"), []);
+    let waiting = store.outbox().oldest(10).await.expect("read");
+    let ids: Vec<&str> = waiting.iter().map(|(_, entry)| entry.id.as_str()).collect();
+    assert_eq!(ids, ["old", "new", "late", "taken"], "each with its entry");
+}

@@ -62,7 +62,7 @@ pub use manifest::{
 };
 pub use names::{Accelerator, Condition, RestartRule};
 pub use publish::{Publish, PublishFault};
-pub use records::RecordFault;
+pub use records::{RecordFault, left_behind};
 pub use request::{Action, RequestFault};
 pub use schedule::{Schedule, ScheduleFault};
 pub use shared::Permit;

@@ -229,6 +229,17 @@ impl Records {
     }
 }
 
+/// The groups of runs that an earlier daemon left behind, wherever it made them. What cannot be read is passed over: the
+/// supervisor tells of it.
+pub fn left_behind(state_dir: &Path) -> Vec<PathBuf> {
+    let runtimes = state_dir.join("runtimes");
+    let runs = Records::ids(&runtimes).into_iter().filter_map(|id| {
+        let records = Records { folder: runtimes.join(id.as_str()) };
+        records.run().ok()??.leaf
+    });
+    runs.flat_map(|leaf| leaf.paths().cloned().collect::<Vec<_>>()).collect()
+}
+
 /// The name of this state folder's cgroups: eight random hexadecimal digits, made once.
 pub(super) fn instance(runtimes: &Path) -> Result<String, RecordFault> {
     private_folder(runtimes)?;

@@ -73,20 +73,34 @@ pub(super) struct Parts {
     pub(super) permit: Permit,
     pub(super) bars: Bars,
     pub(super) reports: Reports,
+    pub(super) launchers: Launchers,
 }
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit, bars, reports } =
-            parts;
-        let user = User::for_caller(u32::try_from(config.first_uid).unwrap_or(u32::MAX - 1));
+        let Parts {
+            clock,
+            gateway,
+            doors,
+            events,
+            cgroups,
+            host,
+            config,
+            folder,
+            instance,
+            permit,
+            bars,
+            reports,
+            launchers,
+        } = parts;
+        let user = launchers.user(u32::try_from(config.first_uid).unwrap_or(u32::MAX - 1));
         let gpus = Accelerators::new(Arc::clone(&clock), config.gpu_library.clone());
         Self {
             clock,
             gateway,
             doors,
             events,
-            launchers: Launchers::default(),
+            launchers,
             user,
             cgroups,
             host,
@@ -142,20 +156,39 @@ impl Shared {
     }
 }
 
-/// The one launcher, made when it is needed and anew when it died. What it launched goes on without it.
+/// The one launcher. Made when it is needed and anew when it died, unless it was made before the daemon gave up the right to:
+/// then it sees to that itself. What it launched goes on without it.
 #[derive(Debug, Default)]
-pub(super) struct Launchers(Mutex<Option<Arc<Launcher>>>);
+pub(super) struct Launchers {
+    resident: Option<Arc<Launcher>>,
+    current: Mutex<Option<Arc<Launcher>>>,
+}
 
 impl Launchers {
+    pub(super) fn new(resident: Option<Launcher>) -> Self {
+        Self { resident: resident.map(Arc::new), current: Mutex::default() }
+    }
+
     /// A launcher that lives. Blocks while one is started.
     pub(super) fn get(&self) -> Result<Arc<Launcher>, LaunchError> {
-        let mut current = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resident) = &self.resident {
+            return match resident.is_alive() {
+                true => Ok(Arc::clone(resident)),
+                false => Err(LaunchError::Dead),
+            };
+        }
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(launcher) = current.as_ref().filter(|launcher| launcher.is_alive()) {
             return Ok(Arc::clone(launcher));
         }
         let fresh = Arc::new(Launcher::start()?);
         *current = Some(Arc::clone(&fresh));
         Ok(fresh)
+    }
+
+    /// A user of this host for runtimes, the one whose id is `host_id` where they have ids of their own.
+    fn user(&self, host_id: u32) -> User {
+        self.resident.as_ref().map_or_else(|| User::for_caller(host_id), |resident| resident.user(host_id))
     }
 
     /// Has made ready what a launch under `profile` takes that may come.

@@ -63,7 +63,15 @@ impl Capabilities {
 /// # Errors
 /// `EPERM` without `CAP_SETPCAP`.
 pub fn empty_bounding_set() -> io::Result<()> {
-    for number in 0..MAX_CAPABILITIES {
+    narrow_bounding_set(0)
+}
+
+/// Takes everything but `keep` out of the bounding set. Needs `CAP_SETPCAP`.
+///
+/// # Errors
+/// `EPERM` without `CAP_SETPCAP`.
+pub fn narrow_bounding_set(keep: u64) -> io::Result<()> {
+    for number in (0..MAX_CAPABILITIES).filter(|number| keep & (1 << number) == 0) {
         match prctl(libc::PR_CAPBSET_DROP, number, 0) {
             Ok(_) => {}
             Err(Errno::EINVAL) => break,
@@ -93,9 +101,21 @@ pub fn lock_secure_bits() -> io::Result<()> {
 /// # Errors
 /// None in practice; the system calls' own.
 pub fn drop_all() -> io::Result<()> {
+    keep_only(0)
+}
+
+/// Empties the ambient and inheritable sets, and takes everything but `keep` out of the permitted and effective ones.
+/// What is not permitted now does not become so.
+///
+/// # Errors
+/// None in practice; the system calls' own.
+pub fn keep_only(keep: u64) -> io::Result<()> {
     prctl(libc::PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0)?;
+    let keep = if keep == 0 { 0 } else { keep & Capabilities::of_this_thread()?.permitted };
+    let half = |bits: u64| u32::try_from(bits & u64::from(u32::MAX)).expect("32 bits");
+    let word = |bits: u32| Data { effective: bits, permitted: bits, inheritable: 0 };
     let mut header = Header::default();
-    let data = [Data::default(); 2];
+    let data = [word(half(keep)), word(half(keep >> 32))];
     // SAFETY: with version 3 the kernel reads two struct __user_cap_data, and `data` holds two.
     let done = unsafe { libc::syscall(libc::SYS_capset, std::ptr::from_mut(&mut header), data.as_ptr()) };
     Errno::result(done)?;

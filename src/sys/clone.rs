@@ -62,8 +62,9 @@ pub fn clone_into(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Resu
 /// # Errors
 /// `EAGAIN` at a limit on processes, `ENOMEM`.
 pub fn fork() -> io::Result<Side> {
-    // SAFETY: fork(2) in a process with one thread has no precondition; the only caller is the init of a
-    // sandbox, which was cloned from a launcher that `clone_into` has proved to be single-threaded.
+    // SAFETY: fork(2) in a process with one thread has no precondition; the callers are the keeper of a launcher, which
+    // is at the top of `main`, and the init of a sandbox, which was cloned from a launcher that `clone_into` has proved to
+    // be single-threaded.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Side::Parent(Child { pid: child.as_raw(), pidfd: None })),
         nix::unistd::ForkResult::Child => Ok(Side::Child),

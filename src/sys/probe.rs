@@ -1,4 +1,4 @@
-//! System calls that a sandbox must refuse, tried by its self-test. Each is harmless when it succeeds.
+//! System calls that a sandbox must refuse, or the daemon to itself, tried by their tests. Each is harmless when it succeeds.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -67,5 +67,57 @@ pub fn user_faults() -> io::Result<()> {
     let fd = i32::try_from(fd).map_err(|_| io::Error::from(Errno::EBADF))?;
     // SAFETY: the kernel has just returned this new descriptor, and nobody else knows its number.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
+}
+
+/// Maps a page that can be written and executed, and unmaps it again.
+///
+/// # Errors
+/// The kernel's or the filter's.
+pub fn writable_code() -> io::Result<()> {
+    const PAGE: usize = 4_096;
+    let rights = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: without a wish for an address (null) the kernel takes free space, so no mapping of ours is touched.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, rights, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(Errno::last().into());
+    }
+    // SAFETY: this page was just mapped here, and nothing refers to it.
+    Errno::result(unsafe { libc::munmap(mapped, PAGE) })?;
+    Ok(())
+}
+
+/// Maps a page that can be written, makes it executable instead, and unmaps it again.
+///
+/// # Errors
+/// The kernel's or the filter's.
+pub fn written_code() -> io::Result<()> {
+    const PAGE: usize = 4_096;
+    let rights = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: without a wish for an address (null) the kernel takes free space, so no mapping of ours is touched.
+    let mapped = unsafe { libc::mmap(std::ptr::null_mut(), PAGE, rights, flags, -1, 0) };
+    if mapped == libc::MAP_FAILED {
+        return Err(Errno::last().into());
+    }
+    // SAFETY: the page was just mapped here, and nothing refers to it.
+    let made = Errno::result(unsafe { libc::mprotect(mapped, PAGE, libc::PROT_READ | libc::PROT_EXEC) });
+    // SAFETY: as above.
+    Errno::result(unsafe { libc::munmap(mapped, PAGE) })?;
+    made?;
+    Ok(())
+}
+
+/// Asks for the personality in which whatever can be read can be executed, and takes it back.
+///
+/// # Errors
+/// The kernel's or the filter's.
+pub fn read_implies_exec() -> io::Result<()> {
+    const READ_IMPLIES_EXEC: libc::c_ulong = 0x0040_0000;
+    // SAFETY: personality(2) takes a number.
+    let before = Errno::result(unsafe { libc::personality(READ_IMPLIES_EXEC) })?;
+    // SAFETY: as above; this is what the process had.
+    Errno::result(unsafe { libc::personality(libc::c_ulong::try_from(before).unwrap_or(0)) })?;
     Ok(())
 }

@@ -108,6 +108,8 @@ pub enum Command {
     Status,
     /// Ask whether the daemon runs and may let anything leave
     Health,
+    /// Show how the daemon itself is confined, measured now
+    Confinement,
     /// Read, search, verify and export the egress ledger, without the daemon
     #[command(subcommand)]
     Ledger(LedgerCommand),

@@ -456,6 +456,50 @@ async fn a_killed_launcher_takes_nothing_along_and_is_replaced() {
     assert_eq!(more.control.wait().expect("wait"), End::Exit(Exit::Code(0)));
 }
 
+/// A resident launcher is there again although its caller does nothing for it, and goes when its caller does.
+#[tokio::test]
+async fn a_resident_launcher_comes_back_by_itself_and_goes_with_its_caller() {
+    let launcher = Launcher::start_resident_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
+    let children = |pid: u32| {
+        let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        list.split_whitespace().map(|pid| pid.parse().expect("a number")).collect::<Vec<i32>>()
+    };
+    let keeper = launcher.id();
+    let place = Place::new();
+    let (attended, _) = place.launch(Some(&launcher), WAITS);
+    place.hears("ready").await;
+    let null = File::open("/dev/null").expect("null");
+    let streams = Streams::new(null.as_fd(), null.as_fd(), null.as_fd());
+    for _ in 0..3 {
+        let [worker] = children(keeper)[..] else { panic!("{:?}", children(keeper)) };
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), nix::sys::signal::Signal::SIGKILL).expect("killed");
+        // What the dying one still takes up is lost with it.
+        soon(async {
+            while children(keeper).contains(&worker) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        // By now, or soon: what is asked meanwhile waits in the socket.
+        let more = launcher.launch(&plan(ProfileName::Strict, &["true"]), &streams).expect("launch");
+        assert_eq!(more.control.wait().expect("wait"), End::Exit(Exit::Code(0)));
+        assert!(launcher.is_alive() && launcher.id() == keeper);
+    }
+    assert_eq!(said(&attended.channel, &["echo", "alive"]).await.1, "alive\n");
+    let [worker] = children(keeper)[..] else { panic!("{:?}", children(keeper)) };
+    // Waits for the keeper.
+    drop(launcher);
+    let gone = |pid: i32| !std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    assert!(gone(keeper.cast_signed()));
+    soon(async {
+        while !gone(worker) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    end(&attended.channel).await;
+}
+
 /// Orders that do not concern anybody change nothing, and the last words of the owner are heard.
 #[tokio::test]
 async fn the_last_clone_dropped_is_the_owner_gone() {

@@ -10,6 +10,7 @@ mod adoption;
 mod audited;
 mod automations;
 mod budgets;
+mod confined;
 mod crowd;
 mod ends;
 mod exec;

@@ -155,6 +155,13 @@ fn a_recipe_that_may_not_run_is_refused_with_its_code_and_the_refusal_is_in_the_
         assert_eq!(status, 404, "{id}: {problem}");
     }
     assert_eq!(code(&host, &["recipes", "run", "taken"]), "recipe_conflict");
+    let told = |code: &str| {
+        let all = entries(&host, "recipe_put_to_work");
+        all.into_iter().find(|entry| entry["audit"]["after"].as_str().unwrap().contains(code))
+    };
+    for code in ["no_such_recipe", "recipe_conflict"] {
+        wait_for(code, || told(code));
+    }
     install(&host, "1.0.0", "consent = [\"text:read\"]");
     assert_eq!(code(&host, &["recipes", "run", "x"]), "consent_missing");
     install(&host, "1.0.1", "");

@@ -47,6 +47,11 @@ const LEAST_DAYS: u32 = 90;
 pub(in crate::config) static KEYS: &[Key] = &[
     key("state_dir", Kind::Path(|d| &mut d.config.state_dir), "Ledger, keys and tokens; absolute, mode 0700."),
     key("config_dir", Kind::Path(|d| &mut d.config.config_dir), "Where `personas/` lies; absolute."),
+    key(
+        "confine",
+        Kind::Confine(|d| &mut d.config.confine),
+        "How far the daemon confines itself once it has started: `auto` as far as the kernel can, `require` or not at all start, `off`.",
+    ),
     key("proxy.enable", Kind::Bool(|d| &mut d.config.proxy.enable), "Whether the proxy listens at all."),
     key("proxy.bind", Kind::Listeners(|d| &mut d.config.proxy.bind), "Plain TCP listeners; `[]` for none."),
     key(

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Durability;
 use crate::config::located::ByteSize;
+use crate::config::{Confine, Durability};
 use crate::domain::{HostName, TokenHash};
 
 use super::draft::Draft;
@@ -63,6 +63,7 @@ pub(super) enum Kind {
     /// 64 hexadecimal digits, `""` for none. Never repeated in a message.
     TokenHash(Field<Option<String>>),
     Durability(Field<Durability>),
+    Confine(Field<Confine>),
     Text {
         field: Field<String>,
         form: &'static str,
@@ -107,6 +108,7 @@ impl Kind {
             Self::MaybePath(field) => *field(draft) = unless_empty(raw, path)?,
             Self::TokenHash(field) => *field(draft) = unless_empty(raw, token_hash)?,
             Self::Durability(field) => *field(draft) = durability(raw)?,
+            Self::Confine(field) => *field(draft) = confine(raw)?,
             Self::Text { field, form, check } => {
                 let value = text(raw, form)?;
                 check(value).map_err(|message| Wrong::new(raw, message, *form))?;
@@ -134,6 +136,7 @@ impl Kind {
             Self::MaybePath(_) => "path, or empty for none".to_owned(),
             Self::TokenHash(_) => "64 hexadecimal digits, or empty for none".to_owned(),
             Self::Durability(_) => "`batch` or `strict`".to_owned(),
+            Self::Confine(_) => "`auto`, `require` or `off`".to_owned(),
             Self::Text { form, .. } => (*form).to_owned(),
         }
     }
@@ -168,6 +171,11 @@ impl Kind {
             Self::Durability(field) => match field(draft) {
                 Durability::Batch => "\"batch\"".to_owned(),
                 Durability::Strict => "\"strict\"".to_owned(),
+            },
+            Self::Confine(field) => match field(draft) {
+                Confine::Auto => "\"auto\"".to_owned(),
+                Confine::Require => "\"require\"".to_owned(),
+                Confine::Off => "\"off\"".to_owned(),
             },
             Self::Text { field, .. } => format!("\"{}\"", field(draft)),
         }
@@ -366,5 +374,16 @@ fn durability(raw: &Raw) -> Read<Durability> {
         Value::Text(text) if text == "batch" => Ok(Durability::Batch),
         Value::Text(text) if text == "strict" => Ok(Durability::Strict),
         _ => Err(Wrong::new(raw, format!("{} is not a durability", raw.shown()), "write \"batch\" or \"strict\"")),
+    }
+}
+
+fn confine(raw: &Raw) -> Read<Confine> {
+    match &raw.value {
+        Value::Text(text) if text == "auto" => Ok(Confine::Auto),
+        Value::Text(text) if text == "require" => Ok(Confine::Require),
+        Value::Text(text) if text == "off" => Ok(Confine::Off),
+        _ => {
+            Err(Wrong::new(raw, format!("{} says not how far", raw.shown()), "write \"auto\", \"require\" or \"off\""))
+        }
     }
 }

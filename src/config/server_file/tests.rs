@@ -58,6 +58,7 @@ fn every_key_reads_what_it_shows() {
 fn every_field_is_set_from_the_file() {
     let text = r#"
         state_dir = "/s"
+        confine = "require"
         config_dir = "/c"
         [proxy]
         enable = false
@@ -151,9 +152,11 @@ fn every_field_is_set_from_the_file() {
         personas,
         state_dir,
         config_dir,
+        confine,
         require_signed_bundles,
         default_persona,
     } = &config;
+    assert_ne!(*confine, before.confine);
     assert!(!require_signed_bundles && personas.enable);
     assert_eq!((state_dir.as_path(), config_dir.as_path()), (Path::new("/s"), Path::new("/c")));
     assert!(default_persona.is_none(), "the file cannot set it");

@@ -205,6 +205,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         gateway: Some(Handle::new(gateway, vec!["127.0.0.1:9080".parse().expect("literal")])),
         metrics,
         supervisor: None,
+        walls: None,
         commands,
         clock,
     }

@@ -45,6 +45,8 @@ pub use engine::{Change, Engine, MAX_ACTIVE, MAX_ESCALATION, NoSuchAlert};
 pub use keeper::{Alerts, AlertsFault, Board, Keeper, Premises, Trial, listen, start};
 pub use kind::{AlertKind, Cleared, Severity, Step};
 pub use rules::Rules;
-pub use settings::{FILE, Folders, Route, Settings, SinkSettings, SyslogAddress, Webhook, read, understand};
+pub use settings::{
+    FILE, Folders, Named, Route, Settings, SinkSettings, SyslogAddress, Webhook, named, read, understand,
+};
 pub use signal::{LeaseLook, Look, Mark, RuntimeLook, Signal, Watched};
 pub use sinks::{Outlets, RouteStatus, SinkKind};

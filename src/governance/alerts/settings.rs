@@ -168,6 +168,33 @@ pub fn read(folders: Folders<'_>) -> Result<Settings, Faults> {
     understand(&path, &text, folders)
 }
 
+/// What the routes name outside of the two folders, or inside.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// Secrets and roots.
+    pub read: Vec<PathBuf>,
+    /// Files that alerts are written to.
+    pub written: Vec<PathBuf>,
+    /// Sockets of this machine.
+    pub sockets: Vec<PathBuf>,
+}
+
+/// The paths that the routes name, before anything of them is judged: what is faulty is told by [`read()`].
+pub fn named(folders: Folders<'_>) -> Named {
+    let path = folders.config.join(FILE);
+    let text = located::read_file(&path, MAX_ALERTS);
+    let Some(file) = text.ok().and_then(|text| AlertsFile::parse(&path, &text).ok()) else { return Named::default() };
+    let mut named = Named { sockets: vec![PathBuf::from(JOURNAL)], ..Named::default() };
+    for route in &file.routes {
+        let files = [&route.secret_file, &route.ca_file].into_iter().flatten();
+        named.read.extend(files.map(|found| folders.config.join(&found.value)));
+        named.written.extend(route.path.iter().map(|found| folders.state.join(&found.value)));
+        let sockets = route.address.iter().map(|found| found.value.strip_prefix("unix:").unwrap_or(&found.value));
+        named.sockets.extend(sockets.filter(|path| path.starts_with('/')).map(PathBuf::from));
+    }
+    named
+}
+
 /// What `text`, the contents of `path`, means.
 ///
 /// # Errors

@@ -112,11 +112,16 @@ impl Recipes {
         let why = reason(why).ok_or(RunFault::Reason)?;
         let put = self.try_to_put(id, &why, by).await;
         if let Err(fault) = &put {
-            let after = Some(json!({ "recipe": id, "refused": fault.code() }));
-            let deed = Deed::new(by.clone(), AuditAction::RecipePutToWork);
-            self.0.audit.record_in_any_case(Deed { why: Some(why), after, ..deed }).await;
+            self.not_put(id, Some(why), by, fault.code()).await;
         }
         put
+    }
+
+    /// Records that somebody wanted a recipe run and did not get it.
+    pub async fn not_put(&self, id: &RuntimeId, why: Option<String>, by: &Actor, code: &str) {
+        let after = Some(json!({ "recipe": id, "refused": code }));
+        let deed = Deed::new(by.clone(), AuditAction::RecipePutToWork);
+        self.0.audit.record_in_any_case(Deed { why, after, ..deed }).await;
     }
 
     async fn try_to_put(&self, id: &RuntimeId, why: &str, by: &Actor) -> Result<Put, RunFault> {
@@ -179,7 +184,7 @@ impl Recipes {
         let entry = audit.entry(deed);
         let done = match put.before {
             Some(before) => store.recipes().put(before, entry).await,
-            None => store.recipes().remove(put.row.id, entry).await,
+            None => store.recipes().remove(put.row, entry).await,
         };
         match done {
             Ok(()) => audit.committed(),

@@ -117,6 +117,16 @@ pub(super) struct Hierarchy {
     pub top: bool,
 }
 
+impl Hierarchy {
+    /// The nearest group to `dir` that is there for as long as this process is.
+    pub(super) fn lasting(&self) -> &Path {
+        match self.dir.parent() {
+            Some(above) if self.dir.ends_with(UNITS[1]) => above,
+            _ => &self.dir,
+        }
+    }
+}
+
 /// All hierarchies that we can reach, and why not the others.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Layout {
@@ -327,17 +337,20 @@ mod tests {
         std::fs::create_dir_all(slice.join("arw-runtimes.service")).expect("made");
         let roots = Roots { root: mounted.path().to_owned(), ..Roots::default() };
         let mounts = format!("30 23 0:26 / {} rw - cgroup2 cgroup2 rw\n", mounted.path().display());
-        let dir = |own: &str| {
+        let hierarchy = |own: &str| {
             let layout = Layout::parse(&roots, mounts.as_bytes(), own.as_bytes()).expect("layout");
-            layout.unified.expect("v2").dir
+            layout.unified.expect("v2")
         };
+        let dir = |own: &str| hierarchy(own).dir;
         for own in ["0::/system.slice/arw-server.service\n", "0::/system.slice/arw-server.service/arw-supervisor\n"] {
             assert_eq!(dir(own), slice.join("arw-runtimes.service"), "{own}");
+            assert_eq!(hierarchy(own).lasting(), slice, "that unit may be restarted beside the daemon");
         }
         // A foreground run must not stand among the daemon's runtimes, nor a daemon of another slice.
         for own in ["system.slice/run-1.scope", "system.slice/not-arw-server.service", "user.slice/arw-server.service"]
         {
             assert_eq!(dir(&format!("0::/{own}\n")), mounted.path().join(own));
+            assert_eq!(hierarchy(&format!("0::/{own}\n")).lasting(), mounted.path().join(own));
         }
     }
 

@@ -39,6 +39,12 @@ impl Cgroups {
         self.layout.kind()
     }
 
+    /// The groups below which leaves are made, one for each hierarchy. Where leaves have a unit of their own, the group above
+    /// it: the unit may be restarted, and its group is another one then.
+    pub fn folders(&self) -> impl Iterator<Item = &Path> {
+        self.layout.v1.iter().chain(&self.layout.unified).map(Hierarchy::lasting)
+    }
+
     /// Moves this process, all its threads with it, into a group of its own if that lets controllers be
     /// handed to leaves (v2). Call it once, before a helper process is started: a process that stays
     /// behind in the daemon's group keeps every controller from the leaves.

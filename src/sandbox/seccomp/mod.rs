@@ -10,6 +10,7 @@
 //! | strict | the calls of `table::ALLOWED`; no netlink at all |
 //! | standard | the same, and netlink to read addresses and routes |
 //! | compat | all but `table::REFUSED` |
+//! | own | as standard, without `table::NOT_OURS`: for the daemon itself ([`confine`](super::confine)) |
 //!
 //! In all of them: no namespace, no mount, no other process's memory, no kernel facility that had more holes than
 //! users inside a sandbox (io_uring, bpf, perf, keys, userfaultfd), only TCP, UDP and Unix sockets, no
@@ -31,6 +32,12 @@ use super::plan::Filter;
 /// The program of a filter.
 pub fn compile(filter: Filter) -> Vec<Instruction> {
     assemble::program(&table::rules(filter), &table::otherwise(filter))
+}
+
+/// The program of the filter for the daemon itself: no other program, no other process, no other user, and no memory that
+/// is both written and executed.
+pub(super) fn compile_own() -> Vec<Instruction> {
+    assemble::program(&table::own_rules(), &table::otherwise(Filter::Standard))
 }
 
 /// Whether one of our filters answers: a number that no kernel has gets an answer that no kernel gives.

@@ -47,6 +47,32 @@ pub(super) fn rules(filter: Filter) -> BTreeMap<u32, Rule> {
     rules
 }
 
+/// The rules of the filter for a process of our own that makes no other: the daemon, once it has started.
+pub(super) fn own_rules() -> BTreeMap<u32, Rule> {
+    let mut rules = rules(Filter::Standard);
+    for number in NOT_OURS.iter().chain(NOT_OURS_LEGACY) {
+        rules.insert(key(*number), Rule::always(EPERM));
+    }
+    let allow = || Rule::always(Answer::Allow);
+    let thread = Test::Any { argument: 0, mask: word(libc::CLONE_THREAD) };
+    let apart = Test::Any { argument: 0, mask: NEW_NAMESPACES };
+    // Memory is written or executed, never both: what an attacker wrote cannot be run.
+    let (writable, executable) = (word(libc::PROT_WRITE), word(libc::PROT_EXEC));
+    let both = Test::Bits { argument: 2, mask: writable | executable, value: writable | executable };
+    let becomes_executable = Test::Any { argument: 2, mask: executable };
+    rules.extend(
+        [
+            // Threads, and no process.
+            (libc::SYS_clone, Rule::always(EPERM).when(&[apart], EPERM).when(&[thread], Answer::Allow)),
+            (libc::SYS_mmap, allow().when(&[both], EPERM)),
+            (libc::SYS_mprotect, allow().when(&[becomes_executable], EPERM)),
+            (libc::SYS_pkey_mprotect, allow().when(&[becomes_executable], EPERM)),
+        ]
+        .map(|(number, rule)| (key(number), rule)),
+    );
+    rules
+}
+
 /// What is answered where there is no rule, from each number on.
 pub(super) fn otherwise(filter: Filter) -> BTreeMap<u32, Answer> {
     let (known, unknown) = match filter {
@@ -241,6 +267,25 @@ pub(super) const LEGACY: &[c_long] = calls! {
 };
 #[cfg(not(target_arch = "x86_64"))]
 pub(super) const LEGACY: &[c_long] = &[];
+
+/// What the commands of a sandbox may do and a gateway has no business with.
+pub(super) const NOT_OURS: &[c_long] = calls! {
+    // Other programs and other users. It says what it needs before the filter comes.
+    SYS_execve SYS_execveat SYS_unshare SYS_personality SYS_setuid SYS_setgid SYS_setreuid SYS_setregid SYS_setresuid
+    SYS_setresgid SYS_setfsuid SYS_setfsgid SYS_setgroups SYS_capset SYS_setsid SYS_setpgid
+    // Device nodes and attributes of files.
+    SYS_mknodat SYS_setxattr SYS_lsetxattr SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr
+    // Memory and queues that are shared by number; pages given away or bent behind a mapping.
+    SYS_shmget SYS_shmat SYS_shmctl SYS_shmdt SYS_semget SYS_semop SYS_semctl SYS_semtimedop SYS_msgget SYS_msgsnd
+    SYS_msgrcv SYS_msgctl SYS_mq_open SYS_mq_unlink SYS_mq_timedsend SYS_mq_timedreceive SYS_mq_notify
+    SYS_mq_getsetattr SYS_vmsplice SYS_remap_file_pages
+};
+
+/// The same, where only x86-64 has them.
+#[cfg(target_arch = "x86_64")]
+pub(super) const NOT_OURS_LEGACY: &[c_long] = calls! { SYS_fork SYS_vfork SYS_mknod };
+#[cfg(not(target_arch = "x86_64"))]
+pub(super) const NOT_OURS_LEGACY: &[c_long] = &[];
 
 /// What even the most lenient profile refuses.
 pub(super) const REFUSED: &[c_long] = calls! {

@@ -41,8 +41,12 @@ fn run(program: &[Instruction], architecture: u32, number: u32, arguments: [u64;
 }
 
 fn answer(filter: Filter, number: libc::c_long, arguments: [u64; 6]) -> Result<(), i32> {
+    answer_of(&compile(filter), number, arguments)
+}
+
+fn answer_of(program: &[Instruction], number: libc::c_long, arguments: [u64; 6]) -> Result<(), i32> {
     let number = u32::try_from(number).expect("small");
-    match run(&compile(filter), assemble::ARCHITECTURE, number, arguments) {
+    match run(program, assemble::ARCHITECTURE, number, arguments) {
         libc::SECCOMP_RET_ALLOW => Ok(()),
         libc::SECCOMP_RET_KILL_PROCESS => Err(-1),
         value if value & 0xffff_0000 == libc::SECCOMP_RET_ERRNO => Err((value & 0xffff).cast_signed()),
@@ -210,4 +214,82 @@ fn no_file_gets_a_set_user_id_bit() {
         assert_eq!(answer(filter, libc::SYS_fchmod, [3, 0o1777, 0, 0, 0, 0]), Ok(()));
         assert_eq!(call(filter, libc::SYS_openat2), Err(libc::ENOSYS));
     }
+}
+
+/// What the daemon's own filter answers.
+fn own(number: libc::c_long, arguments: [u64; 6]) -> Result<(), i32> {
+    answer_of(&compile_own(), number, arguments)
+}
+
+#[test]
+fn the_daemon_makes_threads_and_no_process_and_executes_nothing() {
+    let flag = |flags: i32| [u64::from(flags.cast_unsigned()), 0, 0, 0, 0, 0];
+    let thread = libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_FS | libc::CLONE_SIGHAND | libc::CLONE_THREAD;
+    assert_eq!(own(libc::SYS_clone, flag(thread)), Ok(()));
+    assert_eq!(
+        own(libc::SYS_clone, flag(thread | libc::CLONE_NEWNET)),
+        Err(libc::EPERM),
+        "nor a thread in a namespace"
+    );
+    for flags in [libc::SIGCHLD, libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD, libc::CLONE_NEWUSER] {
+        assert_eq!(own(libc::SYS_clone, flag(flags)), Err(libc::EPERM), "{flags:#x}");
+    }
+    assert_eq!(own(libc::SYS_clone3, [0; 6]), Err(libc::ENOSYS), "so that a C library falls back to clone");
+    for number in [libc::SYS_execve, libc::SYS_execveat] {
+        assert_eq!(own(number, [0; 6]), Err(libc::EPERM));
+    }
+    let newnet = flag(libc::CLONE_NEWNET);
+    assert_eq!(own(libc::SYS_unshare, newnet), Err(libc::EPERM));
+    assert_eq!(own(libc::SYS_unshare, [0; 6]), Err(libc::EPERM), "not even without a flag");
+}
+
+#[test]
+fn the_daemon_s_memory_is_written_or_executed() {
+    let protection = |rights: i32| [0, 4096, u64::from(rights.cast_unsigned()), 0, 0, 0];
+    let (read, write, execute) = (libc::PROT_READ, libc::PROT_WRITE, libc::PROT_EXEC);
+    for rights in [read, read | write, read | execute] {
+        assert_eq!(own(libc::SYS_mmap, protection(rights)), Ok(()), "a library is mapped so");
+    }
+    assert_eq!(own(libc::SYS_mmap, protection(read | write | execute)), Err(libc::EPERM));
+    assert_eq!(own(libc::SYS_mmap, protection(write | execute)), Err(libc::EPERM));
+    for number in [libc::SYS_mprotect, libc::SYS_pkey_mprotect] {
+        assert_eq!(own(number, protection(read | write)), Ok(()));
+        assert_eq!(own(number, protection(read | execute)), Err(libc::EPERM));
+        assert_eq!(own(number, protection(execute)), Err(libc::EPERM));
+    }
+}
+
+#[test]
+fn the_daemon_keeps_what_a_gateway_needs_and_loses_the_rest() {
+    for number in
+        table::REFUSED.iter().chain(table::REFUSED_LEGACY).chain(table::NOT_OURS).chain(table::NOT_OURS_LEGACY)
+    {
+        assert_eq!(own(*number, [0; 6]), Err(libc::EPERM), "{number}");
+    }
+    for number in [
+        libc::SYS_kill,
+        libc::SYS_pidfd_open,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_splice,
+        libc::SYS_memfd_create,
+        libc::SYS_fdatasync,
+        libc::SYS_inotify_add_watch,
+        libc::SYS_sendmsg,
+        libc::SYS_statfs,
+    ] {
+        assert_eq!(own(number, [0; 6]), Ok(()), "{number}");
+    }
+    let socket = |family: i32, kind: i32, protocol: i32| {
+        let word = |value: i32| u64::from(value.cast_unsigned());
+        own(libc::SYS_socket, [word(family), word(kind), word(protocol), 0, 0, 0])
+    };
+    assert_eq!(socket(libc::AF_INET, libc::SOCK_STREAM, 0), Ok(()));
+    assert_eq!(socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_ROUTE), Ok(()), "its own addresses");
+    assert_eq!(socket(libc::AF_NETLINK, libc::SOCK_RAW, libc::NETLINK_SOCK_DIAG), Err(libc::EAFNOSUPPORT));
+    assert_eq!(socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_TCP), Err(libc::EPERM));
+    assert_eq!(socket(libc::AF_PACKET, libc::SOCK_RAW, 0), Err(libc::EAFNOSUPPORT));
+    assert_eq!(own(libc::SYS_prlimit64, [1, 0, 0, 0, 0, 0]), Err(libc::EPERM), "limits of others");
+    assert!(compile_own().len() < crate::sys::filter::MAX_INSTRUCTIONS);
+    let foreign = run(&compile_own(), 0x4000_0003, 3, [0; 6]);
+    assert_eq!(foreign, libc::SECCOMP_RET_KILL_PROCESS);
 }

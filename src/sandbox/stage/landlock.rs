@@ -103,7 +103,7 @@ pub(super) fn restrict(ruleset: Option<RulesetCreated>) -> Result<InForce, Fault
 
 /// An abstract socket that listens outside the domain that is about to begin: whether it can be connected to
 /// tells whether the scope is in force.
-pub(super) fn stranger() -> Option<(OwnedFd, UnixAddr)> {
+pub(in crate::sandbox) fn stranger() -> Option<(OwnedFd, UnixAddr)> {
     let address = UnixAddr::new_abstract(format!("arw-stranger-{}", getpid()).as_bytes()).ok()?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let made = socket(AddressFamily::Unix, SockType::Stream, flags, None).ok()?;

@@ -1,26 +1,41 @@
 //! The helper that makes namespaces: it takes requests until its caller is gone.
+//!
+//! ```text
+//! caller ──execve──> keeper ──fork──> launcher      resident: for a caller that will not be able to execute it again
+//!    └── requests ──────socket──────────┘           the socket outlives a launcher, and what waits in it
+//! ```
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::exit;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::wire::{Ask, Event, Ground, Namespace, Request, hear, tell};
-use crate::sys::clone::{Child, Side, clone_into};
+use crate::sys::clone::{Child, Side, clone_into, fork};
 use crate::sys::{descriptor, message, process, signals};
 
 use super::ground::Ahead;
 use super::init::{self, Birth};
 use super::measure::Outside;
 
-/// Serves until the caller is gone.
-pub(super) fn run() -> ! {
-    match serve() {
+/// Between the death of a launcher and the next one: whatever kills them all at once shall not have the whole processor.
+const RESPITE: Duration = Duration::from_millis(50);
+
+/// Serves until the caller is gone. `arguments` are those after the name.
+pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
+    let resident = arguments.next().is_some_and(|word| word == super::RESIDENT);
+    let done = begin().and_then(|socket| if resident { keep(&socket) } else { serve(&socket) });
+    match done {
         Ok(()) => exit(0),
         Err(fault) => {
             eprintln!("{}: {fault}", super::LAUNCHER);
@@ -29,7 +44,7 @@ pub(super) fn run() -> ! {
     }
 }
 
-fn serve() -> Result<(), Fault> {
+fn begin() -> Result<OwnedFd, Fault> {
     let socket = descriptor::take_stdin().at(Step::Launcher)?;
     if getsockopt(&socket, sockopt::SockType).at(Step::Launcher)? != SockType::SeqPacket {
         return Err(Fault::said(Step::Launcher, "this program starts it by itself; it is not for the command line"));
@@ -38,17 +53,38 @@ fn serve() -> Result<(), Fault> {
     descriptor::close_from(3, &[&socket]).at(Step::Launcher)?;
     // Away from the caller's terminal: its ^C is for the command, which hears of it from the caller.
     nix::unistd::setsid().at(Step::Launcher)?;
-    signals::forget_children().at(Step::Launcher)?;
     process::spare_memory();
     if process::is_root() {
         process::harden().at(Step::Launcher)?;
     }
+    Ok(socket)
+}
+
+/// Has a launcher until the caller is gone: a new one when one dies. What it launched goes on without it.
+fn keep(socket: &OwnedFd) -> Result<(), Fault> {
+    loop {
+        let launcher = match fork().at(Step::Launcher)? {
+            Side::Child => return serve(socket),
+            Side::Parent(child) => Pid::from_raw(child.pid),
+        };
+        // Where a parent had its children ignored, the wait ends without an answer; it ends with the child all the same.
+        while waitpid(launcher, None) == Err(Errno::EINTR) {}
+        let mut caller = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+        if poll(&mut caller, PollTimeout::ZERO) != Ok(0) {
+            return Ok(());
+        }
+        std::thread::sleep(RESPITE);
+    }
+}
+
+fn serve(socket: &OwnedFd) -> Result<(), Fault> {
+    signals::forget_children().at(Step::Launcher)?;
     // An ordinary user's launcher stays readable for that user: the kernel gives the id maps of a process that is
     // not dumpable to root alone. Each init closes itself once its maps are written.
     let outside = Outside::look();
     let mut mounts = MountTable::open().at(Step::Launcher)?;
     let mut spare: Option<Spare> = None;
-    while let Some((ask, descriptors)) = hear::<Ask>(&socket).at(Step::Launcher)? {
+    while let Some((ask, descriptors)) = hear::<Ask>(socket).at(Step::Launcher)? {
         match ask {
             Ask::Prepare { namespaces, ground } => {
                 let flags = flags(&namespaces);

@@ -185,7 +185,13 @@ fn root() -> State {
 }
 
 /// The first ABI that has each group of rights, and what an older one lacks.
-const FILE_RIGHTS: [(i32, &str); 4] = [(2, "refer"), (3, "truncate"), (5, "device ioctl"), (9, "pathname sockets")];
+const FILE_RIGHTS: [(i32, &str); 4] = [(2, "refer"), (3, "truncate"), (5, "device ioctl"), (9, SOCKETS)];
+const SOCKETS: &str = "pathname sockets";
+
+/// The groups of rights to files that `abi` lacks.
+pub(in crate::sandbox) fn missing_file_rights(abi: i32) -> impl Iterator<Item = &'static str> {
+    FILE_RIGHTS.iter().filter(move |(since, _)| abi < *since).map(|(_, name)| *name)
+}
 
 fn landlock_files(plan: &Plan, in_force: InForce) -> State {
     let abi = match in_force {
@@ -196,8 +202,7 @@ fn landlock_files(plan: &Plan, in_force: InForce) -> State {
         return State::Unavailable("a file without a rule can be read".to_owned());
     }
     // Pathname sockets of others are not in this root, so a kernel without that right leaves nothing open.
-    let missing: Vec<&str> =
-        FILE_RIGHTS.iter().filter(|(since, _)| abi < *since && *since < 9).map(|(_, name)| *name).collect();
+    let missing: Vec<&str> = missing_file_rights(abi).filter(|name| *name != SOCKETS).collect();
     if missing.is_empty() {
         State::Enforced
     } else {

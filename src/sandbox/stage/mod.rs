@@ -32,8 +32,13 @@ mod network;
 mod owners;
 mod root;
 
+pub(super) use landlock::stranger;
+pub(super) use measure::missing_file_rights;
+
 /// The first word of a launcher's command line.
 pub(super) const LAUNCHER: &str = "arw-launcher";
+/// The second word of one that is started again when it dies.
+pub(super) const RESIDENT: &str = "resident";
 /// The first word of a self-test's command line.
 pub(super) const CHECK: &str = "arw-check";
 
@@ -42,7 +47,7 @@ pub(super) const CHECK: &str = "arw-check";
 pub fn intercept(mut arguments: impl Iterator<Item = OsString>) {
     let Some(name) = arguments.next() else { return };
     if name.as_bytes() == LAUNCHER.as_bytes() {
-        launcher::run();
+        launcher::run(arguments);
     }
     if name.as_bytes() == CHECK.as_bytes() {
         super::check::run_inside(arguments);

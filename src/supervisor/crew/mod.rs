@@ -27,7 +27,7 @@ use crate::events::EventBus;
 use crate::proxy::{Gateway, RuntimeDoors};
 use crate::sandbox::cgroup::Roots;
 use crate::sandbox::preset::{Host, HostFault};
-use crate::sandbox::{Profile, ProfileName};
+use crate::sandbox::{Launcher, Profile, ProfileName};
 
 use super::bars::Bars;
 use super::keeper::{Hand, Keeper, Order, Relaunch, Slot};
@@ -37,7 +37,7 @@ use super::manifest::{Change, Manifest, RuntimeSpec, diff};
 use super::order::Progress;
 use super::records::{self, RecordFault, Records};
 use super::request::{Action, RequestFault};
-use super::shared::{Parts, Permit, Shared};
+use super::shared::{Launchers, Parts, Permit, Shared};
 use super::spent::Reports;
 use wanted::Wanted;
 
@@ -81,6 +81,8 @@ pub struct Premises<'p> {
     pub bars: Bars,
     /// What runtimes reported of themselves.
     pub reports: Reports,
+    /// The launcher of a daemon that can execute nothing any more; without one they are made when they are needed.
+    pub launcher: Option<Launcher>,
 }
 
 /// Why there is no supervisor.
@@ -127,7 +129,8 @@ struct Crew {
 /// # Errors
 /// The state folder cannot be used, or the host cannot be measured.
 pub async fn start(premises: Premises<'_>, manifest: Manifest) -> Result<Supervisor, StartFault> {
-    let Premises { clock, gateway, doors, events, config, state_dir, roots, permit, shut, bars, reports } = premises;
+    let Premises { clock, gateway, doors, events, config, state_dir, roots, permit, shut, bars, reports, launcher } =
+        premises;
     let folder = state_dir.join("runtimes");
     let instance = records::instance(&folder)?;
     let cgroups = group::discover(&roots);
@@ -137,7 +140,22 @@ pub async fn start(premises: Premises<'_>, manifest: Manifest) -> Result<Supervi
         tracing::warn!(%fault, "controllers cannot be handed to runtimes: their limits will not hold");
     }
     let host = Host::read()?;
-    let parts = Parts { clock, gateway, doors, events, cgroups, host, config, folder, instance, permit, bars, reports };
+    let launchers = Launchers::new(launcher);
+    let parts = Parts {
+        clock,
+        gateway,
+        doors,
+        events,
+        cgroups,
+        host,
+        config,
+        folder,
+        instance,
+        permit,
+        bars,
+        reports,
+        launchers,
+    };
     let shared = Arc::new(Shared::new(parts));
     shared.shut.store(shut, Ordering::Release);
     if shut {

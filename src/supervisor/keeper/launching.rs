@@ -334,7 +334,12 @@ impl Wanted {
 /// What the file holds, without the line end that editors leave. Its name may be told, its contents never.
 fn secret(path: &Path) -> Result<Text, Trouble> {
     let refused = |why: &dyn std::fmt::Display| Trouble::refused(format!("the secret in {}: {why}", path.display()));
-    let file = std::fs::File::open(path).map_err(|fault| refused(&fault))?;
+    let file = std::fs::File::open(path).map_err(|fault| match fault.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            refused(&format!("{fault}; a confined daemon reads folders that were named when it started: restart it"))
+        }
+        _ => refused(&fault),
+    })?;
     let mut bytes = Vec::new();
     file.take(MAX_SECRET + 1).read_to_end(&mut bytes).map_err(|fault| refused(&fault))?;
     if bytes.len() as u64 > MAX_SECRET {

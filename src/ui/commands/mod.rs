@@ -4,6 +4,7 @@ mod admin;
 mod alerts;
 mod automation;
 mod bundles;
+mod confinement;
 mod consent;
 mod context;
 mod contributions;
@@ -38,6 +39,7 @@ pub async fn run(cli: Cli, env: &Environment, screen: &mut Screen) -> Result<Out
     let outcome = match cli.command {
         Command::Status => status::status(&context, screen).await,
         Command::Health => status::health(&context, screen).await,
+        Command::Confinement => confinement::run(&context, screen).await,
         Command::Ledger(command) => ledger::run(command, &context, screen).await,
         Command::Egress(command) => gate::run(command, &context, screen).await,
         Command::Persona(command) => persona::run(command, &context, screen).await,

@@ -38,16 +38,35 @@ def _():
     assert sh("runuser", "-u", "someone", "--", "arw-cli", "--state-dir", "/var/lib/arw", "status", check=False).returncode != 0
 
 
-@prop("the daemon has the powers that its unit names and no other")
-def _():
-    status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{main_pid()}/status").read_text().splitlines() if ":\t" in line)
+def powers(pid):
+    status = dict(line.split(":\t", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
     numbers = {"chown": 0, "dac_override": 1, "kill": 5, "setgid": 6, "setuid": 7, "setpcap": 8, "net_bind_service": 10,
                "net_admin": 12, "sys_admin": 21}
-    named = show(UNIT, "CapabilityBoundingSet").replace("cap_", "").split()
-    wanted = sum(1 << numbers[name] for name in named)
-    for line in ("CapEff", "CapPrm", "CapBnd"):
-        assert int(status[line], 16) == wanted, (line, status[line], hex(wanted))
+    held = {line: int(status[line], 16) for line in ("CapEff", "CapPrm", "CapBnd")}
     assert status["NoNewPrivs"].strip() == "1" and status["Seccomp"].strip() == "2", status
+    return held, lambda names: sum(1 << numbers[name] for name in names)
+
+
+@prop("the daemon keeps three powers of its unit; its launcher has those that the unit names and no other")
+def _():
+    held, of = powers(main_pid())
+    kept = of(("dac_override", "kill", "net_bind_service"))
+    assert set(held.values()) == {kept}, (held, hex(kept))
+    launchers = pathlib.Path(f"/proc/{main_pid()}/task/{main_pid()}/children").read_text().split()
+    assert len(launchers) == 1, launchers
+    held, of = powers(launchers[0])
+    wanted = of(show(UNIT, "CapabilityBoundingSet").replace("cap_", "").split())
+    assert set(held.values()) == {wanted}, (held, hex(wanted))
+
+
+@prop("the daemon measures its own walls")
+def _():
+    found = json.loads(sh("arw-cli", "--json", "confinement").stdout)
+    states = {finding["control"]: finding["state"] for finding in found["controls"]}
+    for control in ("seccomp", "capabilities", "no_new_privs"):
+        assert states[control] == "enforced", found
+    # Landlock's rules for files need its second ABI (Debian 12 has that), scopes its sixth (Debian 13).
+    assert states["landlock_files"] in ("enforced", "partial"), found
 
 
 @prop("the host is read-only to the daemon, and other homes are not there")
