@@ -83,8 +83,10 @@ fn profile_with(path: &Path) -> Profile {
 
 /// A folder of the host for everybody that no sandbox covers or has a link for.
 fn folder_in_reach() -> Option<tempfile::TempDir> {
-    let folder =
-        [env!("CARGO_TARGET_TMPDIR"), "/run/lock"].iter().find_map(|place| tempfile::tempdir_in(place).ok())?;
+    let places = [env!("CARGO_TARGET_TMPDIR"), "/run/lock", "/var/lib"];
+    let covered =
+        |place: &&str| ["/tmp", "/var/tmp", "/var/run", "/dev"].iter().any(|own| Path::new(place).starts_with(own));
+    let folder = places.iter().filter(|place| !covered(place)).find_map(|place| tempfile::tempdir_in(place).ok())?;
     fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("permissions");
     Some(folder)
 }
