@@ -7,7 +7,7 @@ use crate::stage::{Host, bash, lives, perl, server};
 use crate::support::{PATIENCE, wait_for};
 
 /// Asks for `/` on a published port; `None` while nobody listens.
-fn fetch(port: u16) -> Option<String> {
+pub(crate) fn fetch(port: u16) -> Option<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
     write!(stream, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;

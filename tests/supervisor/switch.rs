@@ -12,7 +12,8 @@ use arw::store::LatchFile;
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
 
-use crate::stage::{Host, PERSONA, bash, lives};
+use crate::network::{fetch, free_port};
+use crate::stage::{Host, PERSONA, bash, lives, perl, server};
 use crate::support::daemon::ADMIN_TOKEN;
 use crate::support::{Client, Daemon, wait_for};
 
@@ -75,6 +76,34 @@ fn audited(host: &Host, wanted: &[(&str, usize)]) {
         let said = audit(host);
         wanted.iter().all(|(text, count)| said.matches(text).count() == *count).then_some(())
     });
+}
+
+#[test]
+fn whoever_connects_while_it_is_latched_starts_nothing_and_spends_no_restart() {
+    if !crate::can_launch() {
+        return;
+    }
+    let port = free_port();
+    let more = format!(
+        "auto_start = true\npublish = [\"127.0.0.1:{port}:8000\"]\n[runtimes.health]\ntcp = \"127.0.0.1:8000\""
+    );
+    let mut host = Host::start(&perl("web", &server(8000, "from inside"), &more));
+    host.wait_state("web", "ready");
+    shut_down(&host);
+    for start in 0..3 {
+        for _ in 0..5 {
+            assert_eq!(fetch(port), None);
+        }
+        let view = host.view("web");
+        assert_eq!((&view["state"], &view["restarts"]["used"]), (&"stopped".into(), &0.into()), "{start}: {view:#}");
+        host.daemon.kill9();
+        host.daemon.restart();
+    }
+    assert_eq!(position(&host)["latched"], true);
+    assert_eq!(action(&host, &json!({ "kind": "automation_rearm", "reason": "over" })).0, 200);
+    assert_eq!(host.view("web")["state"], "stopped");
+    host.must("web", "start");
+    assert!(fetch(port).expect("an answer").ends_with("from inside"));
 }
 
 #[test]

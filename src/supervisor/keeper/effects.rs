@@ -83,9 +83,9 @@ impl Keeper {
     }
 
     async fn launch(&mut self, run: u64, why: Why) {
-        if let Some(reason) = self.cannot_launch() {
+        if let Some((fault, reason)) = self.cannot_launch() {
             self.slot.set_detail(Some(reason));
-            return self.follow.push_back(Event::Process { run, report: Report::LaunchFailed(LaunchFault::Failed) });
+            return self.follow.push_back(Event::Process { run, report: Report::LaunchFailed(fault) });
         }
         // Somebody wants it anew: a fresh stretch. Whatever comes by itself goes on in the old one.
         let fresh = match why {
@@ -131,14 +131,15 @@ impl Keeper {
         });
     }
 
-    fn cannot_launch(&self) -> Option<String> {
+    fn cannot_launch(&self) -> Option<(LaunchFault, String)> {
         if self.shared.is_shut() {
-            return Some("the kill switch was used".to_owned());
+            return Some((LaunchFault::Barred, "the kill switch was used".to_owned()));
         }
         if self.shared.bars.holds(&self.spec.id) {
-            return Some("it is disabled".to_owned());
+            return Some((LaunchFault::Barred, "it is disabled".to_owned()));
         }
-        self.unwritten.as_ref().map(|why| format!("its state cannot be written, so it is not launched: {why}"))
+        let unwritten = |why| format!("its state cannot be written, so it is not launched: {why}");
+        self.unwritten.as_ref().map(|why| (LaunchFault::Failed, unwritten(why)))
     }
 
     /// Its user id on the host, chosen once and kept.

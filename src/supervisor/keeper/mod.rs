@@ -261,6 +261,9 @@ impl Keeper {
 
     /// Whether it may be started at all; `fresh`: in a window of its own, where its budgets count by run.
     fn may_start(&self, fresh: bool) -> Result<(), RequestFault> {
+        if self.shared.is_shut() {
+            return Err(RequestFault::Shut);
+        }
         if self.shared.bars.holds(&self.spec.id) {
             return Err(RequestFault::Disabled);
         }

@@ -256,6 +256,8 @@ pub enum LaunchFault {
     Refused,
     /// It may be another time.
     Failed,
+    /// Not now: the kill switch is latched, or it was disabled. That says nothing about the runtime.
+    Barred,
 }
 
 /// What is to be done, in order.

@@ -38,6 +38,7 @@ fn report() -> impl Strategy<Value = Report> {
         3 => Just(Report::Launched),
         1 => Just(Report::LaunchFailed(LaunchFault::Failed)),
         1 => Just(Report::LaunchFailed(LaunchFault::Refused)),
+        1 => Just(Report::LaunchFailed(LaunchFault::Barred)),
         2 => Just(Report::Ready),
         1 => Just(Report::ProbePassed),
         1 => Just(Report::ProbeFailed),

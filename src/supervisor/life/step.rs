@@ -233,12 +233,14 @@ impl Turn<'_> {
             _ => match fault {
                 LaunchFault::Refused => Then::GiveUp,
                 LaunchFault::Failed => Then::Judge,
+                LaunchFault::Barred => Then::Rest,
             },
         };
-        self.health(match fault {
-            LaunchFault::Refused => HealthReason::LaunchRefused,
-            LaunchFault::Failed => HealthReason::LaunchFailed,
-        });
+        match fault {
+            LaunchFault::Refused => self.health(HealthReason::LaunchRefused),
+            LaunchFault::Failed => self.health(HealthReason::LaunchFailed),
+            LaunchFault::Barred => {}
+        }
         // Whatever half of a launch may be left goes too.
         self.kill(None, then);
     }
@@ -349,7 +351,13 @@ impl Turn<'_> {
             self.perform(Effect::WriteDeathRecord(death));
             self.life.last = Some(cause);
         }
-        let failed = stop.cause.is_none_or(Cause::is_failure);
+        let failed = match (stop.cause, stop.then) {
+            (Some(cause), _) => cause.is_failure(),
+            (None, Then::Judge) => true,
+            // What was refused or barred has not run, so it has not failed: else each start of the daemon would spend a
+            // restart of what only lacks a consent or a GPU.
+            (None, Then::Launch | Then::Rest | Then::GiveUp) => self.life.saved.failed,
+        };
         self.life.saved.failed = failed;
         self.persist();
         let again = match self.policy.restart {

@@ -427,6 +427,29 @@ fn a_refused_launch_is_an_error_and_a_failed_one_is_tried_again() {
 }
 
 #[test]
+fn what_was_refused_or_barred_has_not_failed() {
+    for (fault, state) in [(LaunchFault::Refused, State::Error), (LaunchFault::Barred, State::Stopped)] {
+        let mut stage = Stage::new(Policy { restart: RestartRule::Always, ..POLICY });
+        // More often than there are restarts: each is a start of the daemon.
+        for _ in 0..20 {
+            assert_eq!(stage.event(Event::StartRequested(Origin::Boot)), State::Starting, "{fault:?}");
+            stage.report(Report::LaunchFailed(fault));
+            assert_eq!(stage.report(Report::KillDone), state);
+            stage.life = Life::new(stage.life.saved().clone());
+        }
+        assert!(stage.life.saved().restarts.is_empty());
+    }
+    // One that has failed stays one that has failed.
+    let mut stage = Stage::ready(Policy { restart: RestartRule::No, ..POLICY });
+    stage.report(Report::Exited(ExitCause::Oom));
+    stage.report(Report::KillDone);
+    assert_eq!(stage.event(Event::StartRequested(Origin::Operator)), State::Starting);
+    stage.report(Report::LaunchFailed(LaunchFault::Barred));
+    assert_eq!(stage.report(Report::KillDone), State::Stopped);
+    assert_eq!(stage.event(Event::StartRequested(Origin::Demand)), State::Backoff);
+}
+
+#[test]
 fn frozen_ones_are_not_probed_and_come_back_as_they_were() {
     let mut stage = Stage::ready(POLICY);
     stage.report(Report::ProbeFailed);

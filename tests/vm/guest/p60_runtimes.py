@@ -98,10 +98,12 @@ def deaths(runtime):
 
 @prop("a declared model server is launched by the unit and answers on its published port")
 def _():
+    # Not under a daemon: it would take the files up by itself, and the restart would come into the first launches.
+    sh("systemctl", "stop", UNIT)
     PERSONA.write_text('id = "worker"\nposture = "off"\n')
     MANIFEST.parent.mkdir(exist_ok=True)
     MANIFEST.write_text(DECLARED)
-    sh("systemctl", "restart", UNIT)
+    sh("systemctl", "start", UNIT)
     until("the model server answers", answer, 120 * SLOW)
 
 
