@@ -17,6 +17,7 @@
 //! | `incident` | everything that is known of a persona since a moment, in one archive |
 //! | `journal` | lines that are on the disk before they count |
 //! | `reason` | why somebody did something |
+//! | `unkept` | what narrows and is not in the state yet |
 
 pub mod alerts;
 pub mod audit;
@@ -32,6 +33,7 @@ pub mod reason;
 pub mod recipes;
 pub mod signed;
 pub mod switch;
+mod unkept;
 
 /// What the control plane steers of this floor; cheap to clone.
 #[derive(Debug, Clone)]
