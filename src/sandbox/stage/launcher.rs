@@ -146,6 +146,11 @@ pub(super) struct LogFiles {
     pub(super) bound: u64,
 }
 
+/// Whether what came with `request` is what it announces.
+pub(in crate::sandbox) fn has_all(request: &Request, all: Vec<OwnedFd>) -> bool {
+    Descriptors::sort(request, all).is_some()
+}
+
 impl Descriptors {
     fn sort(request: &Request, all: Vec<OwnedFd>) -> Option<Self> {
         let mut rest = all.into_iter();

@@ -33,6 +33,7 @@ mod owners;
 mod root;
 
 pub(super) use landlock::stranger;
+pub(super) use launcher::has_all;
 pub(super) use measure::missing_file_rights;
 
 /// The first word of a launcher's command line.
