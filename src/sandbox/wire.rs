@@ -194,7 +194,8 @@ impl Spoken {
     /// again; `None` where the peer is gone.
     ///
     /// # Errors
-    /// As [`hear`], and `InvalidData` for a request whose descriptors are not those that it announces.
+    /// The system call's own, and `InvalidData` for what is not understood, or a request whose descriptors are not those that it
+    /// announces.
     pub fn overhear(self, socket: &impl AsFd) -> io::Result<Option<Vec<u8>>> {
         match self {
             Self::ToLauncher => again(socket, |ask: &Ask, descriptors| match ask {
