@@ -115,6 +115,7 @@ steps! {
 
 /// The step that failed, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(deny_unknown_fields)]
 pub struct Fault {
     /// What was being done.
     pub step: Step,

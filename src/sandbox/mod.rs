@@ -67,4 +67,4 @@ pub use launch::{Entry, Launcher, Log, Streams, launch};
 pub use plan::{Listener, ListenerRole, Plan, Scheduling, User};
 pub use profile::{Profile, ProfileName};
 pub use text::Text;
-pub use wire::Exit;
+pub use wire::{Exit, Spoken};

@@ -25,7 +25,7 @@ use crate::sys::message;
 
 use super::cgroup::Applied;
 use super::plan::{Mount, ProcView, User};
-use super::{Exec, Fault, Report};
+use super::{Exec, Fault, Report, stage};
 
 /// Longest message: a report with every reason is a few KiB.
 pub(crate) const MAX_MESSAGE: usize = 64 << 10;
@@ -35,7 +35,7 @@ pub(crate) const LISTENERS_AT_ONCE: usize = 16;
 
 /// What the caller wants of the launcher.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Ask {
     /// Have these namespaces ready, and the ground laid in them.
     Prepare { namespaces: Vec<Namespace>, ground: Ground },
@@ -90,7 +90,7 @@ pub(crate) enum Namespace {
 
 /// What a stage tells the caller.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Event {
     /// The init exists; its pidfd comes along.
     Started { pid: i32 },
@@ -122,7 +122,7 @@ pub(crate) enum Event {
 
 /// What the caller wants of an init. `ask` is the caller's own number, which comes back with the answer.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Order {
     /// Send the command this signal.
     Signal { number: i32 },
@@ -174,4 +174,48 @@ pub(crate) fn hear<T: DeserializeOwned>(socket: &impl AsFd) -> io::Result<Option
     let what = serde_json::from_slice(&message.bytes)
         .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault.to_string()))?;
     Ok(Some((what, message.descriptors)))
+}
+
+/// Who says something to whom: for the fuzz targets, which say it as whoever has broken into that party would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    /// The caller to the launcher.
+    ToLauncher,
+    /// The launcher to a process that stands ready.
+    ToSpare,
+    /// The caller to an init.
+    ToInit,
+    /// Launcher, init and the not yet executed command to the caller.
+    ToCaller,
+}
+
+impl Spoken {
+    /// Hears one message as the party does, sorts what came with it, and lets go of that. What was understood is written down
+    /// again; `None` where the peer is gone.
+    ///
+    /// # Errors
+    /// The system call's own, and `InvalidData` for what is not understood, or a request whose descriptors are not those that it
+    /// announces.
+    pub fn overhear(self, socket: &impl AsFd) -> io::Result<Option<Vec<u8>>> {
+        match self {
+            Self::ToLauncher => again(socket, |ask: &Ask, descriptors| match ask {
+                Ask::Launch(request) => stage::has_all(request, descriptors),
+                Ask::Prepare { .. } => true,
+            }),
+            Self::ToSpare => again(socket, stage::has_all),
+            Self::ToInit => again(socket, |_: &Order, _| true),
+            Self::ToCaller => again(socket, |_: &Event, _| true),
+        }
+    }
+}
+
+fn again<T: Serialize + DeserializeOwned>(
+    socket: &impl AsFd,
+    sorts: impl FnOnce(&T, Vec<OwnedFd>) -> bool,
+) -> io::Result<Option<Vec<u8>>> {
+    let Some((what, descriptors)) = hear::<T>(socket)? else { return Ok(None) };
+    if !sorts(&what, descriptors) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the descriptors are not those that are announced"));
+    }
+    serde_json::to_vec(&what).map(Some).map_err(io::Error::other)
 }

@@ -66,7 +66,7 @@ pub(super) struct Kept {
     pub(super) life: Saved,
     /// Its user id on the host, where root launches it.
     pub(super) uid: Option<u32>,
-    /// An operator stopped it: only an operator starts it again.
+    /// An operator stopped it, alone or by the kill switch: a connection to its port does not start it again.
     #[serde(default)]
     pub(super) held: bool,
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 /// Which side of a new process this is.
 #[derive(Debug)]
@@ -68,6 +69,64 @@ pub fn fork() -> io::Result<Side> {
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(Side::Parent(Child { pid: child.as_raw(), pidfd: None })),
         nix::unistd::ForkResult::Child => Ok(Side::Child),
+    }
+}
+
+/// Runs `child` in a new process that has this one's memory, and a stack of its own, until it executes a program or returns
+/// its exit status; this one stands still meanwhile (`clone(2)`, `CLONE_VM | CLONE_VFORK`). Gives the new one's process id.
+///
+/// Nothing is copied but the descriptors, which a copy of the memory costs most of the time. What the child allocates and does
+/// not free stays here once it has executed. It must not end by `exit(3)`, which would run this one's own last acts: it returns.
+///
+/// # Errors
+/// `EAGAIN` at a limit on processes, `ENOMEM`.
+pub fn run_before_exec(child: &mut dyn FnMut() -> u8) -> io::Result<i32> {
+    let mut stack = Stack::new()?;
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    // SAFETY: the child runs the closure on a stack of its own while the caller's only thread waits, so nobody else touches
+    // the memory that both have; a panic in it aborts at the C frame below. With CLONE_VFORK the kernel lets the caller go on
+    // only when the child has that memory no more, so stack and closure outlive it. The caller has one thread, as `fork`
+    // has it; thread-local memory of the C library is the caller's, with its thread id, which only `raise` would use.
+    let made = unsafe { nix::sched::clone(Box::new(|| child().into()), stack.bytes(), flags, Some(libc::SIGCHLD)) };
+    Ok(made?.as_raw())
+}
+
+/// Memory for a stack, with a page below that cannot be touched.
+struct Stack {
+    start: std::ptr::NonNull<libc::c_void>,
+}
+
+impl Stack {
+    /// Only what is touched is taken.
+    const BYTES: usize = 512 << 10;
+    /// At least a page of every architecture.
+    const GUARD: usize = 64 << 10;
+
+    fn new() -> io::Result<Self> {
+        let len = const { std::num::NonZeroUsize::new(Self::GUARD + Self::BYTES).expect("not zero") };
+        let (access, kind) =
+            (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK);
+        // SAFETY: new memory anywhere, which nobody has a reference to; of it the lower part, which nothing was put into, is
+        // closed.
+        unsafe {
+            let start = mmap_anonymous(None, len, access, kind)?;
+            let stack = Self { start };
+            mprotect(start, Self::GUARD, ProtFlags::PROT_NONE)?;
+            Ok(stack)
+        }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: `BYTES` above the guard are mapped, readable, writable and zero for as long as `self` lives, and borrowed
+        // with it.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast::<u8>().add(Self::GUARD), Self::BYTES) }
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: it was mapped by `new` with this length, and every borrow has ended.
+        let _ = unsafe { munmap(self.start, Self::GUARD + Self::BYTES) };
     }
 }
 

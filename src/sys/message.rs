@@ -168,32 +168,67 @@ pub fn send(socket: &impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
 ///
 /// # Errors
 /// `EAGAIN` when none waits and the socket does not block.
-/// `InvalidData` when a message or its descriptors were longer than allowed; what came of them is closed.
+/// `InvalidData` when a message or its descriptors were longer than allowed, or did not fit into the table of this
+/// process; what came of them is closed.
 pub fn receive(socket: &impl AsFd, most: usize) -> io::Result<Message> {
     let mut bytes = vec![0; most];
-    let mut space = cmsg_space!([RawFd; MAX_DESCRIPTORS]);
-    let (len, flags, descriptors) = {
-        let mut parts = [IoSliceMut::new(&mut bytes)];
-        let got = loop {
-            let fd = socket.as_fd().as_raw_fd();
-            match recvmsg::<()>(fd, &mut parts, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-                Err(Errno::EINTR) => {}
-                other => break other?,
-            }
-        };
-        let mut descriptors = Vec::new();
-        for part in got.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(raw) = part {
-                descriptors.extend(raw.into_iter().map(owned));
-            }
-        }
-        (got.bytes, got.flags, descriptors)
-    };
-    if flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+    let Taken { len, flags, descriptors } = take(socket.as_fd(), &mut bytes)?;
+    if flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is longer than its bound"));
     }
     bytes.truncate(len);
     Ok(Message { bytes, descriptors })
+}
+
+/// What `recvmsg(2)` gave.
+struct Taken {
+    len: usize,
+    flags: libc::c_int,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// Room for a message's descriptors, in words: a control header is aligned to one.
+// SAFETY: CMSG_SPACE computes with numbers alone.
+const CONTROL_WORDS: usize = unsafe { libc::CMSG_SPACE(DESCRIPTOR_BYTES) as usize }.div_ceil(size_of::<usize>());
+const DESCRIPTOR_BYTES: libc::c_uint = (MAX_DESCRIPTORS * size_of::<RawFd>()) as libc::c_uint;
+
+/// `recvmsg(2)`, of which every descriptor that the kernel has made ours is taken. `nix` gives none when the control part was
+/// cut, and by then those that did fit are open here: a peer that sends too many would fill our table, message by message.
+fn take(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> io::Result<Taken> {
+    let mut control = [0_usize; CONTROL_WORDS];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+    // SAFETY: a msghdr is numbers and pointers, for which all zeroes is a value: no name, no parts, no control data.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&control);
+    let len = retried(|| {
+        // SAFETY: the descriptor is open while borrowed; `header` points to one part and to control space, both alive and of
+        // the lengths given until the call returns.
+        Errno::result(unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) })
+    })?;
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel has set the control length to what it wrote, and the space is alive.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: null, or a header that the kernel wrote whole, in space that is aligned for it.
+    while let Some(found) = unsafe { next.as_ref() } {
+        if (found.cmsg_level, found.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: it computes with numbers alone.
+            let empty = unsafe { libc::CMSG_LEN(0) } as usize;
+            // SAFETY: `found` is a header within the control space.
+            let data = unsafe { libc::CMSG_DATA(next) }.cast::<RawFd>();
+            for at in 0..found.cmsg_len.saturating_sub(empty) / size_of::<RawFd>() {
+                // SAFETY: the length that the kernel wrote says that this number stands there, within the control space.
+                let place = unsafe { data.add(at) };
+                // SAFETY: as before; nothing says that it is aligned.
+                descriptors.push(owned(unsafe { place.read_unaligned() }));
+            }
+        }
+        // SAFETY: `next` is a header of this very message.
+        next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
+    }
+    Ok(Taken { len: len.cast_unsigned(), flags: header.msg_flags, descriptors })
 }
 
 fn owned(raw: RawFd) -> OwnedFd {
@@ -243,5 +278,21 @@ mod tests {
         drop(one);
         assert!(receive(&two, 64).expect("end").bytes.is_empty());
         assert_eq!(send(&two, b"x", &[]).expect_err("gone").raw_os_error(), Some(libc::EPIPE));
+    }
+
+    /// The kernel installs what fits before it says that something did not.
+    #[test]
+    fn descriptors_over_the_bound_are_all_closed() {
+        let (one, two) = pair().expect("pair");
+        let (mut reader, writer) = io::pipe().expect("pipe");
+        for count in [MAX_DESCRIPTORS + 1, 253] {
+            send(&one, b"many", &vec![writer.as_fd(); count]).expect("send");
+            assert_eq!(receive(&two, 64).expect_err("too many").kind(), io::ErrorKind::InvalidData);
+        }
+        send(&one, b"enough", &[writer.as_fd(); MAX_DESCRIPTORS]).expect("send");
+        assert_eq!(receive(&two, 64).expect("receive").descriptors.len(), MAX_DESCRIPTORS);
+        drop(writer);
+        // It ends when nobody can write any more.
+        assert_eq!(reader.read(&mut [0]).expect("read"), 0);
     }
 }

@@ -1,8 +1,10 @@
-//! Niceness and scheduling policy of the calling thread, which its children inherit.
+//! Niceness, scheduling policy and CPUs of the calling thread, which its children inherit.
 
 use std::io;
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 /// How the kernel's fair scheduler treats a thread (`sched(7)`). Real-time policies are left out on
@@ -77,9 +79,50 @@ pub fn policy() -> io::Result<Option<Policy>> {
     })
 }
 
+/// The CPUs that the calling thread may run on.
+///
+/// # Errors
+/// `EINVAL` on a host of more than 1024.
+pub fn cpus() -> io::Result<CpuSet> {
+    Ok(sched_getaffinity(Pid::from_raw(0))?)
+}
+
+/// Lets the calling thread run on these, as far as its cpuset has them.
+///
+/// # Errors
+/// `EINVAL` when there are none of them.
+pub fn set_cpus(cpus: &CpuSet) -> io::Result<()> {
+    Ok(sched_setaffinity(Pid::from_raw(0), cpus)?)
+}
+
+/// Keeps the calling thread on the CPU that it runs on.
+///
+/// # Errors
+/// `EINVAL` where that was taken from it meanwhile.
+pub fn stay() -> io::Result<()> {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu()?)?;
+    set_cpus(&here)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In a thread of its own, which what is set belongs to.
+    #[test]
+    fn a_thread_stays_on_one_cpu_until_it_may_leave() {
+        std::thread::spawn(|| {
+            let before = cpus().expect("cpus");
+            stay().expect("it runs somewhere");
+            let count = |cpus: &CpuSet| (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu) == Ok(true)).count();
+            assert_eq!(count(&cpus().expect("cpus")), 1);
+            set_cpus(&before).expect("they were its own");
+            assert_eq!(cpus().expect("cpus"), before);
+        })
+        .join()
+        .expect("thread");
+    }
 
     /// In a thread of its own, which takes the lower rank to its end.
     #[test]

@@ -70,6 +70,7 @@ fn main() -> ExitCode {
         iteration: number("FUZZ_ITERATION"),
     };
     a_planted_fault_is_found();
+    seeds_are_understood();
     let failed = chosen.iter().filter(|target| !holds(target, &plan)).count();
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
@@ -176,6 +177,16 @@ fn a_planted_fault_is_found() {
     let again = Plan { iteration: found.iteration, ..plan };
     let again = silently(|| fuzz(&planted, &[b"abc".to_vec()], &again)).expect_err("its number finds it again");
     assert_eq!(again.input, found.input);
+}
+
+/// A format that has moved on would leave seeds that are refused at the first byte, and a target that tries nothing.
+fn seeds_are_understood() {
+    for seed in read_seeds("plan") {
+        assert!(targets::is_a_plan(&seed), "{}", seed.escape_ascii());
+    }
+    let understood = read_seeds("stage_message").iter().filter(|seed| targets::is_understood(seed)).count();
+    // One has too many descriptors, one no room for them, one is too long, and one is empty.
+    assert_eq!(understood + 4, read_seeds("stage_message").len());
 }
 
 fn here() -> PathBuf {

@@ -3,6 +3,9 @@
 //! Shared by the bounded runner (`main.rs`) and by the coverage-guided one (`libfuzzer/`). To add a
 //! target: a function here, a row in [`TARGETS`], and a few inputs in `seeds/<name>/`.
 
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use arw::config::PersonaFile;
@@ -16,7 +19,12 @@ use arw::proxy::body::{BodyReader, Step};
 use arw::proxy::first_flight::{MAX_FLIGHT, Verdict, inspect};
 use arw::proxy::head::{Framing, RequestHead, RequestTarget, ResponseHead, head_length};
 use arw::proxy::transparent::message::{Code, Query, Unread};
+use arw::sandbox::notify::{MAX_STATUS, Notice, parse as read_notices};
+use arw::sandbox::{Plan, Spoken};
+use arw::sys::message::{MAX_DESCRIPTORS, pair, send};
 use bytes::{Bytes, BytesMut};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde_json::{Value, json};
 
 /// A parser under test.
 pub(crate) struct Target {
@@ -157,6 +165,27 @@ pub(crate) const TARGETS: &[Target] = &[
         ],
     },
     Target {
+        name: "plan",
+        run: plan,
+        words: &[
+            b"\"user\":{\"host\":{\"uid\":0,\"gid\":0}}",
+            b"{\"bind\":{\"source\":\"/\",\"target\":\"/x\",\"access\":\"read_write\",\"absent\":\"fault\",\"owner\":\"command\"}},",
+            b"\"without\":[\"seccomp\"]",
+            b"\"terminals\",",
+            b"4294967295",
+            b"18446744073709551616",
+            b"-1",
+            b"[0,255,256]",
+            b"\\u0000",
+            b"null",
+            b"..",
+            b",",
+            b"\"",
+            b"{",
+            b"}",
+        ],
+    },
+    Target {
         name: "signed_note",
         run: signed_note,
         words: &[
@@ -169,6 +198,39 @@ pub(crate) const TARGETS: &[Target] = &[
             "\n\n\u{2014} release-2026 ".as_bytes(),
             b"=\n",
             b"\r",
+        ],
+    },
+    Target {
+        name: "notice",
+        run: notice,
+        words: &[b"READY=1\n", b"WATCHDOG=1\n", b"STATUS=", b"\n", b"\0", b"\xff", b"\x1b[2J", "\u{85}".as_bytes()],
+    },
+    Target {
+        name: "stage_message",
+        run: stage_message,
+        words: &[
+            b"{\"launch\":{",
+            b"{\"prepare\":{",
+            b"{\"exec\":{",
+            b"{\"failed\":{",
+            b"\"namespaces\":[\"mount\",\"pid\"]",
+            b"\"joins\":18446744073709551615",
+            b"\"joins\":2",
+            b"\"cgroup\":true",
+            b"\"log\":9",
+            b"\"exit_record\":true",
+            b"\"adoption\":true",
+            b"\"ask\":7",
+            b"\"listeners\"",
+            b"\"notify\"",
+            b"\"stray\":1",
+            b"null",
+            b",",
+            b"\"",
+            b"{",
+            b"}",
+            b"[",
+            b"]",
         ],
     },
     Target {
@@ -457,4 +519,128 @@ fn signed_note(data: &[u8]) {
     let subject = ("nightly-report", version);
     let fault = verify(Some(data), &signers, Kind::Recipe, subject, &Tree::default(), now).expect_err("never good");
     assert!(!fault.code().is_empty() && fault.to_string().len() < 1_024);
+}
+
+/// Two bytes say who hears it, what is wrong with it and how many descriptors come along; the rest is what is said. Whatever it
+/// is, no descriptor stays open, what is understood is understood again, and nothing stands beside it or behind it.
+fn stage_message(data: &[u8]) {
+    let Some(Stranger { party, count, said, too_long, no_room }) = Stranger::of(data) else { return };
+    let before = open_descriptors();
+    let heard = if no_room { with_a_full_table(|| say(party, &said, count)) } else { say(party, &said, count) };
+    assert_eq!(open_descriptors(), before, "descriptors stay open");
+    match heard {
+        Err(_) => {}
+        Ok(None) => assert!(said.is_empty(), "what was said is not the end"),
+        Ok(Some(understood)) => {
+            assert!(!too_long && count <= MAX_DESCRIPTORS, "over the bound");
+            assert!(understood.len() <= 8 * said.len(), "it grows");
+            let hear = |said: &[u8]| say(party, said, count).ok().flatten();
+            assert_eq!(
+                hear(&understood).as_ref(),
+                Some(&understood),
+                "it does not mean the same when it is said again"
+            );
+            assert_eq!(hear(&[&understood, b"0".as_slice()].concat()), None, "a byte behind it is passed over");
+            for stray in with_strays(&understood) {
+                assert_eq!(hear(&stray), None, "a field that nobody knows is passed over: {}", stray.escape_ascii());
+            }
+        }
+    }
+}
+
+struct Stranger {
+    party: Spoken,
+    count: usize,
+    said: Vec<u8>,
+    too_long: bool,
+    no_room: bool,
+}
+
+impl Stranger {
+    fn of(data: &[u8]) -> Option<Self> {
+        const PARTIES: [Spoken; 4] = [Spoken::ToLauncher, Spoken::ToSpare, Spoken::ToInit, Spoken::ToCaller];
+        let [how, count, said @ ..] = data else { return None };
+        let (too_long, no_room) = (how & 4 != 0, how & 8 != 0);
+        let mut said = said.to_vec();
+        if too_long {
+            said.resize(65 << 10, b' ');
+        }
+        // The kernel takes no more descriptors at once.
+        let (party, count) = (PARTIES[usize::from(how & 3)], usize::from(*count).min(253));
+        Some(Self { party, count, said, too_long, no_room })
+    }
+}
+
+/// Whether a party understands it.
+pub(crate) fn is_understood(data: &[u8]) -> bool {
+    let stranger = Stranger::of(data).filter(|stranger| !stranger.no_room);
+    stranger.is_some_and(|Stranger { party, count, said, .. }| matches!(say(party, &said, count), Ok(Some(_))))
+}
+
+/// Whether it is a plan.
+pub(crate) fn is_a_plan(data: &[u8]) -> bool {
+    serde_json::from_slice::<Plan>(data).is_ok()
+}
+
+fn say(party: Spoken, said: &[u8], count: usize) -> io::Result<Option<Vec<u8>>> {
+    let (one, two) = pair()?;
+    let null = File::open("/dev/null")?;
+    send(&one, said, &vec![null.as_fd(); count])?;
+    party.overhear(&two)
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("proc").count()
+}
+
+/// Room for the pair, the file, and a few descriptors of a message.
+fn with_a_full_table<T>(work: impl FnOnce() -> T) -> T {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
+    let few = u64::try_from(open_descriptors() + 5).expect("few");
+    setrlimit(Resource::RLIMIT_NOFILE, few.min(hard), hard).expect("limit");
+    let done = work();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard).expect("limit");
+    done
+}
+
+/// What was understood, with one more field here or there. A report is not among it: it is data for people.
+fn with_strays(understood: &[u8]) -> Vec<Vec<u8>> {
+    let whole: Value = serde_json::from_slice(understood).expect("our own form");
+    let Value::Object(fields) = &whole else { return Vec::new() };
+    let mut strays = Vec::new();
+    let mut beside = fields.clone();
+    beside.insert("stray".to_owned(), json!(1));
+    strays.push(Value::Object(beside));
+    for (name, inner) in fields.iter().filter(|(name, _)| *name != "measured") {
+        let Value::Object(inner) = inner else { continue };
+        let (mut inner, mut outer) = (inner.clone(), fields.clone());
+        inner.insert("stray".to_owned(), json!(1));
+        outer.insert(name.clone(), Value::Object(inner));
+        strays.push(Value::Object(outer));
+    }
+    strays.iter().map(|stray| serde_json::to_vec(stray).expect("JSON")).collect()
+}
+
+/// A plan that is read is written and read as the same; a field that nobody knows is not passed over, nor is a byte behind it.
+fn plan(data: &[u8]) {
+    let Ok(plan) = serde_json::from_slice::<Plan>(data) else { return };
+    let written = serde_json::to_vec(&plan).expect("a plan is JSON");
+    assert!(written.len() <= 8 * data.len());
+    assert_eq!(serde_json::from_slice::<Plan>(&written).expect("our own form"), plan);
+    assert!(serde_json::from_slice::<Plan>(&[&written, b"0".as_slice()].concat()).is_err());
+    for stray in with_strays(&written) {
+        // A list of tuples has no fields.
+        assert!(serde_json::from_slice::<Plan>(&stray).is_err(), "{}", stray.escape_ascii());
+    }
+}
+
+/// What a command says to its service manager is a few words, and a line for a person that steers no terminal.
+fn notice(data: &[u8]) {
+    let notices = read_notices(data);
+    assert!(notices.len() <= data.split(|byte| *byte == b'\n').count());
+    for notice in notices {
+        if let Notice::Status(status) = notice {
+            assert!(status.chars().count() <= MAX_STATUS && !status.chars().any(char::is_control), "{status:?}");
+        }
+    }
 }

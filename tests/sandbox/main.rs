@@ -8,6 +8,7 @@ mod cgroup;
 mod escape;
 mod ground;
 mod inside;
+mod intruder;
 mod latency;
 mod launch;
 mod life;

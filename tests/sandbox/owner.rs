@@ -544,6 +544,19 @@ async fn scheduling_comes_with_the_plan_and_is_measured_inside() {
     }
 }
 
+/// The first command starts on its init's CPU; neither it nor a later one stays there.
+#[tokio::test]
+async fn nobody_is_kept_on_the_cpu_that_it_was_started_on() {
+    let cpus = |status: &str| status.lines().find(|line| line.starts_with("Cpus_allowed:")).map(str::to_owned);
+    let ours = cpus(&std::fs::read_to_string("/proc/self/status").expect("status")).expect("line");
+    let Attended { channel, .. } = attend(&plan(ProfileName::Standard, &["sleep", "1000"]));
+    let (_, said) = said(&channel, &["sh", "-c", "grep -h Cpus_allowed: /proc/[0-9]*/status"]).await;
+    let theirs: Vec<&str> = said.lines().collect();
+    // `sleep`, and the `grep` that the init has made.
+    assert!(theirs.len() >= 2 && theirs.iter().all(|cpus| *cpus == ours), "{ours}: {said}");
+    end(&channel).await;
+}
+
 /// More than one message of orders may carry is refused here, and nothing is left half done.
 #[tokio::test]
 async fn an_order_that_is_too_long_is_refused() {

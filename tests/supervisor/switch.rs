@@ -101,6 +101,8 @@ fn whoever_connects_while_it_is_latched_starts_nothing_and_spends_no_restart() {
     }
     assert_eq!(position(&host)["latched"], true);
     assert_eq!(action(&host, &json!({ "kind": "automation_rearm", "reason": "over" })).0, 200);
+    // Nor afterwards: an operator says what starts again.
+    assert_eq!(fetch(port), None);
     assert_eq!(host.view("web")["state"], "stopped");
     host.must("web", "start");
     assert!(fetch(port).expect("an answer").ends_with("from inside"));

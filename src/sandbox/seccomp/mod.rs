@@ -25,12 +25,31 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::sync::OnceLock;
+
 use crate::sys::filter::{Instruction, answer_to};
 
 use super::plan::Filter;
 
-/// The program of a filter.
-pub fn compile(filter: Filter) -> Vec<Instruction> {
+/// The program of a filter: compiled once, also for the copies of this process.
+pub(super) fn program(filter: Filter) -> &'static [Instruction] {
+    static PROGRAMS: [OnceLock<Vec<Instruction>>; 3] = [const { OnceLock::new() }; 3];
+    let place = match filter {
+        Filter::Strict => &PROGRAMS[0],
+        Filter::Standard => &PROGRAMS[1],
+        Filter::Compat => &PROGRAMS[2],
+    };
+    place.get_or_init(|| compile(filter))
+}
+
+/// Compiles all of them, for whoever this process is copied to.
+pub(super) fn warm() {
+    for filter in [Filter::Strict, Filter::Standard, Filter::Compat] {
+        program(filter);
+    }
+}
+
+fn compile(filter: Filter) -> Vec<Instruction> {
     assemble::program(&table::rules(filter), &table::otherwise(filter))
 }
 

@@ -5,7 +5,6 @@ use std::ffi::CString;
 use std::io::{PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
-use std::process::exit;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -20,18 +19,26 @@ use crate::sandbox::{Control, Exec, Text, seccomp};
 use crate::sys::{descriptor, filter, process, signals};
 
 use super::measure::{self, Seen};
+use super::place::Place;
 
-/// Becomes the command, or writes the fault into `faults`.
-pub(super) fn run(plan: &Plan, control: &OwnedFd, standard: [OwnedFd; 3], seen: &Seen, faults: PipeWriter) -> ! {
-    let task = Task {
-        argv: &plan.argv,
-        env: plan.env.clone(),
-        workdir: &plan.workdir,
-        terminal: plan.terminal,
-        standard: &standard,
-    };
-    let Err(fault) = become_command(plan, &task, control, seen, &faults);
-    give_up(&fault, faults)
+/// The exit status of one that could not be executed.
+const NOT_EXECUTED: u8 = 127;
+
+/// Becomes the command, or writes the fault into `faults` and gives the exit status to leave with. The memory is the init's
+/// own, so nothing of it is let go of.
+pub(super) fn run(
+    plan: &Plan,
+    control: &OwnedFd,
+    standard: &[OwnedFd; 3],
+    seen: &Seen,
+    place: &Place,
+    faults: &PipeWriter,
+) -> u8 {
+    let task =
+        Task { argv: &plan.argv, env: plan.env.clone(), workdir: &plan.workdir, terminal: plan.terminal, standard };
+    let Err(fault) = place.leave().and_then(|()| become_command(plan, &task, control, seen, faults));
+    say(&fault, faults);
+    NOT_EXECUTED
 }
 
 /// Becomes one more command of a sandbox that runs already, or writes the fault into `faults`.
@@ -46,12 +53,12 @@ pub(super) fn run_another(plan: &Plan, command: &Exec, standard: [OwnedFd; 3], f
         standard: &standard,
     };
     let Err(fault) = become_another(plan, &task, &faults);
-    give_up(&fault, faults)
+    say(&fault, &faults);
+    process::leave(NOT_EXECUTED)
 }
 
-fn give_up(fault: &Fault, mut faults: PipeWriter) -> ! {
+fn say(fault: &Fault, mut faults: &PipeWriter) {
     let _ = faults.write_all(&serde_json::to_vec(fault).unwrap_or_default());
-    exit(127);
 }
 
 /// What is executed, and with what.
@@ -90,7 +97,7 @@ fn become_another(plan: &Plan, task: &Task<'_>, faults: &PipeWriter) -> Result<I
 /// The part of a command's confinement that it does not inherit. What is in `keep` closes when it is executed.
 fn confine(plan: &Plan, task: &Task<'_>, keep: &[&dyn AsRawFd]) -> Result<Command, Fault> {
     // Compiled and allocated before the filter, so that afterwards as little as possible is left to do.
-    let program = seccomp::compile(plan.seccomp);
+    let program = seccomp::program(plan.seccomp);
     let command = Command::of(task)?;
     setsid().at(Step::Session)?;
     task.standard.iter().try_for_each(refuse_folder)?;
@@ -110,7 +117,7 @@ fn confine(plan: &Plan, task: &Task<'_>, keep: &[&dyn AsRawFd]) -> Result<Comman
     SigSet::empty().thread_set_mask().at(Step::Session)?;
     process::spend_memory();
     if plan.applies(Control::Seccomp) {
-        filter::install(&program).at(Step::Seccomp)?;
+        filter::install(program).at(Step::Seccomp)?;
     }
     Ok(command)
 }

@@ -20,7 +20,7 @@ use crate::sandbox::cgroup::{self, Applied};
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, Scheduling, WhenAlone};
 use crate::sandbox::wire::{Event, LISTENERS_AT_ONCE, tell};
-use crate::sys::clone::{Side, fork};
+use crate::sys::clone::run_before_exec;
 use crate::sys::{descriptor, process, signals};
 
 use super::executions::Executions;
@@ -29,6 +29,7 @@ use super::house::{FORWARDED, House};
 use super::launcher::Descriptors;
 use super::measure::{Outside, Seen};
 use super::network::Made;
+use super::place::Place;
 use super::{command, identity, journal, landlock, network, root};
 
 /// What an init returns when it could not launch, or has to give up.
@@ -118,7 +119,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead:
         prctl::set_no_new_privs().at(Step::NoNewPrivs)?;
     }
     seen.landlock = landlock::restrict(ruleset)?;
-    start(plan, descriptors, made, seen, start_ticks)
+    start(plan, descriptors, made, seen, Place::take(outside), start_ticks)
 }
 
 /// Enters the cgroups that `clone3` has not entered: those of version 1, and version 2 if it was made outside. It has done
@@ -220,12 +221,13 @@ impl Sockets {
     }
 }
 
-/// Makes the command's process and waits until it was executed.
+/// Makes the command's process, which is executed when this returns.
 fn start(
     plan: Plan,
     descriptors: &mut Descriptors,
     sockets: Sockets,
     seen: Seen,
+    place: Place,
     start_ticks: u64,
 ) -> Result<House, Fault> {
     // Blocked before there is a child, so that no signal about it is lost. What is blocked is never ignored,
@@ -240,13 +242,11 @@ fn start(
         None => (standard, None),
     };
     let (mut faults, report_fault) = io::pipe().at(Step::Fork)?;
-    let child = match fork().at(Step::Fork)? {
-        Side::Child => {
-            drop((faults, sockets, journal));
-            command::run(&plan, &descriptors.control, standard, &seen, report_fault)
-        }
-        Side::Parent(child) => Pid::from_raw(child.pid),
-    };
+    let mut become_command = || command::run(&plan, &descriptors.control, &standard, &seen, &place, &report_fault);
+    let child = Pid::from_raw(run_before_exec(&mut become_command).at(Step::Fork)?);
+    // The command took that back for itself, in the memory of both.
+    process::spare_memory();
+    place.leave()?;
     // Whoever reads what the command says hears of its end only when nobody here can write either.
     drop((report_fault, standard));
     let mut json = Vec::new();

@@ -20,9 +20,10 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use crate::sandbox::fault::{At, Fault, Step};
+use crate::sandbox::seccomp;
 use crate::sandbox::wire::{Ask, Event, Ground, Namespace, Request, hear, tell};
 use crate::sys::clone::{Child, Side, clone_into, fork};
-use crate::sys::{descriptor, message, process, signals};
+use crate::sys::{descriptor, message, process, schedule, signals};
 
 use super::ground::Ahead;
 use super::init::{self, Birth};
@@ -93,6 +94,8 @@ fn serve(socket: &OwnedFd) -> Result<(), Fault> {
                     // If it cannot be made, the launch itself will tell why.
                     spare = Spare::make(flags, ground, &outside).ok();
                 }
+                // For all that is launched later; the first does not wait for it.
+                seccomp::warm();
             }
             Ask::Launch(request) => {
                 let flags = flags(&request.namespaces);
@@ -144,6 +147,11 @@ pub(super) struct LogFiles {
     pub(super) files: [OwnedFd; 2],
     /// Most bytes of each.
     pub(super) bound: u64,
+}
+
+/// Whether what came with `request` is what it announces.
+pub(in crate::sandbox) fn has_all(request: &Request, all: Vec<OwnedFd>) -> bool {
+    Descriptors::sort(request, all).is_some()
 }
 
 impl Descriptors {
@@ -201,8 +209,10 @@ fn wait_for_request(socket: &OwnedFd, rest: CloneFlags, ground: Ground, outside:
     if let Ok(Some((request, descriptors))) = hear::<Request>(socket) {
         // The launcher's child, as every init: it is reaped there, and this process ends.
         launch(&request, descriptors, rest | CloneFlags::CLONE_PARENT, outside, ahead);
+        // The init goes first: taking this one's memory down is not for it to wait for.
+        let _ = schedule::set_policy(schedule::Policy::Idle);
     }
-    exit(0);
+    process::leave(0);
 }
 
 /// Makes the init in the new namespaces of `flags`.

@@ -7,6 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::sched::CpuSet;
 use nix::sys::prctl;
 use nix::sys::resource::getrlimit;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
@@ -18,7 +19,7 @@ use crate::sandbox::seccomp;
 use crate::sandbox::{Control, Finding, Report, State};
 use crate::sys::capability::Capabilities;
 use crate::sys::descriptor::inheritable;
-use crate::sys::filter;
+use crate::sys::{filter, schedule};
 
 use super::init::{kernel_resource, kernel_value};
 use super::landlock::{InForce, can_read};
@@ -29,6 +30,7 @@ use super::root::CLOSED;
 pub(super) struct Outside {
     links: Vec<(Control, Option<PathBuf>)>,
     cgroup: Option<String>,
+    cpus: Option<CpuSet>,
 }
 
 const NAMESPACES: [(Control, &str); 7] = [
@@ -45,7 +47,12 @@ impl Outside {
     /// Looks at this process.
     pub(super) fn look() -> Self {
         let links = NAMESPACES.iter().map(|(control, name)| (*control, namespace(name))).collect();
-        Self { links, cgroup: fs::read_to_string("/proc/self/cgroup").ok() }
+        Self { links, cgroup: fs::read_to_string("/proc/self/cgroup").ok(), cpus: schedule::cpus().ok() }
+    }
+
+    /// The CPUs of this process; `None` where they cannot be told.
+    pub(super) const fn cpus(&self) -> Option<&CpuSet> {
+        self.cpus.as_ref()
     }
 
     fn link(&self, control: Control) -> Option<&PathBuf> {

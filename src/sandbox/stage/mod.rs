@@ -12,8 +12,8 @@
 //! executes more commands (`executions`). The plan with its environment stays in its memory for that, which nobody
 //! inside can read: it is not dumpable.
 //!
-//! Everything here runs in processes with one thread that nothing else shares: allocation is safe, and a
-//! failure ends the process.
+//! Everything here runs in processes with one thread: allocation is safe, and a failure ends the process. Only the command
+//! has its init's memory until it is executed, while that stands still.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
@@ -30,9 +30,11 @@ mod launcher;
 mod measure;
 mod network;
 mod owners;
+mod place;
 mod root;
 
 pub(super) use landlock::stranger;
+pub(super) use launcher::has_all;
 pub(super) use measure::missing_file_rights;
 
 /// The first word of a launcher's command line.

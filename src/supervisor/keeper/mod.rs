@@ -301,8 +301,14 @@ impl Keeper {
             self.policy.stop_grace = grace;
         }
         self.waiting.push(done);
+        // By the kill switch an operator has stopped it, running or not.
+        let holds = self.shared.is_shut() && !self.kept.held;
+        self.kept.held |= holds;
         let asked = self.life.state() == State::Stopping;
         self.turn(Event::StopRequested).await;
+        if holds {
+            self.persist(Durable::Soon).await;
+        }
         if asked && self.policy.stop_grace < self.spec.policy().stop_grace {
             self.turn(Event::Hastened).await;
         }
