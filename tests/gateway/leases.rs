@@ -421,9 +421,8 @@ fn a_revocation_that_holds_until_a_restart_only_says_so() {
     let daemon = Daemon::start(setup("").in_home(disk.home()));
     let id = grant(&daemon, port, 3_600, &json!({}));
     wait_for("the grant in the audit", || (!audited(&daemon, "lease_created", &id).is_empty()).then_some(()));
-    disk.fill();
-    // The room that was kept is gone too.
     disk.spoil("narrowed-leases");
+    disk.fill();
     let revoked = daemon.cli(&["admin", "lease", "revoke", &id, "--reason", "a trial"]);
     let said = String::from_utf8_lossy(&revoked.stdout).into_owned();
     assert!(said.contains("a restart before that brings the lease back"), "{said}");
