@@ -1,6 +1,7 @@
 //! Recipes that an operator has run.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::http::Method;
@@ -21,6 +22,10 @@ use crate::governance::reason::reason;
 use crate::governance::recipes::{Put, RecipeFault, RunFault};
 use crate::governance::signed::ShelfFault;
 use crate::supervisor::{Action, RuntimeState};
+
+/// How long an answer waits until the daemon has read its files; below what every answer may take, so that it can say more
+/// than that there is none.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -134,7 +139,26 @@ pub(super) async fn run(
             return Err(problem);
         }
     }
-    let put = recipes.put_to_work(&id, &wanted.reason, &by).await.map_err(|fault| not_run(&fault))?;
+    // Goes on whatever becomes of who asked: a recipe is never left at work because somebody did not wait.
+    let work = tokio::spawn(put_to_work(Arc::clone(&app), id.clone(), wanted.reason, by));
+    match tokio::time::timeout(PATIENCE, work).await {
+        Ok(Ok(outcome)) => outcome.map(Json),
+        Ok(Err(_)) => Err(Problem::new(ProblemCode::Internal, "the daemon failed")),
+        Err(_) => {
+            let detail = format!(
+                "the daemon still reads its files after {} s; `{id}` is started when it has, unless they have faults",
+                PATIENCE.as_secs()
+            );
+            Err(Problem::new(ProblemCode::TimedOut, detail)
+                .hint(format!("`arw-cli runtime status {id}` and the audit say how that went")))
+        }
+    }
+}
+
+async fn put_to_work(app: Arc<App>, id: RuntimeId, reason: String, by: Actor) -> Result<Value, Problem> {
+    let supervisor = supervisor(&app)?;
+    let recipes = &app.state.governance.recipes;
+    let put = recipes.put_to_work(&id, &reason, &by).await.map_err(|fault| not_run(&fault))?;
     let started = json!({
         "recipe": id, "version": put.row.version, "tree": put.row.tree, "signer": put.signer,
     });
@@ -148,7 +172,7 @@ pub(super) async fn run(
     }
     let mut answer = started;
     answer["runtime"] = json!(view);
-    Ok(Json(answer))
+    Ok(answer)
 }
 
 /// Has the daemon read its files, with the recipe among them; where they are faulty it is not at work either.

@@ -10,19 +10,20 @@
 //! Entries that could not be appended yet (a full disk) wait in the store, over restarts too.
 
 use std::collections::{HashSet, VecDeque};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Durability, LedgerConfig};
 use crate::domain::{ClientAddr, Clock, LeaseId, PersonaId, Run, RuntimeId, Timestamp, codes};
-use crate::ledger::{AuditRecord, Filter, Kind, Ledger, LedgerError, Line, Record, Recovery};
+use crate::ledger::{AuditRecord, Filter, Kind, Ledger, LedgerError, Line, MAX_TEXT, Record, Recovery};
 use crate::store::{Entry, Store, StoreFault};
 
 /// Name of the log's folder in the state folder.
@@ -414,8 +415,8 @@ impl Audit {
                     at: body.at,
                     actor: body.actor,
                     action: body.action,
-                    before: body.before.map(|value| value.to_string()),
-                    after: body.after.map(|value| value.to_string()),
+                    before: body.before.as_ref().map(told),
+                    after: body.after.as_ref().map(told),
                 };
                 let record = Record {
                     persona: body.persona.as_ref(),
@@ -436,5 +437,56 @@ impl Audit {
         appended.map(drop).map_err(|fault| {
             tracing::error!(%fault, "the audit log cannot be written; its entries wait in the state");
         })
+    }
+}
+
+/// `value` as the log takes it: one text of JSON. One that is too long for a line is told by its beginning, its size and its
+/// SHA-256, so that whoever has the whole (the file, the proposal) can tell that it is the one.
+fn told(value: &Value) -> String {
+    let whole = value.to_string();
+    if whole.len() <= MAX_TEXT {
+        return whole;
+    }
+    let sha256 = Sha256::digest(whole.as_bytes()).iter().fold(String::with_capacity(64), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    let cut = |most: usize| {
+        let beginning = &whole[..whole.floor_char_boundary(most)];
+        json!({ "cut": beginning, "bytes": whole.len(), "sha256": sha256 }).to_string()
+    };
+    let mut most = MAX_TEXT;
+    loop {
+        let told = cut(most);
+        if told.len() <= MAX_TEXT {
+            return told;
+        }
+        // A byte of it takes one or two: quotes are escaped once more.
+        most -= (told.len() - MAX_TEXT).div_ceil(2);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_for_a_line_is_told_by_its_beginning_its_size_and_its_hash() {
+        for text in ["x", "\"", "\\", "\u{1}", "é", "\u{ff}\"", "🦀"] {
+            let value = json!({ "patch": [text.repeat(MAX_TEXT)], "z": 1 });
+            let told = told(&value);
+            assert!(told.len() <= MAX_TEXT && told.len() > MAX_TEXT - 16, "{}: {told}", told.len());
+            let read: Value = serde_json::from_str(&told).expect("JSON");
+            let whole = value.to_string();
+            assert_eq!(read["bytes"], whole.len());
+            let cut = read["cut"].as_str().expect("a text");
+            assert!(whole.starts_with(cut) && cut.len() > 100, "{cut}");
+            let hash: String = Sha256::digest(whole.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(read["sha256"], hash.as_str());
+        }
+        for value in [json!({ "patch": "x" }), json!("x".repeat(MAX_TEXT - 2)), Value::Null] {
+            assert_eq!(told(&value), value.to_string());
+        }
     }
 }

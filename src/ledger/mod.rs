@@ -52,6 +52,7 @@ mod writer;
 mod tests;
 
 pub use checkpoint::Checkpoint;
+pub(crate) use encode::MAX_TEXT;
 pub use error::{Cause, LedgerError, Place};
 pub use export::{Export, Format};
 pub use handle::{Ledger, LedgerStatus, Receipt};

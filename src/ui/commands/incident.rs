@@ -171,12 +171,14 @@ impl Gathering<'_> {
         let (mut text, mut count) = (String::new(), 0);
         while let Ok(Ok(Some(event))) = tokio::time::timeout(QUIET, stream.next()).await {
             let Ok(value) = serde_json::from_str::<Value>(&event.data) else { continue };
-            let Some(entry) = of_event(&value) else { continue };
+            // As whoever reads the archive reads it: a fraction may be another one then, by its last bit.
+            let written = line(&value);
+            let Some(entry) = serde_json::from_str(&written).ok().as_ref().and_then(of_event) else { continue };
             let of_it = value["subject"] == args.persona.as_str() || value["data"]["persona"] == args.persona.as_str();
             let general = value["type"].as_str().is_some_and(|kind| !kind.starts_with("egress."));
             let during = entry.time >= args.since && args.until.is_none_or(|until| entry.time < until);
             if during && (of_it || general) {
-                text.push_str(&line(&value));
+                text.push_str(&written);
                 self.timeline.push(entry);
                 count += 1;
             }
