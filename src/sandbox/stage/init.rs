@@ -76,6 +76,7 @@ fn close_others(descriptors: &Descriptors, ahead: &Ahead) -> Result<(), Fault> {
 fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead: Ahead) -> Result<House, Fault> {
     let in_cgroup = join(descriptors, birth)?;
     let plan = read_plan(&descriptors.plan)?;
+    outside.floor.as_ref().map_or(Ok(()), |floor| floor.admits(&plan))?;
     if !ahead.has_mapped(plan.user) {
         identity::map(plan.user)?;
     }
@@ -101,7 +102,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead:
     let mut made = Sockets::default();
     let is_up = ahead.is_up_for(&plan);
     if plan.applies(Control::MountNamespace) && plan.applies(Control::Root) {
-        made.notify = root::build(&plan, ahead.ground())?;
+        made.notify = root::build(&plan, ahead.ground(), outside.floor.as_ref())?;
     } else if plan.notify {
         return Err(Fault::said(Step::Notify, "it takes a root of its own"));
     }
