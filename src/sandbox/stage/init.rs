@@ -45,8 +45,11 @@ pub(super) enum Birth {
 }
 
 /// Carries the plan out and stays until the command ends.
-pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth, ahead: Ahead) -> ! {
-    let launched = close_others(&descriptors, &ahead).and_then(|()| launch(&mut descriptors, outside, birth, ahead));
+pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth, ahead: Ahead, place: &Place) -> ! {
+    let launched = place
+        .leave()
+        .and_then(|()| close_others(&descriptors, &ahead))
+        .and_then(|()| launch(&mut descriptors, outside, birth, ahead));
     match launched {
         Ok(house) => {
             // The house has its own; an owner hears that it was replaced only when nobody here holds its socket.

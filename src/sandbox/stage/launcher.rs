@@ -30,6 +30,7 @@ use crate::sys::{descriptor, message, process, schedule, signals};
 use super::ground::Ahead;
 use super::init::{self, Birth};
 use super::measure::Outside;
+use super::place::Place;
 
 /// Between the death of a launcher and the next one: whatever kills them all at once shall not have the whole processor.
 const RESPITE: Duration = Duration::from_millis(50);
@@ -249,21 +250,23 @@ fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outsi
         let _ = tell(&descriptors.control, &Event::Failed(fault), &[]);
         return;
     }
+    let place = Place::take(outside);
     let (made, birth) = match clone_into(flags, descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
         // A container runtime's filter may know no `clone3`. Then the init moves, which takes longer.
         Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => (clone_into(flags, None), Birth::Outside),
         made => (made, Birth::Inside),
     };
     let said = match made {
-        Ok(Side::Child) => init::run(descriptors, outside, birth, ahead),
+        Ok(Side::Child) => init::run(descriptors, outside, birth, ahead, &place),
         Ok(Side::Parent(child)) => started(&descriptors.control, &child),
         Err(fault) => {
             let hint = why_refused(request, &fault);
             tell(&descriptors.control, &Event::Failed(Fault::new(Step::Clone, hint, &fault)), &[])
         }
     };
-    // A caller that hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan.
-    let _ = said;
+    // A caller that hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan. And nobody is
+    // refused to be where they were.
+    let _ = (said, place.leave());
 }
 
 /// What has to be right before there is an init. The rest is the plan's, which it reads.
