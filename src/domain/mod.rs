@@ -15,6 +15,7 @@ mod mac;
 mod money;
 mod path;
 mod secret;
+mod trace;
 
 pub use address::{AddressClass, SYNTHETIC_V4, classify, embedded_v4, embedded_v4s};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampFault};
@@ -28,3 +29,4 @@ pub use mac::hmac_sha256;
 pub use money::{Currency, Money, MoneyFault};
 pub use path::{PathFault, decoded_path, normalise_path};
 pub use secret::{Secret, TokenHash};
+pub use trace::TraceParent;
