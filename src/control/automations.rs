@@ -220,6 +220,8 @@ fn refused(fault: &AutomationFault) -> Problem {
         }
         AutomationFault::Reason => Problem::new(ProblemCode::ReasonRequired, fault.to_string()),
         AutomationFault::Store(fault) => unkept(&fault.to_string()),
+        AutomationFault::Unkept(..) => Problem::new(ProblemCode::StateUnavailable, fault.to_string())
+            .hint("free the disk of the state folder before anything restarts the daemon, or use the kill switch"),
         AutomationFault::Gone => Problem::new(ProblemCode::NotReady, fault.to_string()),
     }
 }

@@ -354,6 +354,7 @@ fn refused(fault: PersonaFault) -> Problem {
             tracing::error!(%fault, "a change of a persona could not be kept");
             ProblemCode::StateUnavailable
         }
+        PersonaFault::Unkept(..) => ProblemCode::StateUnavailable,
         PersonaFault::Gone => ProblemCode::NotReady,
     };
     let mut problem = match &fault {

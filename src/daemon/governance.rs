@@ -20,7 +20,7 @@ use crate::governance::recipes::{self, Recipes};
 use crate::governance::switch::{self, KillSwitch};
 use crate::governance::{Governance, alerts, automations};
 use crate::proxy::Gateway;
-use crate::store::{LatchFile, LatchRecord, Store};
+use crate::store::{LatchFile, LatchRecord, Narrowing, Reserve, Store};
 use crate::supervisor::Supervisor;
 
 /// Reloads that may wait: they come one by one.
@@ -102,6 +102,7 @@ pub(super) async fn open(
     let personas = personas::start(config, premises).await.context("the personas' state")?;
     let premises = leases::Premises {
         store: store.clone(),
+        reserve: Reserve::new(&config.state_dir, Narrowing::Leases),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),

@@ -135,7 +135,8 @@ pub(super) async fn start(parts: Parts<'_>) -> anyhow::Result<(Supervisor, Found
     }
     let (bars, reports) = (Bars::default(), Reports::default());
     // Before anything is launched or adopted.
-    let found = automations::found(store, registry, &bars, &reports).await.context("the automations")?;
+    let found = automations::found(store, &config.state_dir, registry, (&bars, &reports), clock.now());
+    let found = found.await.context("the automations")?;
     let premises = Premises {
         clock: Arc::clone(clock),
         gateway: Arc::clone(gateway),

@@ -18,6 +18,7 @@
 //! | `journal` | lines that are on the disk before they count |
 //! | `traces` | what is recorded and told, as spans for an OpenTelemetry collector |
 //! | `reason` | why somebody did something |
+//! | `unkept` | what narrows and is not in the state yet |
 
 pub mod alerts;
 pub mod audit;
@@ -34,6 +35,7 @@ pub mod recipes;
 pub mod signed;
 pub mod switch;
 pub mod traces;
+mod unkept;
 
 /// What the control plane steers of this floor; cheap to clone.
 #[derive(Debug, Clone)]

@@ -1,6 +1,7 @@
 //! Automations as they are kept: which are disabled, what ran, what they reported of themselves.
 
 use rusqlite::{OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use serde::{Deserialize, Serialize};
 
 use super::fault::StoreFault;
 use super::outbox::{self, Entry};
@@ -19,7 +20,8 @@ const RUNS: i64 = 1_000;
 const MOST_TOKENS: u64 = (1 << 53) - 1;
 
 /// One that is disabled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DisabledRow {
     /// Which.
     pub automation: AutomationId,

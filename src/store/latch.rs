@@ -4,14 +4,14 @@
 //! works while the disk is full and without the database. A page that cannot be read counts as latched: after a crash
 //! in the middle of a write nobody knows whether it was, and nothing leaves until somebody says so.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, fchown};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::fault::StoreFault;
+use super::page::Page;
 use crate::domain::Timestamp;
 
 /// Its name in the state folder.
@@ -52,7 +52,7 @@ pub enum LatchState {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Page {
+struct Text {
     version: u32,
     latched: Option<LatchRecord>,
 }
@@ -65,20 +65,17 @@ pub struct LatchStamp((i64, i64, u64));
 
 /// The page of one state folder.
 #[derive(Debug, Clone)]
-pub struct LatchFile {
-    folder: PathBuf,
-    path: PathBuf,
-}
+pub struct LatchFile(Page);
 
 impl LatchFile {
     /// The page of `folder`, which need not be there yet.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), path: folder.join(FILE) }
+        Self(Page::new(folder, FILE, PAGE))
     }
 
     /// Its file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.0.path()
     }
 
     /// What it says, after making it if there is none: from then on latching needs no space.
@@ -86,9 +83,9 @@ impl LatchFile {
     /// # Errors
     /// When it cannot be made.
     pub fn prepare(&self) -> Result<LatchState, StoreFault> {
-        match self.path.symlink_metadata() {
+        match self.path().symlink_metadata() {
             Err(missing) if missing.kind() == io::ErrorKind::NotFound => {
-                self.make(&encode(None))?;
+                self.0.make(&encode(None))?;
                 Ok(LatchState::Released)
             }
             _ => Ok(self.read()),
@@ -97,13 +94,11 @@ impl LatchFile {
 
     /// What it says. No page is a released one.
     pub fn read(&self) -> LatchState {
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&self.path);
-        let mut bytes = Vec::new();
-        match opened.and_then(|file| file.take(PAGE as u64 + 1).read_to_end(&mut bytes)) {
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => LatchState::Released,
-            Err(fault) => LatchState::Damaged(format!("`{}` cannot be read: {fault}", self.path.display())),
-            Ok(_) => decode(&bytes)
-                .map_err(|detail| format!("`{}` is damaged: {detail}", self.path.display()))
+        match self.0.read() {
+            Ok(None) => LatchState::Released,
+            Err(fault) => LatchState::Damaged(format!("`{}` cannot be read: {fault}", self.path().display())),
+            Ok(Some(bytes)) => decode(&bytes)
+                .map_err(|detail| format!("`{}` is damaged: {detail}", self.path().display()))
                 .unwrap_or_else(LatchState::Damaged),
         }
     }
@@ -114,47 +109,13 @@ impl LatchFile {
     /// When it cannot be written; what it says then is what it said, or it is damaged.
     pub fn write(&self, record: Option<&LatchRecord>) -> Result<(), StoreFault> {
         let page = encode(record);
-        let opened = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&self.path);
-        let file = match opened {
-            Ok(file) => file,
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => return self.make(&page),
-            Err(source) => return Err(StoreFault::io("open", &self.path, source)),
-        };
-        file.write_all_at(&page, 0)
-            .and_then(|()| file.sync_data())
-            .map_err(|source| StoreFault::io("write", &self.path, source))
+        self.0.write(&page, || page.clone())
     }
 
     /// When it was last written; none when it is not there.
     pub fn stamp(&self) -> Option<LatchStamp> {
-        let metadata = self.path.symlink_metadata().ok()?;
+        let metadata = self.path().symlink_metadata().ok()?;
         Some(LatchStamp((metadata.mtime(), metadata.mtime_nsec(), metadata.ino())))
-    }
-
-    /// Makes it whole or not at all. It belongs to whom the folder belongs to: root may latch for a daemon of its own user.
-    fn make(&self, page: &[u8]) -> Result<(), StoreFault> {
-        let fresh = self.path.with_extension("new");
-        let fault = |doing| move |source| StoreFault::io(doing, &self.path, source);
-        match std::fs::remove_file(&fresh) {
-            Err(missing) if missing.kind() == io::ErrorKind::NotFound => {}
-            other => other.map_err(fault("make"))?,
-        }
-        let owner = std::fs::metadata(&self.folder).map_err(fault("make"))?;
-        let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh).and_then(|mut file| {
-            if nix::unistd::geteuid().is_root() {
-                fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-            }
-            file.write_all(page)?;
-            file.sync_all()
-        });
-        let placed = written
-            .and_then(|()| std::fs::rename(&fresh, &self.path))
-            .and_then(|()| File::open(&self.folder)?.sync_all());
-        placed.map_err(|source| {
-            // Nothing of it may stay: it would be taken for a page that somebody else makes.
-            let _ = std::fs::remove_file(&fresh);
-            StoreFault::io("make", &self.path, source)
-        })
     }
 }
 
@@ -166,7 +127,7 @@ fn encode(record: Option<&LatchRecord>) -> Vec<u8> {
         ..record.clone()
     });
     let mut page =
-        serde_json::to_vec(&Page { version: VERSION, latched }).expect("texts, numbers and times have a JSON form");
+        serde_json::to_vec(&Text { version: VERSION, latched }).expect("texts, numbers and times have a JSON form");
     debug_assert!(page.len() < PAGE);
     page.resize(PAGE - 1, b' ');
     page.push(b'\n');
@@ -177,7 +138,7 @@ fn decode(bytes: &[u8]) -> Result<LatchState, String> {
     if bytes.len() != PAGE {
         return Err(format!("it has {} bytes", bytes.len()));
     }
-    let page: Page = serde_json::from_slice(bytes).map_err(|fault| fault.to_string())?;
+    let page: Text = serde_json::from_slice(bytes).map_err(|fault| fault.to_string())?;
     if page.version != VERSION {
         return Err(format!("its version is {}", page.version));
     }

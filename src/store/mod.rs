@@ -5,6 +5,7 @@
 //!    └─────── acknowledged when the commit is on the disk ◀──────┘
 //!
 //! kill switch ──> latch (one page, allocated before it is needed: works on a full disk)
+//! what narrows, while the database cannot be written ──> reserve (the same, for lists)
 //! ```
 //!
 //! | file | what |
@@ -13,6 +14,8 @@
 //! | `owner` | the thread that has the only connection |
 //! | `leases`, `automations`, `alerts`, `personas`, `recipes`, `outbox` | one repository per concern |
 //! | `latch` | the persisted kill switch, beside the database |
+//! | `reserve` | what was taken back or disabled while the database could not be written |
+//! | `page` | a file that is written in place, which both are |
 //!
 //! No SQL stands outside of this module. It refuses: a file that a newer version wrote, that another process has open,
 //! that is damaged or is not ours; and to acknowledge what is not on the disk.
@@ -25,8 +28,10 @@ mod leases;
 mod open;
 mod outbox;
 mod owner;
+mod page;
 mod personas;
 mod recipes;
+mod reserve;
 mod row;
 mod schema;
 
@@ -46,3 +51,4 @@ pub use personas::{
     ReviewRow,
 };
 pub use recipes::{RecipeRow, Recipes};
+pub use reserve::{Narrowing, Reserve, Reserved, TakenBack};

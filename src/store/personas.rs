@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, named_params};
+use serde::{Deserialize, Serialize};
 
 use super::fault::StoreFault;
 use super::outbox::{self, Entry};
@@ -92,7 +93,8 @@ pub struct NoteRow {
 }
 
 /// Whether feedback of a persona may be taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct OptInRow {
     /// Whose.
     pub persona: PersonaId,

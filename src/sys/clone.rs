@@ -106,20 +106,20 @@ impl Stack {
         let len = const { std::num::NonZeroUsize::new(Self::GUARD + Self::BYTES).expect("not zero") };
         let (access, kind) =
             (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_PRIVATE | MapFlags::MAP_STACK);
-        // SAFETY: new memory anywhere, which nobody has a reference to; of it the lower part, which nothing was put into, is
-        // closed.
-        unsafe {
-            let start = mmap_anonymous(None, len, access, kind)?;
-            let stack = Self { start };
-            mprotect(start, Self::GUARD, ProtFlags::PROT_NONE)?;
-            Ok(stack)
-        }
+        // SAFETY: new memory anywhere, which nobody has a reference to.
+        let start = unsafe { mmap_anonymous(None, len, access, kind) }?;
+        let stack = Self { start };
+        // SAFETY: the lower part of what was just mapped, which nothing was put into and nobody has a reference to.
+        unsafe { mprotect(start, Self::GUARD, ProtFlags::PROT_NONE) }?;
+        Ok(stack)
     }
 
     fn bytes(&mut self) -> &mut [u8] {
+        // SAFETY: the guard is a part of what was mapped at `start`, so this stays inside of it.
+        let above = unsafe { self.start.as_ptr().cast::<u8>().add(Self::GUARD) };
         // SAFETY: `BYTES` above the guard are mapped, readable, writable and zero for as long as `self` lives, and borrowed
         // with it.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().cast::<u8>().add(Self::GUARD), Self::BYTES) }
+        unsafe { std::slice::from_raw_parts_mut(above, Self::BYTES) }
     }
 }
 

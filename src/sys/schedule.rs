@@ -79,6 +79,20 @@ pub fn policy() -> io::Result<Option<Policy>> {
     })
 }
 
+/// Comes before nobody: back to the usual policy from a real-time one, and to niceness 0 from one below.
+///
+/// # Errors
+/// None in practice: nobody is refused to make itself lesser.
+pub fn give_way() -> io::Result<()> {
+    if policy()?.is_none() {
+        set_policy(Policy::Other)?;
+    }
+    if nice()? < 0 {
+        set_nice(0)?;
+    }
+    Ok(())
+}
+
 /// The CPUs that the calling thread may run on.
 ///
 /// # Errors

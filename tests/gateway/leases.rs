@@ -1,10 +1,11 @@
 //! Leases: what they open, what they cannot, and that all of it ends with them.
 //!
 //! A lease opens public addresses only, so these trials run in a network namespace of their own, where a public address is
-//! local. Each test runs itself again in one ([`inside`]).
+//! local, and in a mount namespace, where a small disk can be had. Each test runs itself again in them ([`inside`]).
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use arw::sys::route::Routing;
 use serde_json::{Value as Json, json};
 
 use crate::support::daemon::ADMIN_TOKEN;
-use crate::support::{Client, Daemon, Setup, wait_for};
+use crate::support::{Client, Daemon, Setup, SmallDisk, wait_for};
 use crate::{AGENT, credentials, rule};
 
 /// A public address, here one of `lo`.
@@ -28,13 +29,13 @@ fn inside(name: &str) -> bool {
         routing.add_local_prefix(IpAddr::V4(Ipv4Addr::new(93, 184, 216, 0)), 24).unwrap();
         return true;
     }
-    let allowed = Command::new("unshare").args(["-rn", "true"]).output().is_ok_and(|tried| tried.status.success());
+    let allowed = Command::new("unshare").args(["-rnm", "true"]).output().is_ok_and(|tried| tried.status.success());
     if !allowed {
         println!("SKIP: no network namespace can be made here (user namespaces are refused)");
         return false;
     }
     let again = Command::new("unshare")
-        .arg("-rn")
+        .arg("-rnm")
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &format!("leases::{name}"), "--nocapture", "--test-threads=1"])
         .env(MARK, "1")
@@ -67,8 +68,26 @@ fn echo() -> u16 {
 
 /// A daemon whose agent may reach nothing at `leased.test`, which has the public address.
 fn daemon(rules: &str) -> Daemon {
+    Daemon::start(setup(rules))
+}
+
+fn setup(rules: &str) -> Setup {
     let setup = Setup::new().host("leased.test", &[&PUBLIC.to_string()]).host("inner.test", &["10.1.2.3"]);
-    Daemon::start(setup.persona(AGENT, &format!("tls = {{ not_tls = \"allow\" }}\n{rules}")))
+    setup.persona(AGENT, &format!("tls = {{ not_tls = \"allow\" }}\n{rules}"))
+}
+
+/// Lines of the audit about `lease` of this kind.
+fn audited(daemon: &Daemon, action: &str, lease: &str) -> Vec<Json> {
+    let (status, page) = ask(daemon, "GET", "/state/audit?limit=1000", &Json::Null);
+    assert_eq!(status, 200, "{page}");
+    let lines = page["entries"].as_array().unwrap().iter();
+    lines.filter(|line| line["audit"]["action"] == action && line["lease"] == lease).cloned().collect()
+}
+
+/// Ids of the leases that are in force.
+fn in_force(daemon: &Daemon) -> Vec<String> {
+    let (_, all) = ask(daemon, "GET", "/state/leases", &Json::Null);
+    all["leases"].as_array().unwrap().iter().map(|lease| lease["id"].as_str().unwrap().to_owned()).collect()
 }
 
 /// One request to the control API.
@@ -349,4 +368,97 @@ fn a_persona_that_needs_a_lease_for_the_proxy_has_none_without_it() {
     ends(&mut open);
     assert_eq!(daemon.wait_for_close(decision)["close_reason"], "lease_revoked");
     assert_eq!(tunnel(&daemon, port).map(drop), Err("lease_required".to_owned()));
+}
+
+#[test]
+fn one_that_is_taken_back_on_a_full_disk_is_gone_also_after_a_kill() {
+    if !inside("one_that_is_taken_back_on_a_full_disk_is_gone_also_after_a_kill") {
+        return;
+    }
+    let (disk, port) = (SmallDisk::mounted(), echo());
+    let mut daemon = Daemon::start(setup("").in_home(disk.home()));
+    let (taken, kept) = (grant(&daemon, port, 3_600, &json!({})), grant(&daemon, 80, 3_600, &json!({})));
+    let (mut open, _) = tunnel(&daemon, port).unwrap();
+    wait_for("the grants in the audit", || (!audited(&daemon, "lease_created", &kept).is_empty()).then_some(()));
+    disk.fill();
+    let (status, answer) = ask(&daemon, "DELETE", &format!("/leases/{taken}?reason=incident%204711"), &Json::Null);
+    assert_eq!((status, &answer["cut"], &answer["persisted"]), (200, &1.into(), &true.into()), "{answer}");
+    ends(&mut open);
+    assert!(daemon.log().contains("ends of leases are not in the state yet"), "the disk was not full");
+    // What could not be kept there either is refused: nothing else is given meanwhile.
+    let (status, refusal) = ask(&daemon, "POST", "/leases", &request(81, 60, &json!({})));
+    assert_eq!((status, &refusal["code"]), (503, &"state_unavailable".into()), "{refusal}");
+
+    daemon.kill9();
+    // Nothing starts on a full disk: there is nowhere to record it.
+    disk.free();
+    daemon.restart();
+    assert_eq!(in_force(&daemon), [kept.as_str()]);
+    assert_eq!(tunnel(&daemon, port).map(drop), Err("not_allowlisted".to_owned()));
+    daemon.wait_for_log("a lease was taken back before the last end of the daemon, and stays so");
+    let lines =
+        wait_for("the audit", || Some(audited(&daemon, "lease_revoked", &taken)).filter(|lines| !lines.is_empty()));
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["detail"], "incident 4711", "{lines:?}");
+    assert!(lines[0]["audit"]["actor"].as_str().unwrap().starts_with("token:"), "{lines:?}");
+    // The state has it now, and the reserve has not: nothing is told twice.
+    daemon.kill9();
+    daemon.restart();
+    assert_eq!(in_force(&daemon), [kept.as_str()]);
+    let (_, all) = ask(&daemon, "GET", "/state/leases?ended=10", &Json::Null);
+    let ended = &all["ended"][0];
+    assert_eq!((&ended["id"], &ended["end"]), (&taken.as_str().into(), &"revoked".into()), "{all}");
+    assert_eq!(audited(&daemon, "lease_revoked", &taken).len(), 1);
+    assert!(!daemon.log().contains("a lease was taken back before"), "{}", daemon.log());
+}
+
+#[test]
+fn a_revocation_that_holds_until_a_restart_only_says_so() {
+    if !inside("a_revocation_that_holds_until_a_restart_only_says_so") {
+        return;
+    }
+    let (disk, port) = (SmallDisk::mounted(), echo());
+    let daemon = Daemon::start(setup("").in_home(disk.home()));
+    let id = grant(&daemon, port, 3_600, &json!({}));
+    wait_for("the grant in the audit", || (!audited(&daemon, "lease_created", &id).is_empty()).then_some(()));
+    disk.spoil("narrowed-leases");
+    disk.fill();
+    let revoked = daemon.cli(&["admin", "lease", "revoke", &id, "--reason", "a trial"]);
+    let said = String::from_utf8_lossy(&revoked.stdout).into_owned();
+    assert!(said.contains("a restart before that brings the lease back"), "{said}");
+    assert_eq!(revoked.status.code(), Some(1), "{said}");
+    assert_eq!(in_force(&daemon), [""; 0]);
+    assert!(tunnel(&daemon, port).is_err());
+}
+
+#[test]
+fn a_reserve_that_cannot_be_read_takes_every_lease_back() {
+    if !inside("a_reserve_that_cannot_be_read_takes_every_lease_back") {
+        return;
+    }
+    let port = echo();
+    let mut daemon = daemon("");
+    let leases = [grant(&daemon, port, 3_600, &json!({})), grant(&daemon, 80, 3_600, &json!({}))];
+    daemon.kill9();
+    let reserve = daemon.state_dir().join("narrowed-leases");
+    let spoilt = |at: &Path| {
+        let mut bytes = std::fs::read(at).unwrap();
+        bytes[3] ^= 1;
+        std::fs::write(at, bytes).unwrap();
+    };
+    spoilt(&reserve);
+    daemon.restart();
+    assert_eq!(in_force(&daemon), [""; 0]);
+    assert_eq!(tunnel(&daemon, port).map(drop), Err("not_allowlisted".to_owned()));
+    for id in &leases {
+        let lines =
+            wait_for("the audit", || Some(audited(&daemon, "lease_revoked", id)).filter(|lines| !lines.is_empty()));
+        assert!(lines[0]["detail"].as_str().unwrap().contains("narrowed-leases` is damaged"), "{lines:?}");
+        assert_eq!(lines[0]["audit"]["actor"], "daemon");
+    }
+    // It is whole again: what is given from here on stays.
+    let fresh = grant(&daemon, port, 3_600, &json!({}));
+    daemon.kill9();
+    daemon.restart();
+    assert_eq!(in_force(&daemon), [fresh.as_str()]);
 }

@@ -41,6 +41,7 @@ mod built {
     use serde_json::{Value as Json, json};
 
     use crate::series::{PERSONA, families};
+    use crate::support::certificates::Authority;
     use crate::support::daemon::token_of;
     use crate::support::origin::Seen;
     use crate::support::{Client, Daemon, Origin, Script, Setup, can_launch};
@@ -427,6 +428,27 @@ mod built {
             assert_eq!(daemon.wait_for_exit(), Some(0));
             assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
         }
+    }
+
+    #[test]
+    fn a_collector_whose_certificate_nobody_vouches_for_gets_nothing() {
+        let (origin, collector) = (Origin::http(), Origin::https(Authority::new().server_config(&["localhost"])));
+        let daemon = {
+            let setup = setup(&origin, collector.addr());
+            let roots = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+            if !roots.iter().any(|path| std::path::Path::new(path).exists()) {
+                println!("SKIP: this host trusts no roots");
+                return;
+            }
+            Daemon::start(setup.set("telemetry.otlp_endpoint", format!("https://localhost:{}", collector.port())))
+        };
+        let mut client = Client::connect(daemon.proxy);
+        assert_eq!(client.get("http://denied.test/", &Daemon::credentials(PERSONA)).status, 403);
+        collector.wait_for_connections(1);
+        let said = daemon.wait_for_log("the collector of traces does not take spans");
+        assert!(said.contains("TLS"), "{said}");
+        assert!(collector.seen().is_empty());
+        assert_eq!(counted(&daemon, "exported"), 0.0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::stage::{DEMO, answer, api, armed, code, decides, events, history, kinds, review, setup, text};
-use crate::support::{Daemon, Setup, wait_for};
+use crate::support::{Daemon, Setup, SmallDisk, wait_for};
 
 const FEEDBACK: [&str; 5] = ["persona", "feedback", "send", "demo", r#"{"mood":"calm"}"#];
 
@@ -118,6 +118,41 @@ fn feedback_needs_people_who_agreed_to_the_notice_in_force() {
         kinds(&lines)[1..],
         ["review_recorded", "feedback_opt_in", "review_recorded", "feedback_opt_in", "feedback_opt_out"]
     );
+}
+
+#[test]
+fn an_agreement_that_is_taken_back_on_a_full_disk_is_gone_also_after_a_kill() {
+    SmallDisk::with(|disk| {
+        let mut daemon = Daemon::start(setup().in_home(disk.home()));
+        review(&daemon, "demo");
+        let opt = |which| ["persona", "feedback", which, "demo", "--justification", "asked the team"];
+        answer(&daemon, &opt("opt-in"));
+        answer(&daemon, &FEEDBACK);
+        disk.fill();
+        answer(&daemon, &opt("opt-out"));
+        daemon.wait_for_log("what narrows is not in the state yet");
+        assert_eq!(code(&daemon, &FEEDBACK), "not_opted_in");
+        daemon.kill9();
+        disk.free();
+        daemon.restart();
+        assert_eq!(code(&daemon, &FEEDBACK), "not_opted_in");
+        wait_for("the history", || (kinds(&history(&daemon)).last() == Some(&"feedback_opt_out")).then_some(()));
+        answer(&daemon, &opt("opt-in"));
+        daemon.kill9();
+        daemon.restart();
+        answer(&daemon, &FEEDBACK);
+
+        disk.spoil("narrowed-opt-ins");
+        disk.fill();
+        let refused = daemon.cli(&opt("opt-out"));
+        let said = text(&refused);
+        assert!(!refused.status.success() && said.contains("is refused until the daemon restarts"), "{said}");
+        assert_eq!(code(&daemon, &FEEDBACK), "not_opted_in");
+        daemon.kill9();
+        disk.free();
+        daemon.restart();
+        assert_eq!(code(&daemon, &FEEDBACK), "not_opted_in", "what cannot be read may tell of anybody");
+    });
 }
 
 #[test]

@@ -185,6 +185,28 @@ fn nothing_that_it_started_survives_it() {
 }
 
 #[test]
+fn nothing_comes_before_the_hosts_own_work_whoever_launches_it() {
+    let before_all = |program: &[&str]| {
+        let mut command = Command::new("chrt");
+        command.args(["--rr", "1", "nice", "-n", "-5"]).args(program).stdin(Stdio::null());
+        command.output().expect("chrt")
+    };
+    if !before_all(&["true"]).status.success() {
+        println!("SKIP: nothing here may run in real time");
+        return;
+    }
+    let home = Home::new();
+    let (program, state) = (home.path().join("arw-cli"), home.path().join("state"));
+    let [program, state] = [&program, &state].map(|path| path.to_str().expect("text"));
+    // Niceness and policy (proc_pid_stat(5)); 1 and 2 are those of real time.
+    let seen = "cut -d' ' -f19,41 /proc/self/stat";
+    let output = before_all(&[program, "--state-dir", state, "run", "--persona", "demo", "--", "sh", "-c", seen]);
+    let text = out(&output);
+    let numbers: Vec<i32> = text.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+    assert!(matches!(numbers[..], [nice, policy] if nice >= 0 && ![1, 2].contains(&policy)), "{}", both(&output));
+}
+
+#[test]
 fn a_higher_preset_needs_a_justification_and_an_unknown_persona_is_refused() {
     let home = Home::new();
     let output = home.run(Caller::Myself, &["--preset", "turbo", "--", "true"]);

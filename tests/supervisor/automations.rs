@@ -7,7 +7,7 @@ use arw::store::{DisabledRow, Entry, Store};
 use serde_json::{Value as Json, json};
 
 use crate::stage::{Host, bash, lives};
-use crate::support::wait_for;
+use crate::support::{SmallDisk, wait_for};
 
 /// Does nothing for as long as it may.
 const IDLE: &str = "echo up; while :; do sleep 0.2; done";
@@ -149,6 +149,70 @@ fn a_daemon_that_died_after_the_disable_was_kept_ends_the_runtime_when_it_comes_
     let one = status(&host, "job");
     assert_eq!((impacts(&one), &one["disabled"]["reason"]), (vec!["disabled"], &json!("incident 7")));
     assert_eq!(host.act("job", "start").0, 409);
+}
+
+#[test]
+fn disabled_on_a_full_disk_it_is_so_also_after_a_kill_or_the_answer_says_that_it_is_not() {
+    if crate::can_launch() {
+        SmallDisk::with(disabled_on);
+    }
+}
+
+fn disabled_on(disk: &SmallDisk) {
+    let mark = |id: &str| format!("automation-{}-full-{id}", std::process::id());
+    let job = |id: &str| bash(id, &format!(": {}; {IDLE}", mark(id)), "auto_start = true");
+    let mut host = Host::start_with(&format!("{}{}", job("one"), job("two")), |setup| setup.in_home(disk.home()));
+    host.wait_state("one", "ready");
+    host.wait_state("two", "ready");
+    let disable = |host: &Host, id: &str| {
+        let (code, body) = host.send("POST", &format!("/automations/{id}/disable"), r#"{"reason": "incident 7"}"#);
+        wait_for("its end", || (!lives(&mark(id))).then_some(()));
+        (code, body)
+    };
+    disk.fill();
+    let (code, body) = disable(&host, "one");
+    assert_eq!((code, &body["automation"]["enabled"]), (200, &json!(false)), "{body}");
+    host.daemon.wait_for_log("what narrows is not in the state yet");
+    // Enabling is kept first, as ever.
+    let (code, body) = host.send("POST", "/automations/one/enable", r#"{"reason": "too early"}"#);
+    assert_eq!((code, &body["code"]), (503, &json!("state_unavailable")), "{body}");
+    assert_eq!(status(&host, "one")["enabled"], false);
+    host.daemon.kill9();
+    disk.free();
+    host.daemon.restart();
+    let one = status(&host, "one");
+    assert_eq!((impacts(&one), &one["disabled"]["reason"]), (vec!["disabled"], &json!("incident 7")), "{one:#}");
+    assert_eq!(host.act("one", "start").0, 409);
+    let told = || {
+        let (_, page) = host.ask("GET", "/state/audit?limit=100");
+        let lines = page["entries"].as_array().unwrap().iter();
+        lines.filter(|line| line["audit"]["action"] == "automation_disabled" && line["runtime"] == "one").count()
+    };
+    wait_for("the audit", || (told() == 1).then_some(()));
+    // The state has it, and the reserve has not: enabled is enabled.
+    let (code, body) = host.send("POST", "/automations/one/enable", r#"{"reason": "over"}"#);
+    assert_eq!(code, 200, "{body}");
+    host.daemon.kill9();
+    host.daemon.restart();
+    assert_eq!(status(&host, "one")["enabled"], true);
+
+    // Without the room that is kept for it, it counts until a restart, and the answer says so.
+    host.must("two", "start");
+    host.wait_state("two", "ready");
+    disk.spoil("narrowed-automations");
+    disk.fill();
+    let (code, body) = disable(&host, "two");
+    assert_eq!(code, 503, "{body}");
+    assert!(body["detail"].as_str().unwrap().contains("is disabled until the daemon restarts"), "{body}");
+    assert_eq!(host.act("two", "start").0, 409);
+    // What cannot be read may tell of anybody.
+    host.daemon.kill9();
+    disk.free();
+    host.daemon.restart();
+    for id in ["one", "two"] {
+        let one = status(&host, id);
+        assert!(one["disabled"]["reason"].as_str().unwrap().contains("narrowed-automations"), "{one:#}");
+    }
 }
 
 #[test]

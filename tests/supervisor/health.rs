@@ -54,6 +54,37 @@ fn an_exec_probe_runs_inside() {
     assert!(!std::path::Path::new("/tmp/ready").exists(), "the private /tmp is not the host's");
 }
 
+/// An interval of an hour, so that only the probes of the start and of a thaw can tell.
+const HOURLY: &str = "auto_start = true\n[runtimes.health]\nexec = [\"/usr/bin/test\", \"-e\", \"/tmp/ready\"]\ninterval = \"1h\"\ntimeout = \"10s\"\ngrace = \"1h\"";
+
+#[test]
+fn what_is_ready_early_is_not_kept_waiting_for_an_interval() {
+    if !crate::can_launch() {
+        return;
+    }
+    let host = Host::start(&bash("early", "sleep 1; touch /tmp/ready; sleep 1000", HOURLY));
+    host.wait_state("early", "ready");
+}
+
+#[test]
+fn what_does_not_answer_after_a_thaw_is_found() {
+    if !crate::can_launch() {
+        return;
+    }
+    let script = "touch /tmp/ready; sleep 2; rm /tmp/ready; echo gone; sleep 1000";
+    let host = Host::start(&bash("file", script, HOURLY));
+    host.wait_state("file", "ready");
+    host.wait_log("file", "gone");
+    let (status, body) = host.act("file", "freeze");
+    if status == 409 {
+        println!("SKIP: nothing here can freeze: {body}");
+        return;
+    }
+    host.wait_state("file", "frozen");
+    host.must("file", "thaw");
+    host.wait_state("file", "degraded");
+}
+
 #[test]
 fn a_missed_beat_ends_it_with_an_abort() {
     if !crate::can_launch() {

@@ -7,6 +7,7 @@
 pub mod certificates;
 pub mod client;
 pub mod daemon;
+pub mod disk;
 pub mod dns;
 pub mod origin;
 
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Answer, Client, End, Fault, basic, bearer};
 pub use daemon::{Daemon, Setup};
+pub use disk::SmallDisk;
 pub use dns::DnsServer;
 pub use origin::{Origin, Script};
 

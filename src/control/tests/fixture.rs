@@ -25,7 +25,7 @@ use crate::governance::{Governance, alerts};
 use crate::ledger::Ledger;
 use crate::policy::{PolicySettings, Usage, load};
 use crate::proxy::{Desk, FlowTable, Gateway, Handle, Latch, Metrics, OwnListeners, Resolver};
-use crate::store::{LatchFile, Store};
+use crate::store::{LatchFile, Narrowing, Reserve, Store};
 
 /// The admin token of every fixture that has one.
 pub(super) const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -229,6 +229,7 @@ fn governance(config: &ServerConfig, gateway: &Arc<Gateway>, clock: &Arc<dyn Clo
     let config = config.clone();
     let premises = leases::Premises {
         store: store.clone(),
+        reserve: Reserve::new(&config.state_dir, Narrowing::Leases),
         audit: audit.clone(),
         gateway: Arc::clone(gateway),
         clock: Arc::clone(clock),

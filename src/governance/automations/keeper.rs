@@ -1,7 +1,7 @@
 //! The task that has all automations: it keeps who is disabled, takes reports, and tells of runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +18,11 @@ use crate::events::{EventBus, EventKind};
 use crate::governance::audit::{Actor, Audit, AuditAction, Deed};
 use crate::governance::consent::Consents;
 use crate::governance::reason::{MAX_REASON, reason};
+use crate::governance::unkept::Unkept;
 use crate::proxy::Gateway;
-use crate::store::{DisabledRow, ReportRow, RunRow, Store, StoreFault, Taken, TotalsRow};
+use crate::store::{
+    DisabledRow, Entry, Narrowing, ReportRow, Reserve, Reserved, RunRow, Store, StoreFault, Taken, TotalsRow,
+};
 use crate::supervisor::{Bars, BudgetView, Reported, Reports, RuntimeView, Supervisor, WindowId};
 
 /// Requests of operators that may wait. 64: they ask one by one.
@@ -38,6 +41,10 @@ const DEATHS: usize = 100;
 pub struct Found {
     registry: Registry,
     disabled: Vec<DisabledRow>,
+    /// Those of them that only the reserve tells of.
+    unkept: Vec<DisabledRow>,
+    /// Whether the reserve tells of anything, or of nobody knows what.
+    stale: bool,
     totals: Vec<TotalsRow>,
     runs: Vec<RunRow>,
     bars: Bars,
@@ -47,12 +54,24 @@ pub struct Found {
 /// Reads what is kept, bars what is disabled and knows what was reported. Call it before anything is launched.
 ///
 /// # Errors
-/// When the store cannot be read.
-pub async fn found(store: &Store, registry: Registry, bars: &Bars, reports: &Reports) -> Result<Found, StoreFault> {
+/// When the store cannot be read, or the reserve not be made.
+pub async fn found(
+    store: &Store,
+    state_dir: &Path,
+    registry: Registry,
+    (bars, reports): (&Bars, &Reports),
+    now: Timestamp,
+) -> Result<Found, StoreFault> {
     let kept = store.automations();
-    let (disabled, totals, runs) = (kept.disabled().await?, kept.totals().await?, kept.newest_runs().await?);
+    let (mut disabled, totals, runs) = (kept.disabled().await?, kept.totals().await?, kept.newest_runs().await?);
+    let reserve = reserve(state_dir);
+    let told = tokio::task::spawn_blocking(move || reserve.prepare()).await.map_err(|_| StoreFault::Closed)??;
+    let stale = told != Reserved::Acts(Vec::new());
+    let mut unkept = recalled(told, &registry, now);
+    unkept.retain(|row| disabled.iter().all(|known| known.automation != row.automation));
+    disabled.extend(unkept.iter().cloned());
     let (bars, reports) = (bars.clone(), reports.clone());
-    let found = Found { registry, disabled, totals, runs, bars, reports };
+    let found = Found { registry, disabled, unkept, stale, totals, runs, bars, reports };
     found.bars.set(barred(&found.registry, &found.disabled));
     for row in &found.totals {
         let runtime = found.registry.all().find(|one| one.id == row.automation).map(|one| one.runtime.clone());
@@ -61,6 +80,28 @@ pub async fn found(store: &Store, registry: Registry, bars: &Bars, reports: &Rep
         }
     }
     Ok(found)
+}
+
+fn reserve(state_dir: &Path) -> Reserve<DisabledRow> {
+    Reserve::new(state_dir, Narrowing::Automations)
+}
+
+/// What was disabled and could not be kept. A reserve that cannot be read may tell of any of them.
+fn recalled(told: Reserved<DisabledRow>, registry: &Registry, now: Timestamp) -> Vec<DisabledRow> {
+    match told {
+        Reserved::Acts(rows) => rows,
+        Reserved::Damaged(detail) => {
+            tracing::error!(detail, "what was disabled is not known, so every automation is");
+            let every = registry.all().map(|one| DisabledRow {
+                automation: one.id.clone(),
+                runtime: one.runtime.clone(),
+                at: now,
+                by: Actor::daemon().as_str().to_owned(),
+                why: detail.clone(),
+            });
+            every.collect()
+        }
+    }
 }
 
 const fn reported(row: &TotalsRow) -> Reported {
@@ -111,6 +152,11 @@ pub enum AutomationFault {
     /// It could not be kept; nothing was done.
     #[error(transparent)]
     Store(#[from] StoreFault),
+    /// It is disabled, and that could not be kept anywhere.
+    #[error(
+        "`{0}` is disabled until the daemon restarts: that is not on the disk, and is tried again until it is ({1})"
+    )]
+    Unkept(AutomationId, StoreFault),
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Gone,
@@ -178,10 +224,11 @@ pub struct Automations {
 
 impl Automations {
     /// Disables the automation of that name, or of the runtime of that name: it is kept first, then its runtime is told to
-    /// end, and nobody starts it until it is enabled.
+    /// end, and nobody starts it until it is enabled. It does not wait for a disk: what the state cannot take is kept in
+    /// the reserve.
     ///
     /// # Errors
-    /// Why not; nothing was done then.
+    /// Why not; nothing was done then, but with [`AutomationFault::Unkept`].
     pub async fn disable(&self, name: &str, why: &str, by: Actor) -> Result<Switched, AutomationFault> {
         self.ask(|answer| Ask::Disable(name.to_owned(), why.to_owned(), by, answer)).await?
     }
@@ -341,6 +388,7 @@ pub struct Keeper {
     bars: Bars,
     totals: Reports,
     known: BTreeMap<RuntimeId, Known>,
+    unkept: Unkept<DisabledRow, Entry>,
 }
 
 impl std::fmt::Debug for Ask {
@@ -351,7 +399,7 @@ impl std::fmt::Debug for Ask {
 
 /// Takes up what was found.
 pub fn start(premises: Premises, found: Found) -> (Automations, Keeper) {
-    let Found { registry, disabled, totals: _, runs, bars, reports: totals } = found;
+    let Found { registry, disabled, unkept, stale, totals: _, runs, bars, reports: totals } = found;
     let (ask_sender, asks) = mpsc::channel(QUEUE);
     let (report_sender, reports) = mpsc::channel(REPORTS);
     let shared = Arc::new(premises);
@@ -359,7 +407,14 @@ pub fn start(premises: Premises, found: Found) -> (Automations, Keeper) {
     let book = Book { registry, disabled, reported_at: BTreeMap::new() };
     let handle =
         Automations { asks: ask_sender, reports: report_sender, shared: Arc::clone(&shared), totals: totals.clone() };
-    (handle, Keeper { shared, asks, reports, book, bars, totals, known })
+    let unkept_here = Unkept::new(reserve(&shared.state_dir), stale);
+    let mut keeper = Keeper { shared, asks, reports, book, bars, totals, known, unkept: unkept_here };
+    for row in unkept {
+        tracing::warn!(automation = %row.automation, by = row.by, why = row.why, "an automation was disabled before the last end of the daemon, and stays so");
+        let entry = keeper.disabling(&row);
+        keeper.unkept.push(row, entry);
+    }
+    (handle, keeper)
 }
 
 impl Keeper {
@@ -369,6 +424,8 @@ impl Keeper {
         let mut next = tokio::time::Instant::now();
         loop {
             if tokio::time::Instant::now() >= next {
+                // What it could not do it said; the next look tries again.
+                let _ = self.settle().await;
                 self.observe().await;
                 next = tokio::time::Instant::now() + LOOK;
             }
@@ -422,6 +479,7 @@ impl Keeper {
         let why = reason(why).ok_or(AutomationFault::Reason)?;
         let one = self.find(name)?;
         let changed = disabled(&self.book.disabled, &one).is_none();
+        let mut unkept = None;
         if changed {
             let row = DisabledRow {
                 automation: one.id.clone(),
@@ -430,17 +488,10 @@ impl Keeper {
                 by: by.as_str().to_owned(),
                 why: why.clone(),
             };
-            let entry = self.shared.audit.entry(Deed {
-                persona: Some(one.persona.clone()),
-                runtime: Some(one.runtime.clone()),
-                why: Some(why.clone()),
-                before: Some(json!({ "automation": one.id, "enabled": true })),
-                after: Some(json!({ "automation": one.id, "enabled": false })),
-                ..Deed::new(by.clone(), AuditAction::AutomationDisabled)
-            });
+            let entry = self.disabling(&row);
             // Kept before it acts: whatever ends the daemon from here on, the next one finds it disabled.
-            self.shared.store.automations().disable(row.clone(), entry).await?;
-            self.shared.audit.committed();
+            self.unkept.push(row.clone(), entry);
+            unkept = self.settle().await.err().filter(|_| !self.unkept.is_kept());
             self.book.disabled.push(row);
             self.bars.set(barred(&self.book.registry, &self.book.disabled));
         }
@@ -455,7 +506,38 @@ impl Keeper {
             });
             self.shared.events.publish(EventKind::AutomationDisabled, Some(one.id.as_str()), data);
         }
-        Ok(self.switched(&one, changed))
+        match unkept {
+            Some(fault) => Err(AutomationFault::Unkept(one.id, fault)),
+            None => Ok(self.switched(&one, changed)),
+        }
+    }
+
+    /// The audit entry of what `row` tells.
+    fn disabling(&self, row: &DisabledRow) -> Entry {
+        let persona = self.book.registry.find(row.automation.as_str()).map(|one| one.persona.clone());
+        self.shared.audit.entry(Deed {
+            persona,
+            runtime: Some(row.runtime.clone()),
+            why: Some(row.why.clone()),
+            before: Some(json!({ "automation": row.automation, "enabled": true })),
+            after: Some(json!({ "automation": row.automation, "enabled": false })),
+            ..Deed::new(Actor::recorded(&row.by), AuditAction::AutomationDisabled)
+        })
+    }
+
+    /// Brings what was disabled into the state, or at least into the reserve.
+    async fn settle(&mut self) -> Result<(), StoreFault> {
+        let brought = self.bring().await;
+        self.unkept.settle(brought).await
+    }
+
+    async fn bring(&mut self) -> Result<(), StoreFault> {
+        while let Some((row, entry)) = self.unkept.first() {
+            self.shared.store.automations().disable(row, entry).await?;
+            self.shared.audit.committed();
+            self.unkept.shift();
+        }
+        Ok(())
     }
 
     async fn enable(&mut self, name: &str, why: &str, by: Actor) -> Result<Switched, AutomationFault> {
@@ -464,11 +546,14 @@ impl Keeper {
         let changed = match disabled(&self.book.disabled, &one) {
             None => false,
             Some(row) => {
+                let before = json!({ "automation": one.id, "enabled": false, "since": row.at, "by": row.by });
+                // What the reserve still tells of would disable it again.
+                self.settle().await?;
                 let entry = self.shared.audit.entry(Deed {
                     persona: Some(one.persona.clone()),
                     runtime: Some(one.runtime.clone()),
                     why: Some(why.clone()),
-                    before: Some(json!({ "automation": one.id, "enabled": false, "since": row.at, "by": row.by })),
+                    before: Some(before),
                     after: Some(json!({ "automation": one.id, "enabled": true })),
                     ..Deed::new(by.clone(), AuditAction::AutomationEnabled)
                 });

@@ -15,7 +15,7 @@ use crate::events::{EventBus, EventKind};
 use crate::governance::audit::{Actor, Audit, AuditAction, Deed};
 use crate::policy::{EgressLease, LeaseSet};
 use crate::proxy::Gateway;
-use crate::store::{Entry, Store, StoreFault};
+use crate::store::{Entry, Reserve, Reserved, Store, StoreFault, TakenBack};
 
 /// Requests that may wait. 64: operators, one by one.
 const QUEUE: usize = 64;
@@ -31,6 +31,8 @@ const KEPT: Duration = Duration::from_secs(90 * 24 * 3_600);
 pub struct Premises {
     /// Where leases are kept.
     pub store: Store,
+    /// Where it is written that one was taken back while they cannot be kept there.
+    pub reserve: Reserve<TakenBack>,
     /// Where what was done is recorded.
     pub audit: Audit,
     /// Where they are put in force.
@@ -57,7 +59,7 @@ pub struct Ended {
     pub leases: Vec<Lease>,
     /// Open tunnels and exchanges that were cut.
     pub cut: usize,
-    /// Whether it is on the disk; otherwise it is tried again until it is.
+    /// Whether it is on the disk; otherwise it is tried again until it is, and a restart before that brings them back.
     pub persisted: bool,
 }
 
@@ -163,14 +165,25 @@ pub struct Keeper {
     in_force: BTreeMap<LeaseId, Lease>,
     /// Ended for want of time, not long ago: denials name them.
     lapsed: Vec<EgressLease>,
-    /// Ends that are not on the disk yet.
-    unsaved: Vec<(LeaseId, Timestamp, LeaseEnd, Entry)>,
+    /// Ends that are not in the state yet.
+    unsaved: Vec<Unsaved>,
+    /// How many of them, from the first on, the reserve tells of; `None` when nobody knows what it says.
+    reserved: Option<usize>,
 }
 
-/// Reads what is kept and puts it in force. Call it before anything can be dialled.
+/// An end that is not in the state yet.
+#[derive(Debug, Clone)]
+struct Unsaved {
+    taken: TakenBack,
+    end: LeaseEnd,
+    entry: Entry,
+}
+
+/// Reads what is kept and puts it in force, without what was taken back while that could not be kept. Call it before
+/// anything can be dialled.
 ///
 /// # Errors
-/// When the store cannot be read.
+/// When the store cannot be read, or the reserve not be made.
 pub async fn start(premises: Premises) -> Result<(Leases, Keeper), StoreFault> {
     let now = premises.clock.now();
     let rows = premises.store.leases().in_force().await?;
@@ -180,7 +193,16 @@ pub async fn start(premises: Premises) -> Result<(Leases, Keeper), StoreFault> {
     if let Err(fault) = premises.store.leases().forget_before(then).await {
         tracing::warn!(%fault, "old leases stay in the state");
     }
-    let mut keeper = Keeper { premises, asks, in_force: BTreeMap::new(), lapsed: Vec::new(), unsaved: Vec::new() };
+    let reserve = premises.reserve.clone();
+    let found = tokio::task::spawn_blocking(move || reserve.prepare()).await.map_err(|_| StoreFault::Closed)??;
+    let mut keeper = Keeper {
+        premises,
+        asks,
+        in_force: BTreeMap::new(),
+        lapsed: Vec::new(),
+        unsaved: Vec::new(),
+        reserved: Some(0),
+    };
     for row in rows {
         let id = row.id.clone();
         match Lease::of_row(row) {
@@ -189,6 +211,7 @@ pub async fn start(premises: Premises) -> Result<(Leases, Keeper), StoreFault> {
             Err(fault) => tracing::error!(lease = %id, fault, "a lease is not understood, and not in force"),
         }
     }
+    keeper.recall(found).await;
     keeper.premises.gateway.usage.keep_leases(|id| keeper.in_force.contains_key(id));
     if !keeper.in_force.is_empty() {
         keeper.put_in_force();
@@ -258,10 +281,12 @@ impl Keeper {
     }
 
     async fn give(&mut self, request: LeaseRequest, by: Actor) -> Result<Lease, LeaseFault> {
-        let Premises { store, audit, gateway, clock, .. } = &self.premises;
-        if gateway.latched().is_some() {
+        if self.premises.gateway.latched().is_some() {
             return Err(LeaseFault::Latched);
         }
+        // No more can end unkept than may be in force: the reserve has room for those.
+        self.save().await?;
+        let Premises { store, audit, gateway, clock, .. } = &self.premises;
         if self.in_force.len() >= MAX_IN_FORCE {
             return Err(LeaseFault::TooMany);
         }
@@ -328,7 +353,7 @@ impl Keeper {
             tracing::info!(lease = %lease.id, %by, end = %end, "a lease was taken back");
             self.tell(EventKind::LeasesRevoked, lease);
         }
-        let persisted = self.save().await;
+        let persisted = self.save().await.is_ok() || self.reserved == Some(self.unsaved.len());
         Ok(Ended { leases, cut, persisted })
     }
 
@@ -356,7 +381,9 @@ impl Keeper {
                 after: Some(after),
                 ..Deed::new(by.clone(), action)
             });
-            self.unsaved.push((id.clone(), now, end, entry));
+            let (by, why) = (Some(by.as_str().to_owned()), why.map(str::to_owned));
+            let told = TakenBack { id: id.clone(), at: now, end: end.code().to_owned(), by, why };
+            self.unsaved.push(Unsaved { taken: told, end, entry });
             taken.push(held);
         }
         taken
@@ -378,27 +405,88 @@ impl Keeper {
                 self.tell(EventKind::LeasesExpired, lease);
             }
         }
-        self.save().await;
+        // What it could not do it said; the next look tries again.
+        let _ = self.save().await;
     }
 
-    /// Brings ends to the disk. Whether all are there.
-    async fn save(&mut self) -> bool {
-        if self.unsaved.is_empty() {
-            return true;
+    /// Takes out of force what an earlier daemon took back and could not keep. A reserve that cannot be read may name any
+    /// of them.
+    async fn recall(&mut self, found: Reserved<TakenBack>) {
+        let taken = match found {
+            Reserved::Acts(acts) if acts.is_empty() => return,
+            Reserved::Acts(acts) => acts,
+            Reserved::Damaged(detail) => {
+                tracing::error!(detail, "what was taken back is not known, so every lease is");
+                let all = |id: &LeaseId| TakenBack {
+                    id: id.clone(),
+                    at: self.premises.clock.now(),
+                    end: LeaseEnd::Revoked.code().to_owned(),
+                    by: None,
+                    why: Some(detail.clone()),
+                };
+                self.in_force.keys().map(all).collect()
+            }
+        };
+        self.reserved = None;
+        for TakenBack { id, at, end, by, why } in taken {
+            let by = by.map_or_else(Actor::daemon, |by| Actor::recorded(&by));
+            let why = why.unwrap_or_else(|| "taken back while the state could not be written".to_owned());
+            let end = LeaseEnd::from_code(&end).unwrap_or(LeaseEnd::Revoked);
+            for lease in self.take(&[id], at, end, &by, Some(&why)) {
+                tracing::warn!(lease = %lease.id, %by, why, "a lease was taken back before the last end of the daemon, and stays so");
+                let kind = if end == LeaseEnd::Expired { EventKind::LeasesExpired } else { EventKind::LeasesRevoked };
+                self.tell(kind, &lease);
+            }
         }
-        let ends = self.unsaved.iter().map(|(id, at, end, _)| (id.clone(), *at, end.code())).collect();
-        let entries = self.unsaved.iter().map(|(_, _, _, entry)| entry.clone()).collect();
+        let _ = self.save().await;
+    }
+
+    /// Brings ends into the state, or at least into the reserve.
+    async fn save(&mut self) -> Result<(), StoreFault> {
+        if self.unsaved.is_empty() {
+            if self.reserved != Some(0) {
+                // What it tells of is in the state: a lease that has ended does not end twice.
+                self.reserve().await;
+            }
+            return Ok(());
+        }
+        let ends = self.unsaved.iter().map(|one| (one.taken.id.clone(), one.taken.at, one.end.code())).collect();
+        let entries = self.unsaved.iter().map(|one| one.entry.clone()).collect();
         match self.premises.store.leases().end(ends, entries).await {
             Ok(()) => {
                 self.unsaved.clear();
                 self.premises.audit.committed();
-                true
+                if self.reserved != Some(0) {
+                    self.reserve().await;
+                }
+                Ok(())
             }
             Err(fault) => {
-                tracing::error!(%fault, code = fault.code(), "ends of leases are not on the disk yet");
-                false
+                if self.reserved != Some(self.unsaved.len()) {
+                    tracing::error!(%fault, code = fault.code(), "ends of leases are not in the state yet");
+                    self.reserve().await;
+                }
+                Err(fault)
             }
         }
+    }
+
+    /// Writes into the reserve what is not in the state. Reasons go where there is no room for all of them.
+    async fn reserve(&mut self) {
+        let acts: Vec<TakenBack> = self.unsaved.iter().map(|one| one.taken.clone()).collect();
+        let bare = acts.iter().map(|act| TakenBack { by: None, why: None, ..act.clone() }).collect();
+        let reserve = &self.premises.reserve;
+        let written = match reserve.keep(acts).await {
+            Err(StoreFault::Full) => reserve.keep(bare).await,
+            other => other,
+        };
+        self.reserved = match written {
+            Ok(()) => Some(self.unsaved.len()),
+            Err(fault) => {
+                tracing::error!(%fault, "ends of leases are not on the disk: a restart would bring the leases back");
+                None
+            }
+        };
     }
 
     /// Makes policy's snapshot what is in force. How many open flows that ended.

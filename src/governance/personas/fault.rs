@@ -87,6 +87,11 @@ pub enum PersonaFault {
     /// It could not be kept.
     #[error(transparent)]
     Store(#[from] StoreFault),
+    /// It is taken back, and that could not be kept anywhere.
+    #[error(
+        "feedback of `{0}` is refused until the daemon restarts: that is not on the disk, and is tried again until it is ({1})"
+    )]
+    Unkept(PersonaId, StoreFault),
     /// The daemon is stopping. What was approved is put in force by the next one.
     #[error("the daemon is stopping")]
     Gone,

@@ -19,8 +19,9 @@ use crate::domain::{Clock, PersonaId, Timestamp};
 use crate::events::{EventBus, EventKind, Subscription};
 use crate::governance::audit::{Actor, Audit, AuditAction, Deed};
 use crate::governance::reason::reason;
+use crate::governance::unkept::Unkept;
 use crate::proxy::Gateway;
-use crate::store::{Entry, HistoryRow, OptInRow, ReviewRow, Store, StoreFault};
+use crate::store::{Entry, HistoryRow, Narrowing, OptInRow, Reserve, Reserved, ReviewRow, Store, StoreFault};
 
 /// Requests that may wait. 64: operators one by one, and a heartbeat per persona.
 const QUEUE: usize = 64;
@@ -36,6 +37,8 @@ const BURST: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often old lines are let go.
 const TIDY: Duration = Duration::from_secs(24 * 3_600);
+/// Pause before what could not be kept is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Asks the daemon to read its files again.
 #[derive(Debug)]
@@ -80,16 +83,25 @@ pub struct Keeper {
     said: BTreeMap<PersonaId, Standing>,
     /// Until when what a persona sent is paid off.
     paid: HashMap<PersonaId, Timestamp>,
+    /// Opt-ins that were taken back.
+    unkept: Unkept<OptInRow, (HistoryRow, Entry)>,
 }
 
 /// Reads what is kept.
 ///
 /// # Errors
-/// When the store cannot be read.
+/// When the store cannot be read, or the reserve not be made.
 pub async fn start(config: &ServerConfig, premises: Premises) -> Result<(Personas, Keeper), StoreFault> {
     let Premises { store, audit, gateway, clock, events, reloads } = premises;
     let reviews = store.personas().reviews().await?.into_iter().map(|row| (row.persona.clone(), row)).collect();
-    let opt_ins = store.personas().opt_ins().await?.into_iter().map(|row| (row.persona.clone(), row)).collect();
+    let opt_ins: BTreeMap<_, _> =
+        store.personas().opt_ins().await?.into_iter().map(|row| (row.persona.clone(), row)).collect();
+    let reserve = Reserve::new(&config.state_dir, Narrowing::OptIns);
+    let told = {
+        let reserve = reserve.clone();
+        tokio::task::spawn_blocking(move || reserve.prepare()).await.map_err(|_| StoreFault::Closed)??
+    };
+    let unkept = Unkept::new(reserve, told != Reserved::Acts(Vec::new()));
     let known = store.personas().known().await?;
     let (sender, asks) = mpsc::channel(QUEUE);
     // Before anybody can reload: no change goes unnoticed.
@@ -103,7 +115,7 @@ pub async fn start(config: &ServerConfig, premises: Premises) -> Result<(Persona
         gateway,
         clock,
     });
-    let keeper = Keeper {
+    let mut keeper = Keeper {
         shared: Arc::clone(&shared),
         events,
         reloads,
@@ -113,7 +125,9 @@ pub async fn start(config: &ServerConfig, premises: Premises) -> Result<(Persona
         known,
         said: BTreeMap::new(),
         paid: HashMap::new(),
+        unkept,
     };
+    keeper.recall(told);
     Ok((Personas { asks: sender, shared }, keeper))
 }
 
@@ -122,10 +136,13 @@ impl Keeper {
     pub async fn run(mut self, stop: CancellationToken) {
         self.resume().await;
         self.notice_files().await;
+        // What it could not do it said; it is tried again.
+        let _ = self.settle().await;
         let mut tidy = tokio::time::interval(TIDY);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY), if self.unkept.first().is_some() => drop(self.settle().await),
                 _ = tidy.tick() => self.tidy().await,
                 // Also when some were lost: what is in force now is looked at, not what was said of it.
                 _ = self.changes.next() => self.notice_files().await,
@@ -231,25 +248,87 @@ impl Keeper {
             justification,
             persona: persona.clone(),
         };
-        let (action, kind) = match granted {
-            true => (AuditAction::PersonaFeedbackOptIn, HistoryKind::FeedbackOptIn),
-            false => (AuditAction::PersonaFeedbackOptOut, HistoryKind::FeedbackOptOut),
-        };
-        let data = json!({ "notice_digest": row.notice_digest, "justification": row.justification });
-        let before = recorded.opt_ins.get(&persona);
-        let entry = self.shared.audit.entry(Deed {
-            persona: Some(persona.clone()),
-            why: Some(row.justification.clone()),
-            before: before.map(|row| json!({ "granted": row.granted, "notice_digest": row.notice_digest })),
-            after: Some(json!({ "granted": granted, "notice_digest": row.notice_digest })),
-            ..Deed::new(by.clone(), action)
-        });
-        let line = self.line(&persona, kind, &by, None, &data);
-        self.shared.store.personas().opt(row.clone(), line, entry).await?;
-        self.shared.audit.committed();
+        let (line, entry) = self.opting(&row);
+        let mut unkept = None;
+        if granted {
+            // What the reserve still tells of would take it back again.
+            self.settle().await?;
+            self.shared.store.personas().opt(row.clone(), line, entry).await?;
+            self.shared.audit.committed();
+        } else {
+            // It does not wait for a disk.
+            self.unkept.push(row.clone(), (line, entry));
+            unkept = self.settle().await.err().filter(|_| !self.unkept.is_kept());
+        }
         tracing::info!(%persona, granted, %by, "what a persona's feedback is taken for was decided");
         self.shared.record(|recorded| drop(recorded.opt_ins.insert(persona.clone(), row)));
         self.tell(EventKind::PersonaUpdated, &persona, json!({ "feedback": granted, "by": by.as_str() }));
+        unkept.map_or(Ok(()), |fault| Err(PersonaFault::Unkept(persona, fault)))
+    }
+
+    /// The line of the history and the audit entry of what `row` tells.
+    fn opting(&self, row: &OptInRow) -> (HistoryRow, Entry) {
+        let (action, kind) = match row.granted {
+            true => (AuditAction::PersonaFeedbackOptIn, HistoryKind::FeedbackOptIn),
+            false => (AuditAction::PersonaFeedbackOptOut, HistoryKind::FeedbackOptOut),
+        };
+        let by = Actor::recorded(&row.actor);
+        let recorded = self.shared.recorded.load();
+        let entry = self.shared.audit.entry(Deed {
+            persona: Some(row.persona.clone()),
+            why: Some(row.justification.clone()),
+            before: recorded
+                .opt_ins
+                .get(&row.persona)
+                .map(|row| json!({ "granted": row.granted, "notice_digest": row.notice_digest })),
+            after: Some(json!({ "granted": row.granted, "notice_digest": row.notice_digest })),
+            ..Deed::new(by.clone(), action)
+        });
+        let data = json!({ "notice_digest": row.notice_digest, "justification": row.justification });
+        (self.line(&row.persona, kind, &by, None, &data), entry)
+    }
+
+    /// Takes back what an earlier daemon took back and could not keep. A reserve that cannot be read may tell of anybody.
+    fn recall(&mut self, told: Reserved<OptInRow>) {
+        let opt_ins = self.shared.recorded.load_full();
+        let rows = match told {
+            Reserved::Acts(rows) => rows,
+            Reserved::Damaged(detail) => {
+                tracing::error!(detail, "which opt-ins were taken back is not known, so each is");
+                let all = opt_ins.opt_ins.values().map(|row| OptInRow {
+                    granted: false,
+                    at: self.shared.clock.now(),
+                    actor: Actor::daemon().as_str().to_owned(),
+                    justification: detail.clone(),
+                    ..row.clone()
+                });
+                all.collect()
+            }
+        };
+        for row in rows {
+            if !opt_ins.opt_ins.get(&row.persona).is_some_and(|kept| kept.granted) {
+                continue;
+            }
+            let persona = row.persona.clone();
+            tracing::warn!(%persona, by = row.actor, "an opt-in was taken back before the last end of the daemon, and stays so");
+            let besides = self.opting(&row);
+            self.unkept.push(row.clone(), besides);
+            self.shared.record(|recorded| drop(recorded.opt_ins.insert(persona, row)));
+        }
+    }
+
+    /// Brings what was taken back into the state, or at least into the reserve.
+    async fn settle(&mut self) -> Result<(), StoreFault> {
+        let brought = self.bring().await;
+        self.unkept.settle(brought).await
+    }
+
+    async fn bring(&mut self) -> Result<(), StoreFault> {
+        while let Some((row, (line, entry))) = self.unkept.first() {
+            self.shared.store.personas().opt(row, line, entry).await?;
+            self.shared.audit.committed();
+            self.unkept.shift();
+        }
         Ok(())
     }
 

@@ -55,6 +55,8 @@ fn begin() -> Result<OwnedFd, Fault> {
     // Away from the caller's terminal: its ^C is for the command, which hears of it from the caller.
     nix::unistd::setsid().at(Step::Launcher)?;
     process::spare_memory();
+    // Whoever runs the daemon before everything else does not mean what it launches.
+    schedule::give_way().at(Step::Launcher)?;
     if process::is_root() {
         process::harden().at(Step::Launcher)?;
     }

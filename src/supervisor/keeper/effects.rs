@@ -54,9 +54,9 @@ impl Keeper {
         match effect {
             Effect::Launch { run, why } => self.launch(run, why).await,
             Effect::StartWatching { run } => {
-                let (spec, tell) = (Arc::clone(&self.spec), self.tell.clone());
+                let (spec, state, tell) = (Arc::clone(&self.spec), self.life.state(), self.tell.clone());
                 if let Some(running) = self.of(run) {
-                    running.watch(&spec, &tell);
+                    running.watch(&spec, state, &tell);
                 }
             }
             Effect::StopWatching { run } => {

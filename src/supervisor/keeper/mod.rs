@@ -218,7 +218,9 @@ impl Keeper {
                 let held = self.kept.held && matches!(origin, Origin::Demand);
                 match self.may_start(origin == Origin::Schedule) {
                     Ok(()) if !held => self.turn(Event::StartRequested(origin)).await,
-                    Ok(()) => {}
+                    Ok(()) => {
+                        self.slot.set_detail(Some("an operator stopped it: a connection does not start it".to_owned()))
+                    }
                     Err(fault) => tracing::debug!(runtime = %self.spec.id, %origin, %fault, "it is not started"),
                 }
             }
@@ -347,7 +349,7 @@ impl Keeper {
                 tracing::warn!(runtime = %self.spec.id, run, "the init of a runtime had dropped its owner and has it again");
                 if let Some(running) = &mut self.running {
                     self.slot.regain(&channel);
-                    running.regain(channel, &self.spec, &self.tell);
+                    running.regain(channel, &self.spec, self.life.state(), &self.tell);
                 }
                 return;
             }

@@ -3,12 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::sandbox::{Channel, Exec, Exit, Text};
@@ -17,17 +18,28 @@ use super::super::life::Report;
 use super::super::manifest::{Health, Probe};
 use super::{Told, What};
 
-/// Probes until the run ends. The first probe is made at once: what is ready at once is not kept waiting.
-pub(super) async fn repeat(channel: Channel, health: Health, run: u64, tell: mpsc::Sender<Told>) {
+/// The first pause between two probes of one that starts.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Probes until the run ends. `passed`: whether the last probe before did; `None` for one that starts, which is probed at once,
+/// and then as often as doubles the time that it has taken: what is ready early is not kept waiting for a whole interval.
+pub(super) async fn repeat(
+    channel: Channel,
+    health: Health,
+    run: u64,
+    mut passed: Option<bool>,
+    tell: mpsc::Sender<Told>,
+) {
     // These tell readiness once, by themselves.
     if matches!(health.probe, Probe::Log { .. } | Probe::Notify) {
         return;
     }
-    let mut ticks = tokio::time::interval(health.interval);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut passed = None;
+    let (begun, mut next) = (Instant::now(), Instant::now());
     loop {
-        ticks.tick().await;
+        sleep_until(next).await;
+        let now = Instant::now();
+        let starting = (now - begun).max(FIRST_PAUSE).min(health.interval);
+        next = now + passed.map_or(starting, |_| health.interval);
         let outcome = timeout(health.timeout, probe(&channel, &health.probe)).await;
         if channel.end().is_some() {
             // Nobody carries probes any more: that tells nothing of the runtime. Who takes it back probes anew.

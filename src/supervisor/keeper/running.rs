@@ -19,7 +19,7 @@ use crate::sandbox::{AdoptError, Channel, End, Exit};
 
 use super::super::death::{ExitCause, MAX_LAST_LINES, Used};
 use super::super::launch::{Confinement, Group};
-use super::super::life::{LaunchFault, Report};
+use super::super::life::{LaunchFault, Report, State};
 use super::super::manifest::{Probe, RuntimeSpec};
 use super::super::records::Records;
 use super::super::shared::Shared;
@@ -213,13 +213,13 @@ impl Running {
     }
 
     /// Goes on over another channel to the same init, which had dropped the one before. Its sockets are the same.
-    pub(super) fn regain(&mut self, channel: Channel, spec: &RuntimeSpec, tell: &mpsc::Sender<Told>) {
+    pub(super) fn regain(&mut self, channel: Channel, spec: &RuntimeSpec, state: State, tell: &mpsc::Sender<Told>) {
         self.channel = channel;
         self.regained = Some(Instant::now());
         self.hear_of_the_end(tell);
         if !self.watching.is_empty() {
             // Probes ask over the old one.
-            self.watch(spec, tell);
+            self.watch(spec, state, tell);
         }
     }
 
@@ -242,12 +242,17 @@ impl Running {
         }
     }
 
-    /// Begins to probe, and to expect beats of the watchdog, counted from now.
-    pub(super) fn watch(&mut self, spec: &RuntimeSpec, tell: &mpsc::Sender<Told>) {
+    /// Begins to probe, and to expect beats of the watchdog, counted from now, in one that is in `state`.
+    pub(super) fn watch(&mut self, spec: &RuntimeSpec, state: State, tell: &mpsc::Sender<Told>) {
         self.watching.clear();
         self.beat.now();
         if let Some(health) = spec.health.clone() {
-            let probing = probe::repeat(self.channel.clone(), health, self.run, tell.clone());
+            let passed = match state {
+                State::Ready => Some(true),
+                State::Degraded => Some(false),
+                _ => None,
+            };
+            let probing = probe::repeat(self.channel.clone(), health, self.run, passed, tell.clone());
             self.watching.push(AbortOnDropHandle::new(tokio::spawn(probing)));
         }
         if let Some(longest) = spec.watchdog {

@@ -29,16 +29,18 @@ pub(super) async fn run(command: AdminCommand, context: &Context, screen: &mut S
         AdminCommand::Lease(LeaseCommand::Revoke { id, reason }) => {
             let reason = reason.map(|reason| format!("?reason={}", escape(&reason))).unwrap_or_default();
             let answer: Value = context.client.remove(&format!("/leases/{id}{reason}")).await?;
+            let kept = answer["persisted"] != false;
             if screen.json() {
                 screen.value(&answer, false)?;
             } else {
                 let cut = answer["cut"].as_u64().unwrap_or(0);
                 screen.line(&format!("revoked {id}; {cut} open connections were cut"))?;
-                if answer["persisted"] == false {
-                    screen.painted(Paint::Warn, "it is not on the disk yet; the daemon goes on trying")?;
+                if !kept {
+                    let told = "it is not on the disk: the daemon goes on trying, and a restart before that brings the lease back";
+                    screen.painted(Paint::Warn, told)?;
                 }
             }
-            Ok(Outcome::Done)
+            Ok(if kept { Outcome::Done } else { Outcome::Refused })
         }
     }
 }

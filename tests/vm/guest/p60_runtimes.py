@@ -87,7 +87,7 @@ def answer():
 
 
 def init(runtime):
-    """The process id of the runtime's init, on the host."""
+    """Which process the runtime's init is: its id on the host, when it started, and the boot."""
     return json.loads((STATE / runtime / "run.json").read_text())["init"]
 
 
@@ -218,7 +218,8 @@ def latched():
 
 @prop("the kill switch ends the model server, and stays latched over restart, crash and upgrade")
 def _():
-    process = init("model")
+    process = init("model")["pid"]
+    assert pathlib.Path(f"/proc/{process}").exists()
     sh("arw-cli", "automation", "shutdown", "--reason", "a trial", "--grace", "5s")
     assert latched() and not pathlib.Path(f"/proc/{process}").exists() and not answer()
     sh("systemctl", "restart", UNIT)
@@ -247,7 +248,7 @@ def _():
 
 @prop("latched without a daemon, the daemon comes up latched and ends what it adopts")
 def _():
-    process = init("model")
+    process = init("model")["pid"]
     sh("systemctl", "stop", UNIT)
     assert pathlib.Path(f"/proc/{process}").exists(), "it outlives the daemon"
     sh("arw-cli", "automation", "shutdown", "--reason", "no daemon")
