@@ -15,6 +15,7 @@ mod mac;
 mod money;
 mod path;
 mod secret;
+mod text;
 mod trace;
 
 pub use address::{AddressClass, SYNTHETIC_V4, classify, embedded_v4, embedded_v4s};
@@ -29,4 +30,5 @@ pub use mac::hmac_sha256;
 pub use money::{Currency, Money, MoneyFault};
 pub use path::{PathFault, decoded_path, normalise_path};
 pub use secret::{Secret, TokenHash};
+pub use text::is_deceptive;
 pub use trace::TraceParent;

@@ -1,13 +1,13 @@
 //! One event and its CloudEvents envelope.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Arc, OnceLock};
 
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Value, json};
 
-use crate::domain::Timestamp;
+use crate::domain::{Timestamp, is_deceptive};
 
 /// Largest data of one event, as it weighs in memory. Events tell; they do not carry payloads, and a
 /// subscriber's queue is bounded in bytes by it.
@@ -196,8 +196,31 @@ impl Event {
     pub fn json(&self) -> &str {
         // Values with text keys always have a JSON form; an empty object tells less than it should, and
         // stops nobody.
-        self.json.get_or_init(|| serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned()).into_boxed_str())
+        self.json.get_or_init(|| {
+            let text = serde_json::to_string(self).unwrap_or_else(|_| "{}".to_owned());
+            plain(text).into_boxed_str()
+        })
     }
+}
+
+/// The same JSON without a character that could touch the terminal or the log of whoever reads it as text: each is
+/// written as `\uXXXX`. They stand in strings only, since outside of those JSON has none but blanks, which ours has not.
+fn plain(json: String) -> String {
+    if !json.contains(is_deceptive) {
+        return json;
+    }
+    let mut out = String::with_capacity(json.len() + 64);
+    for character in json.chars() {
+        if is_deceptive(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a String cannot fail.
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    out
 }
 
 /// The CloudEvents envelope.
@@ -291,12 +314,25 @@ mod tests {
         assert!(bare.get("subject").is_none(), "the specification forbids an empty subject");
     }
 
+    /// Syslog, the journal, files and event streams are read in terminals too: U+009B is an escape sequence there.
+    #[test]
+    fn what_a_runtime_says_cannot_touch_the_terminal_of_whoever_reads_it() {
+        let said = "a\u{9b}31mb\u{7f}c\u{1b}]0;x\u{7}\u{202e}txt\u{2066}\u{e0041}\u{85}\u{feff} \"\\ ünï 🦀";
+        let event = event(Some(said), json!({ "text": said, said: [said] }));
+        let json = event.json();
+        assert!(!json.contains(is_deceptive), "{json:?}");
+        assert!(json.contains("\\u009b31m") && json.contains("\\udb40\\udc41") && json.contains("ünï 🦀"), "{json}");
+        let read: Value = serde_json::from_str(json).expect("JSON");
+        assert_eq!((&read["subject"], &read["data"]), (&json!(said), &json!({ "text": said, said: [said] })));
+    }
+
     #[test]
     fn an_event_stays_on_one_line_and_within_its_bounds() {
         let event = event(Some(&"é\n".repeat(1_000)), json!({ "text": "x\r\n\u{2028}".repeat(100_000) }));
         assert!(event.weight < MAX_DATA_BYTES * 3);
         assert!(event.subject.as_ref().is_some_and(|subject| subject.len() <= MAX_SUBJECT_BYTES));
         assert!(!event.json().contains(['\n', '\r']), "a line end would forge a field of the event stream");
+        assert!(!event.json().contains(is_deceptive));
         assert!(event.data["oversize"].as_u64().is_some_and(|size| size > 100_000));
     }
 }

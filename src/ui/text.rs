@@ -4,32 +4,24 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::domain::Timestamp;
+use crate::domain::{Timestamp, is_deceptive};
 
 /// `text` with every character escaped that could move the cursor, colour the screen, hide or
 /// reorder other text: control characters (C0, DEL, C1), line separators, bidirectional controls
 /// (Unicode Technical Report 36) and invisible ones. Escapes read `\u{1b}`.
 pub fn safe(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(is_unsafe) {
+    if !text.chars().any(is_deceptive) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
     for character in text.chars() {
-        if is_unsafe(character) {
+        if is_deceptive(character) {
             let _ = write!(out, "\\u{{{:x}}}", u32::from(character));
         } else {
             out.push(character);
         }
     }
     Cow::Owned(out)
-}
-
-fn is_unsafe(character: char) -> bool {
-    character.is_control()
-        || matches!(character,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Makes a stream of bytes fit for a terminal, piece by piece: lines and tabs stay, everything else that [`safe`] escapes

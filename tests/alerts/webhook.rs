@@ -272,6 +272,20 @@ fn the_second_line_hears_of_what_the_first_did_not_acknowledge_in_time() {
 }
 
 #[test]
+fn what_was_taken_is_not_sent_again_because_the_rest_of_the_answer_never_comes() {
+    let (origin, receiver) = (Origin::http(), Origin::http());
+    receiver.on("/hook", Script::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nthanks").then_hold());
+    let routes = webhook("pager", &receiver, "/hook", "events = [\"egress.new_domain\"]");
+    let daemon = start(&alerts(&routes), &origin, |setup| setup);
+    for number in 0..3 {
+        reach(&daemon, &origin, &format!("h{number}.origin.test"));
+    }
+    let status = wait_for("all three", || Some(route(&board(&daemon), "pager")).filter(|status| status["sent"] == 3));
+    assert_eq!((&status["failures"], &status["waiting"]), (&0.into(), &0.into()), "{status}");
+    assert_eq!(receiver.seen().iter().map(event).filter(|event| event["type"] == "egress.new_domain").count(), 3);
+}
+
+#[test]
 fn one_daemon_does_not_wait_for_a_receiver_that_never_answers() {
     let (origin, hanging, receiver) = (Origin::http(), Origin::raw(Script::quiet().then_hold()), Origin::http());
     let routes = webhook("hanging", &hanging, "/hook", "events = [\"egress.*\", \"alert.*\"]")

@@ -34,6 +34,15 @@ fn an_archive_has_what_is_known_and_proves_itself() {
     let summary: Value = serde_json::from_str(&stdout(&verified)).expect("JSON");
     assert_eq!(summary["proved"]["egress"], 2, "{summary}");
 
+    // By the keys that one has, and by no others.
+    let key = |log: &str| daemon.path(log).join("ledger.pub").to_str().expect("text").to_owned();
+    let (egress, audit) = (key("state/ledger"), key("state/audit"));
+    let known = run(cli(&["incident", "verify", &file, "--key", &egress, "--key", &audit]));
+    assert_eq!(known.status.code(), Some(0), "{}", stderr(&known));
+    let strange = run(cli(&["incident", "verify", &file, "--key", &egress]));
+    assert_eq!(strange.status.code(), Some(1));
+    assert!(stderr(&strange).contains("the key of its audit log is none of those given"), "{}", stderr(&strange));
+
     // With other people's programs: tar, sha256sum, and the proof checker that shares no code with us.
     let folder = daemon.path("unpacked");
     std::fs::create_dir(&folder).expect("made");

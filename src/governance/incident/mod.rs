@@ -9,9 +9,10 @@
 //! SHA256SUMS      of every file above; `sha256sum -c` reads it
 //! ```
 //!
-//! [`verify`] needs nothing but the archive (and, to trust the keys in it, their fingerprints from elsewhere): every
-//! file has its sum, every line its proof, and the timeline tells exactly what the lines tell. The archive is raw, since
-//! a proof is one of exact bytes: whoever gets it reads real names.
+//! [`verify`] needs nothing but the archive (and, to trust the keys in it, the keys from elsewhere): every file has its
+//! sum, every line its proof, and the timeline tells exactly what lines, events and death records tell. Events and deaths
+//! are proved by nobody, and a proof does not tell which other lines the log has. The archive is raw, since a proof is one
+//! of exact bytes: whoever gets it reads real names.
 
 mod archive;
 mod timeline;
@@ -23,6 +24,12 @@ pub use timeline::{Entry, Source, of_death, of_event, of_line, ordered};
 pub const PROOFS: &str = "proofs.jsonl";
 /// Name of the file with a log's public key.
 pub const KEY: &str = "ledger.pub";
+/// What was asked for and what is missing.
+pub const ABOUT: &str = "incident.json";
+/// Name of the file of events.
+pub const EVENTS: &str = "events.jsonl";
+/// End of the name of a runtime's file of death records, behind its id.
+pub const DEATHS: &str = ".deaths.json";
 /// Name of the timeline.
 pub const TIMELINE: &str = "timeline.jsonl";
 /// The two logs.

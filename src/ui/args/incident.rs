@@ -21,6 +21,9 @@ pub enum IncidentCommand {
         /// The archive
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
+        /// A log's public key (`ledger.pub`) that you have from elsewhere, once for each log: the archive's must be among them
+        #[arg(long = "key", value_name = "FILE", value_hint = ValueHint::FilePath)]
+        keys: Vec<PathBuf>,
     },
 }
 

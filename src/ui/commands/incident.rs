@@ -10,10 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::context::Context;
 use crate::control::{ClientError, escape};
-use crate::domain::{Clock, PersonaId, SystemClock};
+use crate::domain::{Clock, PersonaId, RuntimeId, SystemClock};
 use crate::governance::authority::Action;
 use crate::governance::incident::{
-    Archive, Entry, KEY, LOGS, PROOFS, Source, TIMELINE, of_death, of_event, of_line, ordered, verify,
+    ABOUT, Archive, DEATHS, EVENTS, Entry, KEY, LOGS, PROOFS, Source, Summary, TIMELINE, of_death, of_event, of_line,
+    ordered, verify,
 };
 use crate::ledger::{self, Filter, LedgerError, Line, Reader};
 use crate::ui::args::{IncidentCommand, IncidentExportArgs};
@@ -34,7 +35,7 @@ pub(super) async fn run(command: IncidentCommand, context: &Context, screen: &mu
             context.permit(Action::LedgerReadRaw)?;
             export(&args, context, screen).await
         }
-        IncidentCommand::Verify { file } => check(&file, screen),
+        IncidentCommand::Verify { file, keys } => check(&file, &keys, screen),
     }
 }
 
@@ -72,7 +73,7 @@ async fn export(args: &IncidentExportArgs, context: &Context, screen: &mut Scree
         "persona": args.persona, "since": args.since, "until": args.until, "made_at": now,
         "version": env!("CARGO_PKG_VERSION"), "counts": counts, "missing": missing,
     });
-    archive.put("incident.json", pretty(&about));
+    archive.put(ABOUT, pretty(&about));
 
     let failed = |error: std::io::Error| Failure::new(format!("cannot write `{}`", out.display())).why(error);
     let file = File::options().write(true).create_new(true).mode(0o600).open(&out).map_err(failed)?;
@@ -180,7 +181,7 @@ impl Gathering<'_> {
                 count += 1;
             }
         }
-        self.archive.put("events.jsonl", text.into_bytes());
+        self.archive.put(EVENTS, text.into_bytes());
         self.count("events", count);
     }
 
@@ -193,6 +194,11 @@ impl Gathering<'_> {
         let mut count = 0;
         for view in all["runtimes"].as_array().into_iter().flatten() {
             let Some(id) = view["id"].as_str().filter(|_| view["persona"] == persona.as_str()) else { continue };
+            // Whoever answers may be no daemon of ours, and this becomes the name of a file.
+            if RuntimeId::parse(id).is_err() {
+                self.missing.push("a runtime whose id is none".to_owned());
+                continue;
+            }
             self.archive.put(&format!("runtimes/{id}.json"), pretty(view));
             count += 1;
             let path = format!("/orchestrator/runtimes/{}/deaths?limit=1000", escape(id));
@@ -200,7 +206,7 @@ impl Gathering<'_> {
                 Ok(deaths) => {
                     let all = deaths["deaths"].as_array().into_iter().flatten();
                     self.timeline.extend(all.filter_map(|death| of_death(id, death)));
-                    self.archive.put(&format!("runtimes/{id}.deaths.json"), pretty(&deaths));
+                    self.archive.put(&format!("runtimes/{id}{DEATHS}"), pretty(&deaths));
                 }
                 Err(fault) => self.missing.push(format!("deaths of {id}: {fault}")),
             }
@@ -277,11 +283,19 @@ fn mask(key: &str, value: &mut toml::Value) {
     }
 }
 
-fn check(file: &Path, screen: &mut Screen) -> Result<Outcome, Failure> {
+fn check(file: &Path, keys: &[PathBuf], screen: &mut Screen) -> Result<Outcome, Failure> {
     let cannot = || Failure::new(format!("`{}` is not believed", file.display()));
-    let opened =
-        File::open(file).map_err(|error| Failure::new(format!("cannot read `{}`", file.display())).why(error))?;
+    let unreadable =
+        |path: &Path, error: std::io::Error| Failure::new(format!("cannot read `{}`", path.display())).why(error);
+    let opened = File::open(file).map_err(|error| unreadable(file, error))?;
     let summary = verify(BufReader::new(opened)).map_err(|fault| cannot().because(&fault))?;
+    let mut known = Vec::new();
+    for path in keys {
+        known.push(std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?.trim().to_owned());
+    }
+    if let Some(log) = stranger(&summary, &known) {
+        return Err(cannot().why(format!("the key of its {log} log is none of those given")));
+    }
     if screen.json() {
         screen.value(&summary, false)?;
         return Ok(Outcome::Done);
@@ -290,8 +304,18 @@ fn check(file: &Path, screen: &mut Screen) -> Result<Outcome, Failure> {
     for (log, lines) in &summary.proved {
         screen.line(&format!("  {log}: {lines} lines proved by {}", safe(&summary.keys[log])))?;
     }
-    screen.line("compare the keys with those that you have from elsewhere")?;
+    if keys.is_empty() {
+        screen.line(
+            "anybody can make such an archive with keys of their own: compare these with yours, or give yours as --key",
+        )?;
+    }
     Ok(Outcome::Done)
+}
+
+/// A log whose key is not among `known`, if any are.
+fn stranger<'s>(summary: &'s Summary, known: &[String]) -> Option<&'s str> {
+    let strange = |key: &String| !known.is_empty() && !known.contains(key);
+    summary.keys.iter().find(|(_, key)| strange(key)).map(|(log, _)| log.as_str())
 }
 
 /// A value on a line of its own.

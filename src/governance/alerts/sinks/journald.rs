@@ -8,6 +8,7 @@ use tokio::net::UnixDatagram;
 use super::SinkFault;
 use super::parcel::Parcel;
 use super::syslog;
+use crate::domain::is_deceptive;
 
 /// The journal.
 #[derive(Debug)]
@@ -28,9 +29,11 @@ impl Journald {
     }
 }
 
-/// No value has a line end: ids and JSON have none, and from the summary they are taken.
+/// No value has a line end: ids and JSON have none, and from the summary they are taken, with all that could touch the
+/// terminal of whoever reads it.
 fn entry(parcel: &Parcel) -> Vec<u8> {
-    let summary: String = parcel.summary.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    let shown = |letter| if is_deceptive(letter) { ' ' } else { letter };
+    let summary: String = parcel.summary.chars().map(shown).collect();
     format!(
         "MESSAGE={summary}\nPRIORITY={}\nSYSLOG_IDENTIFIER=arw-server\nARW_EVENT_ID={}\nARW_EVENT_TYPE={}\nARW_EVENT={}\n",
         syslog::level(parcel),

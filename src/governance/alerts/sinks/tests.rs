@@ -247,7 +247,7 @@ async fn the_journal_gets_one_datagram_of_whole_fields() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("socket");
     let journal = UnixDatagram::bind(&path).expect("bound");
-    let alert = alert("two\nlines\nPRIORITY=0");
+    let alert = alert("two\nlines\nPRIORITY=0\u{85}ARW_X=1\u{9b}31m\u{202e}");
     let sink = journald::Journald::new(path);
     sink.deliver(&alert).await.expect("sent");
     let mut buffer = vec![0; 64 << 10];
@@ -257,6 +257,7 @@ async fn the_journal_gets_one_datagram_of_whole_fields() {
     assert_eq!(names, ["MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "ARW_EVENT_ID", "ARW_EVENT_TYPE", "ARW_EVENT"]);
     assert!(text.contains("\nPRIORITY=2\n") && text.ends_with('\n'), "{text}");
     assert!(text.contains(&*alert.body));
+    assert!(text.lines().all(|line| !line.contains(crate::domain::is_deceptive)), "{text:?}");
 }
 
 #[tokio::test]

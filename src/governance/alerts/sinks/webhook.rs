@@ -22,8 +22,10 @@ use super::{SinkFault, reach};
 use crate::domain::{Clock, Host, SystemClock, hmac_sha256};
 use crate::proxy::Resolver;
 
-/// Bytes of an answer that are read, so that the connection can be used again.
+/// Bytes of an answer that are read, so that the connection can be used again,
 const MAX_ANSWER: usize = 16 << 10;
+/// and for how long: what the status says counts, however slowly the rest comes.
+const REST: Duration = Duration::from_secs(1);
 
 /// A receiver.
 #[derive(Debug)]
@@ -71,7 +73,8 @@ impl Webhook {
         let status = response.status();
         let wait = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         // What it says is not looked at; read to its end the connection is free for the next.
-        if Limited::new(response.into_body(), MAX_ANSWER).collect().await.is_ok() {
+        let rest = tokio::time::timeout(REST, Limited::new(response.into_body(), MAX_ANSWER).collect()).await;
+        if matches!(rest, Ok(Ok(_))) {
             self.open = Some(open);
         }
         match status {
