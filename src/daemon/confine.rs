@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use super::demo;
 use super::runtimes::read_manifest;
 use crate::config::{Confine, Environment, ServerConfig};
-use crate::governance::alerts;
+use crate::governance::{alerts, recipes};
 use crate::sandbox::cgroup::Roots;
+use crate::sandbox::charter::Charter;
 use crate::sandbox::confine::{self, Bounds, Capability, Reach, Walls};
 use crate::sandbox::{Launcher, State};
 use crate::supervisor;
@@ -66,8 +67,9 @@ pub(super) fn confine(config: &ServerConfig, environment: &Environment) -> anyho
         tracing::warn!("the daemon does not confine itself (`confine = \"off\"`)");
         return Ok(Confined { launcher: None, walls: None });
     }
-    let launcher = launcher(config)?;
+    settle_groups(config);
     let bounds = bounds(config, environment);
+    let launcher = launcher(config, &bounds)?;
     let walls = confine::enter(&bounds);
     for fault in walls.faults() {
         tracing::error!(%fault, "a part of the daemon's own confinement failed");
@@ -90,17 +92,62 @@ pub(super) fn confine(config: &ServerConfig, environment: &Environment) -> anyho
     Ok(Confined { launcher, walls: Some(walls) })
 }
 
-/// Executed while that can still be done. The daemon's cgroup is settled before: whoever stays behind in it keeps every
-/// controller from the runtimes.
-fn launcher(config: &ServerConfig) -> anyhow::Result<Option<Launcher>> {
-    if !(config.runtimes.enable && config.proxy.enable) {
-        return Ok(None);
+fn launches(config: &ServerConfig) -> bool {
+    config.runtimes.enable && config.proxy.enable
+}
+
+/// Before there is a second process of ours: whoever stays behind in the daemon's cgroup keeps every controller from the
+/// runtimes.
+fn settle_groups(config: &ServerConfig) {
+    if !launches(config) {
+        return;
     }
     if let Ok(groups) = group::discover(&Roots::default()) {
         // Told by the supervisor, which does the same again.
         let _ = groups.settle();
     }
-    Ok(Some(Launcher::start_resident()?))
+}
+
+/// Executed while that can still be done.
+fn launcher(config: &ServerConfig, bounds: &Bounds) -> anyhow::Result<Option<Launcher>> {
+    if !launches(config) {
+        return Ok(None);
+    }
+    let charter = charter(config, bounds)?;
+    if !charter.follows {
+        let manifest = charter.manifest.display();
+        tracing::warn!(%manifest, "the daemon can write its manifest: what it declares later is launched after a restart");
+    }
+    Ok(Some(Launcher::start_resident(&charter)?))
+}
+
+/// What the launcher keeps to from now on, whatever becomes of this process.
+fn charter(config: &ServerConfig, bounds: &Bounds) -> anyhow::Result<Charter> {
+    let number = |setting| u32::try_from(setting).context("a user id has 32 bits");
+    let written = bounds.files.iter().filter(|(_, reach)| matches!(reach, Reach::Write | Reach::Listen));
+    let written: Vec<PathBuf> = written.map(|(path, _)| real(path)).collect();
+    let manifest = real(&config.runtimes.manifest);
+    Ok(Charter {
+        first_uid: number(config.runtimes.first_uid)?,
+        uids: number(config.runtimes.uids)?,
+        follows: !written.iter().any(|folder| manifest.starts_with(folder)),
+        // By its name: the file that it leads to may be replaced by another.
+        manifest: std::path::absolute(&config.runtimes.manifest)?,
+        shelves: vec![real(recipes::shelf(&config.state_dir).root())],
+        kept: [&config.state_dir, &config.ledger.dir, &config.config_dir].map(|folder| real(folder)).into(),
+        written,
+    })
+}
+
+/// Where a path leads, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    for there in path.ancestors() {
+        if let (Ok(real), Ok(rest)) = (there.canonicalize(), path.strip_prefix(there)) {
+            return real.join(rest);
+        }
+    }
+    path
 }
 
 fn bounds(config: &ServerConfig, environment: &Environment) -> Bounds {

@@ -35,6 +35,8 @@ steps! {
     Cgroup = "enter the cgroup",
     /// It read the plan.
     ReadPlan = "read the plan",
+    /// What was asked for was held against the launcher's charter.
+    Charter = "keep to the charter",
     /// User and group ids were mapped.
     MapIds = "map the user",
     /// Niceness, policy and affinity were set.

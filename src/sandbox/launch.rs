@@ -23,10 +23,11 @@ use crate::sys::clone::{Side, fork, is_single_threaded};
 use crate::sys::{message, signals};
 
 use super::cgroup::Applied;
+use super::charter::Charter;
 use super::fault::At;
 use super::handle::{end, is_gone, named};
 use super::plan::{MAX_LISTENERS, MAX_PLAN, Network};
-use super::wire::{Ask, Event, Exit, Ground, Namespace, Request, hear, tell};
+use super::wire::{Ask, Event, Exit, Ground, Held, Namespace, Request, hear, tell};
 use super::{
     Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Plan, Profile, Report, Step, User, stage,
 };
@@ -120,20 +121,35 @@ impl Launcher {
     }
 
     /// Starts one that is there for as long as its caller: when the helper dies, a process that does nothing else makes
-    /// another. For a caller that will be able to execute nothing later on ([`confine`](super::confine)).
+    /// another. For a caller that will be able to execute nothing later on ([`confine`](super::confine)), and that others may
+    /// take over: whatever it asks for then, the helper keeps to `charter`.
     ///
     /// # Errors
-    /// As [`Launcher::start`].
-    pub fn start_resident() -> Result<Self, LaunchError> {
-        Self::start_as(Path::new("/proc/self/exe"), Some(stage::RESIDENT))
+    /// As [`Launcher::start`]; [`Step::Charter`] when it does not take the charter.
+    pub fn start_resident(charter: &Charter) -> Result<Self, LaunchError> {
+        Self::start_resident_from(Path::new("/proc/self/exe"), charter)
     }
 
     /// The same, from another executable that intercepts stages.
     ///
     /// # Errors
-    /// As [`Launcher::start`].
-    pub fn start_resident_from(program: &Path) -> Result<Self, LaunchError> {
-        Self::start_as(program, Some(stage::RESIDENT))
+    /// As [`Launcher::start_resident`].
+    pub fn start_resident_from(program: &Path, charter: &Charter) -> Result<Self, LaunchError> {
+        let launcher = Self::start_as(program, Some(stage::RESIDENT))?;
+        launcher.hand_over(charter)?;
+        Ok(launcher)
+    }
+
+    fn hand_over(&self, charter: &Charter) -> Result<(), LaunchError> {
+        let Some(socket) = &self.socket else { return Err(LaunchError::Lost) };
+        tell(socket, charter, &[]).at(Step::Charter)?;
+        patient(socket, STEP_PATIENCE).at(Step::Charter)?;
+        let held = hear::<Held>(socket).at(Step::Charter)?;
+        patient(socket, 0).at(Step::Charter)?;
+        match held {
+            Some((Held::Charter, _)) => Ok(()),
+            None => Err(Fault::said(Step::Charter, "it ended").into()),
+        }
     }
 
     fn start_as(program: &Path, word: Option<&str>) -> Result<Self, LaunchError> {
@@ -291,11 +307,10 @@ fn seal(plan: &Plan) -> Result<File, Fault> {
 
 fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> {
     let mut init = None;
-    let patient = |seconds| setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(seconds)).at(Step::Send);
-    patient(STEP_PATIENCE)?;
+    patient(&socket, STEP_PATIENCE).at(Step::Send)?;
     let outcome = collect(&socket, plan, &mut init);
     // From here on it may take as long as the command does: 0 means for ever.
-    let outcome = patient(0).map_err(LaunchError::from).and(outcome);
+    let outcome = patient(&socket, 0).at(Step::Send).map_err(LaunchError::from).and(outcome);
     match (outcome, init) {
         (Ok(heard), Some((pid, pidfd))) => {
             let Heard { listeners, notify, scheduled, report, ended, start_ticks } = heard;
@@ -313,6 +328,10 @@ fn await_running(socket: OwnedFd, plan: &Plan) -> Result<Launched, LaunchError> 
             Err(fault)
         }
     }
+}
+
+fn patient(socket: &OwnedFd, seconds: i64) -> nix::Result<()> {
+    setsockopt(socket, sockopt::ReceiveTimeout, &TimeVal::seconds(seconds))
 }
 
 /// How many seconds may pass without a word from a stage: a launch takes milliseconds, and a folder to bind that lies on

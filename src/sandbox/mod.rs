@@ -18,6 +18,7 @@
 //! | `adopt`, `init_id` | a running sandbox found again by an owner that comes back |
 //! | `log` | what the command says, in two files that its init writes |
 //! | `notify` | what the command says to its service manager |
+//! | `charter` | what a resident launcher holds to, whoever asks |
 //! | `stage` | the other side: launcher, init, command, in the order of the launch |
 //! | `seccomp` | the filters |
 //! | `control` | the confinement report |
@@ -37,6 +38,7 @@
 mod adopt;
 pub mod cgroup;
 mod channel;
+pub mod charter;
 pub mod check;
 pub mod confine;
 mod control;

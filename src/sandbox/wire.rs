@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::sys::message;
 
 use super::cgroup::Applied;
+use super::charter::Charter;
 use super::plan::{Mount, ProcView, User};
 use super::{Exec, Fault, Report, stage};
 
@@ -32,6 +33,14 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 10;
 
 /// Most listeners in one message, well below what descriptors one may carry.
 pub(crate) const LISTENERS_AT_ONCE: usize = 16;
+
+/// What a keeper answers, once.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Held {
+    /// It has its charter, and reads no other.
+    Charter,
+}
 
 /// What the caller wants of the launcher.
 #[derive(Debug, Serialize, Deserialize)]
@@ -179,6 +188,8 @@ pub(crate) fn hear<T: DeserializeOwned>(socket: &impl AsFd) -> io::Result<Option
 /// Who says something to whom: for the fuzz targets, which say it as whoever has broken into that party would.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spoken {
+    /// The caller to the keeper of its launchers.
+    ToKeeper,
     /// The caller to the launcher.
     ToLauncher,
     /// The launcher to a process that stands ready.
@@ -198,6 +209,7 @@ impl Spoken {
     /// announces.
     pub fn overhear(self, socket: &impl AsFd) -> io::Result<Option<Vec<u8>>> {
         match self {
+            Self::ToKeeper => again(socket, |_: &Charter, _| true),
             Self::ToLauncher => again(socket, |ask: &Ask, descriptors| match ask {
                 Ask::Launch(request) => stage::has_all(request, descriptors),
                 Ask::Prepare { .. } => true,

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -142,12 +143,17 @@ impl Shared {
 
     /// The lowest user id of the range that no runtime of this state folder has; `None` when all are taken.
     pub(super) fn take_uid(&self) -> Option<u32> {
-        let first = u32::try_from(self.config.first_uid).ok()?;
-        let count = u32::try_from(self.config.uids).ok()?;
         let mut taken = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = (first..first.checked_add(count)?).find(|uid| !taken.contains(uid))?;
+        let free = self.uids().find(|uid| !taken.contains(uid))?;
         taken.insert(free);
         Some(free)
+    }
+
+    /// The range of runtimes' user ids.
+    pub(super) fn uids(&self) -> Range<u32> {
+        let number = |setting| u32::try_from(setting).unwrap_or(u32::MAX);
+        let first = number(self.config.first_uid);
+        first..first.saturating_add(number(self.config.uids))
     }
 
     /// `uid` belongs to a runtime from before.

@@ -101,12 +101,23 @@ pub fn cpus() -> io::Result<CpuSet> {
     Ok(sched_getaffinity(Pid::from_raw(0))?)
 }
 
-/// Lets the calling thread run on these, as far as its cpuset has them.
+/// Whether these are all that are online (`sysconf(3)`, `_SC_NPROCESSORS_ONLN`).
+pub fn are_all(cpus: &CpuSet) -> bool {
+    let count = (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu) == Ok(true)).count();
+    let online = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN).ok().flatten();
+    online.and_then(|online| usize::try_from(online).ok()) == Some(count)
+}
+
+/// Lets the calling thread run on every CPU that its cpuset has, or will have.
 ///
 /// # Errors
-/// `EINVAL` when there are none of them.
-pub fn set_cpus(cpus: &CpuSet) -> io::Result<()> {
-    Ok(sched_setaffinity(Pid::from_raw(0), cpus)?)
+/// None in practice; the system call's own.
+pub fn roam() -> io::Result<()> {
+    let mut all = CpuSet::new();
+    for cpu in 0..CpuSet::count() {
+        all.set(cpu)?;
+    }
+    Ok(sched_setaffinity(Pid::from_raw(0), &all)?)
 }
 
 /// Keeps the calling thread on the CPU that it runs on.
@@ -116,7 +127,7 @@ pub fn set_cpus(cpus: &CpuSet) -> io::Result<()> {
 pub fn stay() -> io::Result<()> {
     let mut here = CpuSet::new();
     here.set(sched_getcpu()?)?;
-    set_cpus(&here)
+    Ok(sched_setaffinity(Pid::from_raw(0), &here)?)
 }
 
 #[cfg(test)]
@@ -131,8 +142,9 @@ mod tests {
             stay().expect("it runs somewhere");
             let count = |cpus: &CpuSet| (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu) == Ok(true)).count();
             assert_eq!(count(&cpus().expect("cpus")), 1);
-            set_cpus(&before).expect("they were its own");
-            assert_eq!(cpus().expect("cpus"), before);
+            roam().expect("its cpuset has some");
+            assert!(count(&cpus().expect("cpus")) >= count(&before));
+            assert!(!are_all(&CpuSet::new()));
         })
         .join()
         .expect("thread");

@@ -12,6 +12,7 @@ use std::process::Command;
 use arw::sandbox::Control;
 use arw::sys::probe;
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockProtocol, SockType, UnixAddr, bind, connect, listen, socket,
 };
@@ -80,6 +81,12 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         let now = fs::read(path)?;
         fs::write(path, now)
     }),
+    // The launcher is such a one: of the same user, outside of the walls.
+    files("read the memory of a process outside", |_| File::open(of_the_parent("mem")).map(drop)),
+    files("see what a process outside has open", |_| fs::read_link(of_the_parent("fd/0")).map(drop)),
+    files("read a file by the root of a process outside", |at| {
+        fs::read(of_the_parent("root").join(at.read.join("file").strip_prefix("/").unwrap())).map(drop)
+    }),
     Attempt {
         name: "connect to an abstract socket of a stranger",
         kind: Kind::Stopped,
@@ -95,6 +102,12 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
     calls("become another program", |at| {
         use std::os::unix::process::CommandExt;
         Err(Command::new(at.own.join("true")).exec())
+    }),
+    calls("become a program that lies in memory alone", |_| {
+        let memory = memfd_create(c"true", MFdFlags::empty())?;
+        File::from(memory.try_clone()?).write_all(&fs::read("/bin/true")?)?;
+        let none: [&std::ffi::CStr; 0] = [];
+        match nix::unistd::fexecve(&memory, &[c"true"], &none)? {}
     }),
     calls("make a user namespace", |_| Ok(unshare(CloneFlags::CLONE_NEWUSER)?)),
     calls("make a mount namespace", |_| Ok(unshare(CloneFlags::CLONE_NEWNS)?)),
@@ -183,6 +196,11 @@ pub(crate) const ATTEMPTS: &[Attempt] = &[
         fs::read_to_string("/proc/meminfo").map(drop)
     }),
 ];
+
+/// What the kernel shows of the process that makes the attempts.
+fn of_the_parent(name: &str) -> std::path::PathBuf {
+    Path::new("/proc").join(getppid().to_string()).join(name)
+}
 
 /// What lies at `path`, by the root of this process.
 fn through_proc(path: &Path) -> std::path::PathBuf {

@@ -19,8 +19,10 @@ use arw::proxy::body::{BodyReader, Step};
 use arw::proxy::first_flight::{MAX_FLIGHT, Verdict, inspect};
 use arw::proxy::head::{Framing, RequestHead, RequestTarget, ResponseHead, head_length};
 use arw::proxy::transparent::message::{Code, Query, Unread};
+use arw::sandbox::charter::{Charter, Judge};
 use arw::sandbox::notify::{MAX_STATUS, Notice, parse as read_notices};
-use arw::sandbox::{Plan, Spoken};
+use arw::sandbox::plan::{Access, Mount};
+use arw::sandbox::{Plan, Profile, ProfileName, Spoken, User};
 use arw::sys::message::{MAX_DESCRIPTORS, pair, send};
 use bytes::{Bytes, BytesMut};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -566,7 +568,8 @@ impl Stranger {
             said.resize(65 << 10, b' ');
         }
         // The kernel takes no more descriptors at once.
-        let (party, count) = (PARTIES[usize::from(how & 3)], usize::from(*count).min(253));
+        let party = if how & 16 == 0 { PARTIES[usize::from(how & 3)] } else { Spoken::ToKeeper };
+        let count = usize::from(*count).min(253);
         Some(Self { party, count, said, too_long, no_room })
     }
 }
@@ -626,12 +629,46 @@ fn plan(data: &[u8]) {
     let Ok(plan) = serde_json::from_slice::<Plan>(data) else { return };
     let written = serde_json::to_vec(&plan).expect("a plan is JSON");
     assert!(written.len() <= 8 * data.len());
+    if admits(&plan) {
+        let User::Host { uid, gid } = plan.user else { panic!("{:?}", plan.user) };
+        assert!(uid == gid && (70_000..70_016).contains(&uid) && plan.without.is_empty());
+    }
+    // The same, with the root and the walls of a profile before it.
+    let mut whole = plan.clone();
+    whole.mounts.splice(0..0, Profile::embedded(ProfileName::Strict).ground());
+    whole.require.clone_from(&Profile::embedded(ProfileName::Strict).require);
+    whole.limits.clone_from(&Profile::embedded(ProfileName::Strict).limits);
+    if admits(&whole) {
+        let devices = whole.mounts.iter().filter_map(|entry| match entry {
+            Mount::Bind { access: Access::Device, source, .. } => source.to_str(),
+            _ => None,
+        });
+        let shared = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
+        assert!(devices.into_iter().all(|path| shared.contains(&path) || path.starts_with("/dev/nvidia")));
+        assert!(matches!(whole.user, User::Host { uid: 70_000..70_016, .. }) && whole.without.is_empty());
+    }
     assert_eq!(serde_json::from_slice::<Plan>(&written).expect("our own form"), plan);
     assert!(serde_json::from_slice::<Plan>(&[&written, b"0".as_slice()].concat()).is_err());
     for stray in with_strays(&written) {
         // A list of tuples has no fields.
         assert!(serde_json::from_slice::<Plan>(&stray).is_err(), "{}", stray.escape_ascii());
     }
+}
+
+/// Whether a launcher of root's would carry it out, as far as that can be told from the plan alone.
+fn admits(plan: &Plan) -> bool {
+    thread_local! {
+        static JUDGE: Judge = Judge::for_root(Charter {
+            first_uid: 70_000,
+            uids: 16,
+            manifest: "/nonexistent".into(),
+            follows: false,
+            shelves: Vec::new(),
+            kept: Vec::new(),
+            written: Vec::new(),
+        });
+    }
+    JUDGE.with(|judge| judge.judge(plan).is_ok())
 }
 
 /// What a command says to its service manager is a few words, and a line for a person that steers no terminal.

@@ -1,14 +1,19 @@
-//! Who has broken into the caller speaks to the launcher: nonsense, and what no caller of ours would say.
+//! Who has broken into the caller speaks to the launcher: nonsense, and what no caller of ours would say. A resident launcher
+//! carries out nothing that goes below its charter; which check refuses it is asserted by its code, so that each is missed.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use arw::sandbox::{Plan, ProfileName, User};
+use arw::sandbox::charter::{Breach, Charter};
+use arw::sandbox::plan::{Absent, Access, Mount, Owner};
+use arw::sandbox::{Control, Plan, Profile, ProfileName, User};
 use arw::sys::clone::open_pidfd;
 use arw::sys::message::{self, MAX_DESCRIPTORS};
 use arw::sys::process;
@@ -16,7 +21,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde_json::{Value, json};
 
-use crate::support::{PATIENCE, plan, user, wait_for};
+use crate::support::{PATIENCE, charter, is_root, plan, user, wait_for};
 
 /// A launcher of our own program, and the caller's end of its socket.
 struct Intruder {
@@ -26,11 +31,28 @@ struct Intruder {
 
 impl Intruder {
     fn start(words: &[&str]) -> Self {
-        let (ours, theirs) = message::pair().expect("pair");
         let mut command = Command::new(env!("CARGO_BIN_EXE_arw-cli"));
-        command.arg0("arw-launcher").args(words).env_clear().current_dir("/");
-        command.stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg0("arw-launcher").args(words).env_clear();
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let (ours, theirs) = message::pair().expect("pair");
+        command.current_dir("/").stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(Stdio::null());
         Self { socket: Some(ours), launcher: command.spawn().expect("launcher") }
+    }
+
+    /// As its caller starts it, before somebody takes that over.
+    fn chartered(charter: &Charter) -> Self {
+        let intruder = Self::start(&["resident"]);
+        intruder.give(charter);
+        intruder
+    }
+
+    fn give(&self, charter: &Charter) {
+        self.say(&serde_json::to_vec(charter).expect("JSON"), &[]);
+        let held = message::receive(self.socket.as_ref().expect("open"), 64).expect("it answers");
+        assert_eq!(held.bytes, b"\"charter\"");
     }
 
     fn say(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
@@ -40,11 +62,16 @@ impl Intruder {
 
     /// What a launch says, until its channel closes. A launcher that dropped the request says nothing.
     fn launch(&self, request: &Value, plan: &File) -> Vec<Value> {
+        self.launch_with(request, plan, &[])
+    }
+
+    fn launch_with(&self, request: &Value, plan: &File, more: &[BorrowedFd<'_>]) -> Vec<Value> {
         let null = File::options().read(true).write(true).open("/dev/null").expect("null");
         let (ours, theirs) = message::pair().expect("pair");
         let standard = [null.as_fd(); 3];
         let mut all = vec![plan.as_fd(), theirs.as_fd()];
         all.extend(standard);
+        all.extend(more);
         self.say(json!({"launch": request}).to_string().as_bytes(), &all);
         drop(theirs);
         let mut said = Vec::new();
@@ -212,12 +239,242 @@ fn can_launch(intruder: &Intruder, plan: &Plan) -> bool {
 /// The caller can make no other launcher, so nonsense must not take it away.
 #[test]
 fn a_keeper_has_another_launcher_after_nonsense() {
-    let intruder = Intruder::start(&["resident"]);
+    let folder = tempfile::tempdir().expect("folder");
+    let intruder = Intruder::chartered(&charter(folder.path()));
     let null = File::open("/dev/null").expect("null");
     for (said, count) in nonsense() {
         intruder.say(&said, &vec![null.as_fd(); count]);
     }
     let good = plan(ProfileName::Strict, &["true"]);
     can_launch(&intruder, &good);
+    intruder.end();
+}
+
+/// A keeper with nothing to hold to launches nothing, and one that has something takes nothing else.
+#[test]
+fn a_keeper_without_a_charter_launches_nothing_and_none_is_given_twice() {
+    let good = sealed_plan(&plan(ProfileName::Strict, &["true"]));
+    let unsworn = Intruder::start(&["resident"]);
+    assert_eq!(unsworn.launch(&request(), &good), Vec::<Value>::new());
+    unsworn.end();
+    let folder = tempfile::tempdir().expect("folder");
+    let narrow = Charter { first_uid: 1, uids: 0, ..charter(folder.path()) };
+    let sworn = Intruder::chartered(&narrow);
+    sworn.say(&serde_json::to_vec(&charter(folder.path())).expect("JSON"), &[]);
+    if is_root() {
+        refused(&sworn, &request(), &plan(ProfileName::Strict, &["true"]), Breach::User);
+    }
+    sworn.end();
+}
+
+fn refused(intruder: &Intruder, request: &Value, plan: &Plan, breach: Breach) {
+    is_breach(&intruder.launch(request, &sealed_plan(plan)), breach);
+}
+
+fn is_breach(said: &[Value], breach: Breach) {
+    let fault = said.iter().find_map(|event| event.get("failed")).unwrap_or_else(|| panic!("{breach}: {said:?}"));
+    assert_eq!(fault["step"], "charter", "{fault}");
+    let detail = fault["detail"].as_str().expect("text");
+    assert!(detail.starts_with(&format!("{breach}: ")), "{breach}: {detail}");
+    assert!(!has_run(said));
+}
+
+/// A launcher with its charter and a host's folders; `None` where the kernel gives no namespaces.
+struct Chartered {
+    intruder: Intruder,
+    folder: tempfile::TempDir,
+}
+
+impl Chartered {
+    fn start() -> Option<Self> {
+        let folder = tempfile::tempdir().expect("folder");
+        let at = folder.path().canonicalize().expect("real");
+        for made in ["work", "read", "other", "state/recipes/one", "state/runtimes"] {
+            fs::create_dir_all(at.join(made)).expect("folder");
+        }
+        let intruder = Intruder::chartered(&charter(&at));
+        let can = can_launch(&intruder, &plan(ProfileName::Strict, &["true"]));
+        can.then_some(Self { intruder, folder })
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().canonicalize().expect("real").join(name)
+    }
+
+    fn declare(&self, workspaces: &[String]) {
+        let list: Vec<String> = workspaces.iter().map(|text| format!("{text:?}")).collect();
+        let manifest = format!(
+            "[[runtimes]]\nid = \"one\"\npersona = \"demo\"\n[runtimes.process]\ncommand = \"true\"\nworkspaces = [{}]\n",
+            list.join(", ")
+        );
+        fs::write(self.at("new"), manifest).expect("write");
+        fs::rename(self.at("new"), self.at("runtimes.toml")).expect("rename");
+    }
+
+    fn binding(&self, source: &Path, access: Access, owner: Owner) -> Vec<Value> {
+        let mut plan = plan(ProfileName::Standard, &["true"]);
+        plan.mounts.push(bind(source, access, owner));
+        self.intruder.launch(&request(), &sealed_plan(&plan))
+    }
+}
+
+fn bind(source: &Path, access: Access, owner: Owner) -> Mount {
+    Mount::Bind { source: source.to_owned(), target: "/work".into(), access, absent: Absent::Fault, owner }
+}
+
+#[test]
+fn a_chartered_launcher_makes_no_other_user_and_leaves_no_wall_out() {
+    let Some(Chartered { intruder, folder }) = Chartered::start() else { return };
+    let strict = || plan(ProfileName::Strict, &["true"]);
+    let own = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    let host = |uid, gid| User::Host { uid, gid };
+    let mapped = |uid, outside_uid, outside_gid| User::Mapped { uid, gid: uid, outside_uid, outside_gid };
+    let users = [host(0, 0), host(231_072, 0), host(231_072, 42), host(231_071, 231_071), host(1_000, 1_000)];
+    for user in users.into_iter().chain([mapped(1_000, own.0 ^ 1, own.1), mapped(0, own.0, own.1)]) {
+        refused(&intruder, &request(), &Plan { user, ..strict() }, Breach::User);
+    }
+    if is_root() {
+        // With a user namespace, as the plan then has it, and without.
+        let user = mapped(1_000, 0, 0);
+        refused(&intruder, &request(), &Plan { user, ..strict() }, Breach::User);
+        let mut with_user = request();
+        with_user["namespaces"].as_array_mut().expect("list").push(json!("user"));
+        refused(&intruder, &with_user, &Plan { user, ..strict() }, Breach::Namespaces);
+    }
+    let all = namespaces();
+    for left_out in 0..all.len() {
+        let mut some = all.clone();
+        let name = some.remove(left_out);
+        let mut request = request();
+        request["namespaces"] = json!(some);
+        println!("without {name}");
+        refused(&intruder, &request, &strict(), Breach::Namespaces);
+    }
+    let boundary = [
+        Control::Identity,
+        Control::MountNamespace,
+        Control::PidNamespace,
+        Control::NetworkNamespace,
+        Control::Root,
+        Control::Seccomp,
+        Control::Capabilities,
+        Control::NoNewPrivs,
+        Control::Descriptors,
+    ];
+    for control in boundary {
+        refused(&intruder, &request(), &Plan { without: vec![control], ..strict() }, Breach::Control);
+        let mut lax = strict();
+        lax.require.retain(|one| *one != control);
+        refused(&intruder, &request(), &lax, Breach::Control);
+    }
+    refused(&intruder, &request(), &Plan { limits: Vec::new(), ..strict() }, Breach::Limit);
+    // A file of the intruder's, into which the init would write while it is root.
+    let trap = tempfile::tempfile().expect("file");
+    let mut joining = request();
+    joining["joins"] = json!(1);
+    is_breach(&intruder.launch_with(&joining, &sealed_plan(&strict()), &[trap.as_fd()]), Breach::Group);
+    let folder = File::open(folder.path()).expect("folder");
+    let mut inside = request();
+    inside["cgroup"] = json!(true);
+    is_breach(&intruder.launch_with(&inside, &sealed_plan(&strict()), &[folder.as_fd()]), Breach::Group);
+    assert_eq!(trap.metadata().expect("metadata").len(), 0);
+    assert!(has_run(&intruder.launch(&request(), &sealed_plan(&strict()))), "what keeps to it is launched as before");
+    intruder.end();
+}
+
+#[test]
+fn a_chartered_launcher_binds_what_is_declared_and_nothing_else() {
+    use Access::{Device, ReadOnly, ReadWrite};
+    let Some(host) = Chartered::start() else { return };
+    let (work, read, other) = (host.at("work"), host.at("read"), host.at("other"));
+    let state = host.at("state");
+    for (source, access) in [
+        (Path::new("/"), ReadWrite),
+        (Path::new("/etc"), ReadWrite),
+        (Path::new("/etc/passwd"), ReadOnly),
+        (Path::new("/proc/self"), ReadOnly),
+        (&work, ReadWrite),
+        (&work, ReadOnly),
+        (&state, ReadOnly),
+        (&state.join("runtimes"), ReadWrite),
+    ] {
+        for owner in [Owner::Command, Owner::Host] {
+            is_breach(&host.binding(&source.canonicalize().expect("there"), access, owner), Breach::Source);
+        }
+    }
+    // What is declared while it runs counts at the next launch.
+    let rw = |path: &Path| format!("{}:/work:rw", path.display());
+    let mut all = vec![rw(&work), format!("{}:/work", read.display()), rw(Path::new("/etc")), rw(&state)];
+    all.extend([rw(&work.join("inner")), rw(&state.join("inner")), rw(&host.at("short"))]);
+    host.declare(&all);
+    for (source, access) in [(&work, ReadWrite), (&work, ReadOnly), (&read, ReadOnly)] {
+        let said = host.binding(source, access, Owner::Command);
+        assert!(has_run(&said), "{} {access:?}: {said:?}", source.display());
+    }
+    assert!(has_run(&host.binding(&state.join("recipes/one"), ReadOnly, Owner::Host)));
+    is_breach(&host.binding(&state.join("recipes/one"), ReadWrite, Owner::Host), Breach::Source);
+    is_breach(&host.binding(&read, ReadWrite, Owner::Command), Breach::Source);
+    is_breach(&host.binding(&other, ReadOnly, Owner::Command), Breach::Source);
+    is_breach(&host.binding(&state, ReadOnly, Owner::Command), Breach::Kept);
+    is_breach(&host.binding(Path::new("/etc"), ReadWrite, Owner::Command), Breach::System);
+    // A declared name whose last part is a link by now: of the command, or of the caller.
+    for link in [work.join("inner"), state.join("inner")] {
+        symlink(&other, &link).expect("link");
+        is_breach(&host.binding(&link, ReadOnly, Owner::Command), Breach::Source);
+    }
+    // The operator's own is followed.
+    symlink(&other, host.at("short")).expect("link");
+    assert!(has_run(&host.binding(&other, ReadWrite, Owner::Command)));
+    host.declare(&all[1..]);
+    is_breach(&host.binding(&work, ReadWrite, Owner::Command), Breach::Source);
+
+    // Devices, and entries that would be made on the host.
+    let changed = |change: &dyn Fn(&mut Vec<Mount>)| {
+        let mut plan = plan(ProfileName::Standard, &["true"]);
+        change(&mut plan.mounts);
+        host.intruder.launch(&request(), &sealed_plan(&plan))
+    };
+    let before_home = |entry: Mount| changed(&|mounts| mounts.insert(mounts.len() - 1, entry.clone()));
+    for node in ["/dev/kmsg", "/dev/sda", "/dev/null"] {
+        let (source, target, absent, owner) = (node.into(), node.into(), Absent::Skip, Owner::Host);
+        is_breach(&before_home(Mount::Bind { source, target, access: Device, absent, owner }), Breach::Device);
+    }
+    let file = Mount::File { target: "/work/made".into(), contents: "x".to_owned() };
+    let over = [bind(&read, ReadOnly, Owner::Command), file];
+    is_breach(&changed(&|mounts| mounts.extend(over.clone())), Breach::Order);
+    let (source, absent, owner) = (read.clone(), Absent::Fault, Owner::Command);
+    let over = Mount::Bind { source, target: "/proc/sys".into(), access: ReadOnly, absent, owner };
+    is_breach(&changed(&|mounts| mounts.push(over.clone())), Breach::Target);
+    is_breach(&changed(&|mounts| drop(mounts.remove(0))), Breach::Root);
+    host.intruder.end();
+}
+
+/// What a launcher makes ahead is held to the same: without a mount namespace of its own it would mount on the host, which is
+/// one of this test's here.
+#[test]
+fn nothing_is_made_ahead_that_goes_below_the_charter() {
+    if !is_root() {
+        println!("SKIP: a mount namespace for the launcher is made by root");
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "bash", "-c", "exec -c -a arw-launcher \"$0\" resident", env!("CARGO_BIN_EXE_arw-cli")]);
+    let folder = tempfile::tempdir().expect("folder");
+    let intruder = Intruder::spawn(command);
+    intruder.give(&charter(folder.path()));
+    let good = plan(ProfileName::Strict, &["true"]);
+    if !can_launch(&intruder, &good) {
+        return;
+    }
+    let mounts = || fs::read_to_string(format!("/proc/{}/mountinfo", intruder.number())).expect("proc");
+    let before = mounts();
+    let ground = Profile::embedded(ProfileName::Strict).ground();
+    for namespaces in [json!([]), json!(["pid", "network", "ipc", "uts"])] {
+        let ground = json!({"mapped": null, "mounts": ground, "proc": "masked", "local_prefixes": []});
+        intruder.say(json!({"prepare": {"namespaces": namespaces, "ground": ground}}).to_string().as_bytes(), &[]);
+        // Heard after it, so by then that was heard.
+        assert!(has_run(&intruder.launch(&request(), &sealed_plan(&good))));
+        assert_eq!(mounts(), before);
+    }
     intruder.end();
 }

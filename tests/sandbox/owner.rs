@@ -15,7 +15,7 @@ use arw::sandbox::{
     listen_for_adoption, log, read_exit,
 };
 
-use crate::support::{Extra, PATIENCE, plan, start, start_with, workload};
+use crate::support::{Extra, PATIENCE, charter, plan, start, start_with, workload};
 
 fn attend(plan: &Plan) -> Attended {
     start(plan).unwrap_or_else(|fault| panic!("{fault}")).into_launched().attend().expect("a runtime")
@@ -459,7 +459,8 @@ async fn a_killed_launcher_takes_nothing_along_and_is_replaced() {
 /// A resident launcher is there again although its caller does nothing for it, and goes when its caller does.
 #[tokio::test]
 async fn a_resident_launcher_comes_back_by_itself_and_goes_with_its_caller() {
-    let launcher = Launcher::start_resident_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
+    let launcher = Launcher::start_resident_from(Path::new(env!("CARGO_BIN_EXE_arw-cli")), &charter(Path::new("/")))
+        .expect("launcher");
     let children = |pid: u32| {
         let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
         list.split_whitespace().map(|pid| pid.parse().expect("a number")).collect::<Vec<i32>>()

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use arw::sandbox::charter::Charter;
 use arw::sandbox::profile::Workload;
 use arw::sandbox::{
     End, Entry, Handle, LaunchError, Launched, Launcher, Log, Plan, Profile, ProfileName, Streams, Text, User,
@@ -31,6 +32,19 @@ pub(crate) fn is_root() -> bool {
 /// The user of this suite's sandboxes: a host uid that nothing else has, or the caller in a user namespace.
 pub(crate) fn user() -> User {
     User::for_caller(231_072)
+}
+
+/// What a resident launcher of this suite holds to, with the manifest of `folder`.
+pub(crate) fn charter(folder: &Path) -> Charter {
+    Charter {
+        first_uid: 231_072,
+        uids: 1,
+        manifest: folder.join("runtimes.toml"),
+        follows: true,
+        shelves: vec![folder.join("state/recipes")],
+        kept: vec![folder.join("state")],
+        written: vec![folder.join("state")],
+    }
 }
 
 pub(crate) fn workload(argv: &[&str]) -> Workload {

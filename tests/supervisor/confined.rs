@@ -190,3 +190,25 @@ fn off_is_off_and_require_refuses_a_start_without_a_wall() {
     auto.wait_for_log("the daemon is not confined by this");
     assert!(threads(auto.pid(), "Seccomp:").iter().all(|mode| mode == "2"));
 }
+
+/// The launcher reads the manifest itself: what an operator declares while it runs is bound, without a restart of anything.
+#[test]
+fn folders_that_a_reload_declares_are_bound_by_a_launcher_that_binds_no_other() {
+    if !crate::can_launch() {
+        return;
+    }
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let works_in = |id: &str, folder: &Path| {
+        let runtime = bash(id, "test -d /data && echo it is there; sleep 1000", "auto_start = true");
+        let workspaces = format!("workspaces = [\"{}:/data:rw\"]\nstop_grace", folder.display());
+        runtime.replace("stop_grace", &workspaces)
+    };
+    let first = works_in("first", folders[0].path());
+    let host = Host::start(&first);
+    host.wait_state("first", "ready");
+    host.wait_log("first", "it is there");
+    host.declare(&format!("{first}{}", works_in("later", folders[1].path())));
+    host.wait_log("later", "it is there");
+    host.wait_state("later", "ready");
+    assert!(!host.daemon.log().contains("keep to the charter"));
+}

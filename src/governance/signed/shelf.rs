@@ -150,6 +150,11 @@ impl Shelf {
         Self { root, shape, keep }
     }
 
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Copies `source` and holds the shelf for this writer.
     ///
     /// # Errors

@@ -22,6 +22,8 @@ use super::plan::{Filter, Limit, Mount, ProcView};
 use super::Plan;
 
 pub use environment::proxy_variables;
+pub(super) use read::BOUNDARY;
+pub(super) use workload::check as check_target;
 pub use workload::{Workload, WorkloadFault, Workspace};
 
 codes! {

@@ -10,7 +10,7 @@ use crate::sandbox::Control;
 use crate::sandbox::plan::{Filter, Limit, ProcView, Resource};
 
 /// What no profile can leave out: without one of these, what runs inside reaches the network or the host.
-const BOUNDARY: [Control; 9] = [
+pub(in crate::sandbox) const BOUNDARY: [Control; 9] = [
     Control::Identity,
     Control::MountNamespace,
     Control::PidNamespace,

@@ -1,6 +1,6 @@
 //! What is to run, and the plan that a profile makes of it.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::read::is_plain;
 use super::{Profile, TcpRule, environment, system};
@@ -71,6 +71,25 @@ const KEPT: [&str; 11] =
     ["/proc", "/dev", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", "/.arw", "/sys", "/run/arw"];
 /// Where one at the very place would, and below it there is room.
 const KEPT_ITSELF: &str = "/run";
+
+impl Workspace {
+    /// Reads `SOURCE[:TARGET][:ro|:rw]`, read-only where nothing is said. `None` where a path is not absolute, or climbs.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (paths, access) = match text.rsplit_once(':') {
+            Some((paths, "rw")) => (paths, Access::ReadWrite),
+            Some((paths, "ro")) => (paths, Access::ReadOnly),
+            _ => (text, Access::ReadOnly),
+        };
+        let (source, target) = paths.split_once(':').unwrap_or((paths, paths));
+        let plain = |path: &str| {
+            let path = Path::new(path);
+            let parts = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            (path.is_absolute() && parts && path != Path::new("/")).then(|| path.to_owned())
+        };
+        let (source, target) = (plain(source)?, plain(target)?);
+        (!target.to_string_lossy().contains(':')).then_some(Self { source, target, access, owner: Owner::Command })
+    }
+}
 
 impl Workload {
     /// `argv` as `user`, with nothing else.
@@ -152,7 +171,8 @@ impl Profile {
     }
 }
 
-fn check(target: &Path) -> Result<(), WorkloadFault> {
+/// Whether a folder of the host may be seen at `target`.
+pub(in crate::sandbox) fn check(target: &Path) -> Result<(), WorkloadFault> {
     if !is_plain(target) {
         return Err(WorkloadFault::Target(target.to_owned()));
     }

@@ -88,7 +88,7 @@ impl Ground {
         }
         // What is mounted on the host meanwhile is seen here, and not the other way round.
         mount::make_all_followers().ok()?;
-        let sources = root::open_sources(&wish.mounts, None).ok()?;
+        let sources = root::open_sources(&wish.mounts, None, None).ok()?;
         let bound = sources.iter().map(|source| source.as_ref().map(fstat).transpose()).collect::<Result<Vec<_>, _>>();
         let bound = bound.ok()?.into_iter().map(|found| found.as_ref().map(identity_of)).collect();
         let (stage, place) = STAGES.iter().find_map(|path| Some((PathBuf::from(path), root::open_folder(path)?)))?;

@@ -45,8 +45,11 @@ pub(super) enum Birth {
 }
 
 /// Carries the plan out and stays until the command ends.
-pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth, ahead: Ahead) -> ! {
-    let launched = close_others(&descriptors, &ahead).and_then(|()| launch(&mut descriptors, outside, birth, ahead));
+pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth, ahead: Ahead, place: &Place) -> ! {
+    let launched = place
+        .leave()
+        .and_then(|()| close_others(&descriptors, &ahead))
+        .and_then(|()| launch(&mut descriptors, outside, birth, ahead));
     match launched {
         Ok(house) => {
             // The house has its own; an owner hears that it was replaced only when nobody here holds its socket.
@@ -76,6 +79,7 @@ fn close_others(descriptors: &Descriptors, ahead: &Ahead) -> Result<(), Fault> {
 fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead: Ahead) -> Result<House, Fault> {
     let in_cgroup = join(descriptors, birth)?;
     let plan = read_plan(&descriptors.plan)?;
+    outside.floor.as_ref().map_or(Ok(()), |floor| floor.admits(&plan))?;
     if !ahead.has_mapped(plan.user) {
         identity::map(plan.user)?;
     }
@@ -101,7 +105,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead:
     let mut made = Sockets::default();
     let is_up = ahead.is_up_for(&plan);
     if plan.applies(Control::MountNamespace) && plan.applies(Control::Root) {
-        made.notify = root::build(&plan, ahead.ground())?;
+        made.notify = root::build(&plan, ahead.ground(), outside.floor.as_ref())?;
     } else if plan.notify {
         return Err(Fault::said(Step::Notify, "it takes a root of its own"));
     }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! caller ──execve──> keeper ──fork──> launcher      resident: for a caller that will not be able to execute it again
+//!    ├── charter ───────┘                           what both hold to, whatever is requested
 //!    └── requests ──────socket──────────┘           the socket outlives a launcher, and what waits in it
 //! ```
 
@@ -19,15 +20,17 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use crate::sandbox::charter::{Charter, Floor};
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::seccomp;
-use crate::sandbox::wire::{Ask, Event, Ground, Namespace, Request, hear, tell};
+use crate::sandbox::wire::{Ask, Event, Ground, Held, Namespace, Request, hear, tell};
 use crate::sys::clone::{Child, Side, clone_into, fork};
 use crate::sys::{descriptor, message, process, schedule, signals};
 
 use super::ground::Ahead;
 use super::init::{self, Birth};
 use super::measure::Outside;
+use super::place::Place;
 
 /// Between the death of a launcher and the next one: whatever kills them all at once shall not have the whole processor.
 const RESPITE: Duration = Duration::from_millis(50);
@@ -35,7 +38,7 @@ const RESPITE: Duration = Duration::from_millis(50);
 /// Serves until the caller is gone. `arguments` are those after the name.
 pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> ! {
     let resident = arguments.next().is_some_and(|word| word == super::RESIDENT);
-    let done = begin().and_then(|socket| if resident { keep(&socket) } else { serve(&socket) });
+    let done = begin().and_then(|socket| if resident { keep(&socket) } else { serve(&socket, None) });
     match done {
         Ok(()) => exit(0),
         Err(fault) => {
@@ -65,9 +68,10 @@ fn begin() -> Result<OwnedFd, Fault> {
 
 /// Has a launcher until the caller is gone: a new one when one dies. What it launched goes on without it.
 fn keep(socket: &OwnedFd) -> Result<(), Fault> {
+    let floor = take_charter(socket)?;
     loop {
         let launcher = match fork().at(Step::Launcher)? {
-            Side::Child => return serve(socket),
+            Side::Child => return serve(socket, Some(floor)),
             Side::Parent(child) => Pid::from_raw(child.pid),
         };
         // Where a parent had its children ignored, the wait ends without an answer; it ends with the child all the same.
@@ -80,15 +84,30 @@ fn keep(socket: &OwnedFd) -> Result<(), Fault> {
     }
 }
 
-fn serve(socket: &OwnedFd) -> Result<(), Fault> {
+/// The first thing that the caller says, once, and while it still is what it was executed as.
+fn take_charter(socket: &OwnedFd) -> Result<Floor, Fault> {
+    match hear::<Charter>(socket).at(Step::Charter)? {
+        Some((charter, _)) => {
+            let floor = Floor::new(charter);
+            tell(socket, &Held::Charter, &[]).at(Step::Charter)?;
+            Ok(floor)
+        }
+        None => Err(Fault::said(Step::Charter, "none came")),
+    }
+}
+
+fn serve(socket: &OwnedFd, floor: Option<Floor>) -> Result<(), Fault> {
     signals::forget_children().at(Step::Launcher)?;
     // An ordinary user's launcher stays readable for that user: the kernel gives the id maps of a process that is
     // not dumpable to root alone. Each init closes itself once its maps are written.
-    let outside = Outside::look();
+    let mut outside = Outside::look();
+    outside.floor = floor;
     let mut mounts = MountTable::open().at(Step::Launcher)?;
     let mut spare: Option<Spare> = None;
     while let Some((ask, descriptors)) = hear::<Ask>(socket).at(Step::Launcher)? {
         match ask {
+            // The launch itself will tell why.
+            Ask::Prepare { namespaces, ground } if !may_prepare(&outside, &namespaces, &ground) => {}
             Ask::Prepare { namespaces, ground } => {
                 let flags = flags(&namespaces);
                 let moved = mounts.has_changed();
@@ -101,7 +120,9 @@ fn serve(socket: &OwnedFd) -> Result<(), Fault> {
             }
             Ask::Launch(request) => {
                 let flags = flags(&request.namespaces);
-                let moved = mounts.has_changed();
+                // One that stands ready knows the manifest as it was.
+                let declared = outside.floor.as_mut().is_some_and(Floor::look_again);
+                let moved = mounts.has_changed() || declared;
                 let spare = spare.take().filter(|spare| spare.flags == flags && !moved);
                 if spare.is_none_or(|spare| spare.serve(&request, &descriptors).is_err()) {
                     launch(&request, descriptors, flags, &outside, Ahead::default());
@@ -110,6 +131,11 @@ fn serve(socket: &OwnedFd) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+fn may_prepare(outside: &Outside, namespaces: &[Namespace], ground: &Ground) -> bool {
+    let Some(floor) = &outside.floor else { return true };
+    floor.admits_namespaces(namespaces).and_then(|()| floor.admits_ground(ground)).is_ok()
 }
 
 /// The host's mounts. Namespaces that were made before one came or went do not always hear of it: that takes shared mounts
@@ -220,21 +246,33 @@ fn wait_for_request(socket: &OwnedFd, rest: CloneFlags, ground: Ground, outside:
 /// Makes the init in the new namespaces of `flags`.
 fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outside: &Outside, ahead: Ahead) {
     let Some(descriptors) = Descriptors::sort(request, descriptors) else { return };
+    if let Err(fault) = outside.floor.as_ref().map_or(Ok(()), |floor| may_launch(floor, request, &descriptors)) {
+        let _ = tell(&descriptors.control, &Event::Failed(fault), &[]);
+        return;
+    }
+    let place = Place::take(outside);
     let (made, birth) = match clone_into(flags, descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
         // A container runtime's filter may know no `clone3`. Then the init moves, which takes longer.
         Err(fault) if fault.raw_os_error() == Some(libc::ENOSYS) => (clone_into(flags, None), Birth::Outside),
         made => (made, Birth::Inside),
     };
     let said = match made {
-        Ok(Side::Child) => init::run(descriptors, outside, birth, ahead),
+        Ok(Side::Child) => init::run(descriptors, outside, birth, ahead, &place),
         Ok(Side::Parent(child)) => started(&descriptors.control, &child),
         Err(fault) => {
             let hint = why_refused(request, &fault);
             tell(&descriptors.control, &Event::Failed(Fault::new(Step::Clone, hint, &fault)), &[])
         }
     };
-    // A caller that hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan.
-    let _ = said;
+    // A caller that hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan. And nobody is
+    // refused to be where they were.
+    let _ = (said, place.leave());
+}
+
+/// What has to be right before there is an init. The rest is the plan's, which it reads.
+fn may_launch(floor: &Floor, request: &Request, descriptors: &Descriptors) -> Result<(), Fault> {
+    floor.admits_namespaces(&request.namespaces)?;
+    descriptors.cgroup.iter().chain(&descriptors.joins).try_for_each(|group| floor.admits_group(group))
 }
 
 fn started(control: &OwnedFd, child: &Child) -> io::Result<()> {

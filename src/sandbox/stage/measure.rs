@@ -14,6 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, soc
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{Gid, getegid, getgroups, getresuid};
 
+use crate::sandbox::charter::Floor;
 use crate::sandbox::plan::{Plan, Terminal, User};
 use crate::sandbox::seccomp;
 use crate::sandbox::{Control, Finding, Report, State};
@@ -30,7 +31,9 @@ use super::root::CLOSED;
 pub(super) struct Outside {
     links: Vec<(Control, Option<PathBuf>)>,
     cgroup: Option<String>,
-    cpus: Option<CpuSet>,
+    everywhere: Option<CpuSet>,
+    /// What the launcher holds to, whoever asks; nothing where its caller is as trusted as it is itself.
+    pub(super) floor: Option<Floor>,
 }
 
 const NAMESPACES: [(Control, &str); 7] = [
@@ -47,12 +50,17 @@ impl Outside {
     /// Looks at this process.
     pub(super) fn look() -> Self {
         let links = NAMESPACES.iter().map(|(control, name)| (*control, namespace(name))).collect();
-        Self { links, cgroup: fs::read_to_string("/proc/self/cgroup").ok(), cpus: schedule::cpus().ok() }
+        Self {
+            links,
+            cgroup: fs::read_to_string("/proc/self/cgroup").ok(),
+            everywhere: schedule::cpus().ok().filter(schedule::are_all),
+            floor: None,
+        }
     }
 
-    /// The CPUs of this process; `None` where they cannot be told.
-    pub(super) const fn cpus(&self) -> Option<&CpuSet> {
-        self.cpus.as_ref()
+    /// The CPUs of this process, if they are all that there are.
+    pub(super) const fn everywhere(&self) -> Option<&CpuSet> {
+        self.everywhere.as_ref()
     }
 
     fn link(&self, control: Control) -> Option<&PathBuf> {

@@ -1,9 +1,8 @@
-//! The CPU that an init hands to its command.
+//! The CPU that one stage hands to the next.
 //!
 //! The kernel starts a new process on whichever CPU is idle, and waking that takes longer (0.1 ms and more) than all
-//! that the command does before it is executed. Since its init stands still meanwhile, it is started where that ran.
-
-use nix::sched::CpuSet;
+//! that the process does before it is executed. Since who made it has nothing else to do meanwhile, it is started where that
+//! ran.
 
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sys::schedule;
@@ -12,20 +11,19 @@ use super::measure::Outside;
 
 /// Holds this process and the next one that it makes on one CPU, until each has left.
 pub(super) struct Place {
-    /// Where they may go then.
-    back: Option<CpuSet>,
+    is_held: bool,
 }
 
 impl Place {
-    /// Takes it if this process may run wherever the launcher may. Others have CPUs of their own, by the plan or their cpuset,
-    /// and are left alone: setting anything would outlast a later change of the cpuset (Linux 6.2).
+    /// Takes it if launcher and this process may run everywhere. Others have CPUs of their own, by whoever runs the launcher, by
+    /// the plan or by a cpuset, and are left alone: what is set would outlast a later change of those (Linux 6.2).
     pub(super) fn take(outside: &Outside) -> Self {
-        let same = schedule::cpus().ok().filter(|cpus| outside.cpus() == Some(cpus));
-        Self { back: same.filter(|_| schedule::stay().is_ok()) }
+        let free = outside.everywhere().is_some_and(|all| schedule::cpus().is_ok_and(|own| own == *all));
+        Self { is_held: free && schedule::stay().is_ok() }
     }
 
-    /// Called by each of the two.
+    /// Called by each of the two: to everywhere, or as far as a cpuset lets it.
     pub(super) fn leave(&self) -> Result<(), Fault> {
-        self.back.as_ref().map_or(Ok(()), schedule::set_cpus).at(Step::Schedule)
+        if self.is_held { schedule::roam().at(Step::Schedule) } else { Ok(()) }
     }
 }

@@ -15,6 +15,7 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstat, mkdirat, umask};
 use nix::unistd::symlinkat;
 
+use crate::sandbox::charter::Floor;
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Absent, Access, Mount, NOTIFY_INSIDE, Owner, Plan, ProcView, User};
 use crate::sys::message;
@@ -39,14 +40,14 @@ const ROOT_BYTES: &CStr = c"4m";
 const ROOT_FILES: &CStr = c"4096";
 
 /// Builds the new root, on the ground that may have been laid for it, and enters it. Hands back the socket of
-/// `NOTIFY_SOCKET`, if the plan has one.
-pub(super) fn build(plan: &Plan, ground: Option<Ground>) -> Result<Option<OwnedFd>, Fault> {
+/// `NOTIFY_SOCKET`, if the plan has one. What goes below `floor` is not bound.
+pub(super) fn build(plan: &Plan, ground: Option<Ground>, floor: Option<&Floor>) -> Result<Option<OwnedFd>, Fault> {
     mount::make_all_private().at(Step::MountsPrivate)?;
     let Laid { root, mut veils } = ground.map_or_else(Laid::default, |ground| ground.take(plan));
     let (root, laid) = root.map_or((None, 0), |(root, mounts)| (Some(root), mounts));
     let (_, rest) = plan.mounts.split_at(laid);
     // All of the host is opened before anything covers it.
-    let sources = open_sources(rest, Some(plan.user))?;
+    let sources = open_sources(rest, Some(plan.user), floor)?;
     let mut root = match root {
         Some(root) => root,
         None => {
@@ -74,8 +75,12 @@ pub(super) fn set_mask() {
 
 /// What `entries` bind, each as a detached copy, restricted before it is seen anywhere. Without a `user` nothing has another
 /// owner than on the host.
-pub(super) fn open_sources(entries: &[Mount], user: Option<User>) -> Result<Vec<Option<OwnedFd>>, Fault> {
-    entries.iter().map(|entry| open_source(entry, user)).collect()
+pub(super) fn open_sources(
+    entries: &[Mount],
+    user: Option<User>,
+    floor: Option<&Floor>,
+) -> Result<Vec<Option<OwnedFd>>, Fault> {
+    entries.iter().map(|entry| open_source(entry, user, floor)).collect()
 }
 
 /// A folder of the host, by its path. `None` where there is none.
@@ -83,14 +88,24 @@ pub(super) fn open_folder(path: &str) -> Option<OwnedFd> {
     open(path, FOLDER, Mode::empty()).ok()
 }
 
-fn open_source(entry: &Mount, user: Option<User>) -> Result<Option<OwnedFd>, Fault> {
+fn open_source(entry: &Mount, user: Option<User>, floor: Option<&Floor>) -> Result<Option<OwnedFd>, Fault> {
     let Mount::Bind { source, access, absent, owner, .. } = entry else { return Ok(None) };
     let named = || source.display().to_string();
-    let copy = match access {
+    let floor = floor.filter(|floor| !floor.is_common(entry));
+    let opened = match access {
         // The command's own folder: what it leaves there must not decide what the next launch binds.
-        Access::ReadWrite => open_without_links(source).and_then(|folder| mount::copy_opened(&folder)),
-        Access::ReadOnly | Access::Device => mount::copy_tree(source),
+        Access::ReadWrite => open_without_links(source).map(Some),
+        // What is judged is then what is bound, wherever its name leads by that time.
+        Access::ReadOnly | Access::Device if floor.is_some() => open_as_it_is(source).map(Some),
+        Access::ReadOnly | Access::Device => Ok(None),
     };
+    if let (Some(floor), Ok(Some(opened))) = (floor, &opened) {
+        floor.admits_source(entry, opened)?;
+    }
+    let copy = opened.and_then(|opened| match opened {
+        Some(opened) => mount::copy_opened(&opened),
+        None => mount::copy_tree(source),
+    });
     let copy = match copy {
         Err(fault) if fault.kind() == io::ErrorKind::NotFound && *absent == Absent::Skip => return Ok(None),
         other => other.at_with(Step::BindSource, named)?,
@@ -109,6 +124,10 @@ fn open_source(entry: &Mount, user: Option<User>) -> Result<Option<OwnedFd>, Fau
 fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
     let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
     Ok(openat2(AT_FDCWD, path, how)?)
+}
+
+fn open_as_it_is(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?)
 }
 
 const fn restrictions(access: Access) -> Restrictions {

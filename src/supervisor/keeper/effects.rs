@@ -142,9 +142,9 @@ impl Keeper {
         self.unwritten.as_ref().map(|why| (LaunchFault::Failed, unwritten(why)))
     }
 
-    /// Its user id on the host, chosen once and kept.
+    /// Its user id on the host, chosen once and kept for as long as the range has it.
     async fn uid(&mut self) -> Result<u32, String> {
-        if let Some(uid) = self.kept.uid {
+        if let Some(uid) = self.kept.uid.filter(|uid| self.shared.uids().contains(uid)) {
             return Ok(uid);
         }
         let uid = self.shared.take_uid().ok_or("every user id of `runtimes.uids` is taken")?;

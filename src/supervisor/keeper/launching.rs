@@ -357,7 +357,7 @@ fn trouble(fault: &LaunchError) -> Trouble {
     let missing = |errno: i32| matches!(errno, nix::libc::ENOENT | nix::libc::EACCES | nix::libc::ENOTDIR);
     match fault {
         LaunchError::Step(step) => match step.step {
-            Step::Require => Trouble::refused(fault.to_string()),
+            Step::Require | Step::Charter => Trouble::refused(fault.to_string()),
             Step::Exec | Step::BindSource | Step::Workdir if missing(step.errno) => Trouble::refused(fault.to_string()),
             _ => Trouble::failed(fault.to_string()),
         },

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use crate::config::ProcessForm;
 use crate::config::located::{Document, Found, Place};
-use crate::sandbox::plan::{Access, Owner};
 use crate::sandbox::profile::Workspace;
 
 use super::read_runtime::{length_of_time, plain_text};
@@ -175,27 +174,12 @@ fn workspaces(document: &Document, forms: &[Found<String>]) -> Vec<Workspace> {
 
 fn workspace(document: &Document, found: &Found<String>) -> Option<Workspace> {
     let text = plain_text(document, found, 8_192)?;
-    let (paths, access) = match text.rsplit_once(':') {
-        Some((paths, "rw")) => (paths, Access::ReadWrite),
-        Some((paths, "ro")) => (paths, Access::ReadOnly),
-        _ => (text.as_str(), Access::ReadOnly),
-    };
-    let (source, target) = paths.split_once(':').unwrap_or((paths, paths));
-    let plain = |path: &str| {
-        let path = Path::new(path);
-        let parts = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-        (path.is_absolute() && parts && path != Path::new("/")).then(|| path.to_owned())
-    };
-    match (plain(source), plain(target)) {
-        (Some(source), Some(target)) if !target.to_string_lossy().contains(':') => {
-            Some(Workspace { source, target, access, owner: Owner::Command })
-        }
-        _ => {
-            let hint = "write `/srv/data`, `/srv/data:/data` or `/srv/data:/data:rw`";
-            document.fault_with_hint(&found.place, "a workspace is written from `/`, without `..`", hint);
-            None
-        }
+    let read = Workspace::parse(&text);
+    if read.is_none() {
+        let hint = "write `/srv/data`, `/srv/data:/data` or `/srv/data:/data:rw`";
+        document.fault_with_hint(&found.place, "a workspace is written from `/`, without `..`", hint);
     }
+    read
 }
 
 fn user(document: &Document, found: &Found<u64>) -> Option<u32> {
