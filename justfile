@@ -15,6 +15,11 @@ test-cedar:
     cargo test --locked --features cedar --lib
     cargo test --locked --features cedar --test authority
 
+# What packages add to a debug build: traces. They need no further dependency; their unit tests are in every test build.
+test-otlp:
+    cargo clippy --lib --bins --locked --features otlp -- -D warnings
+    cargo test --locked --features otlp --test operations otlp
+
 # Format, in place.
 fmt:
     cargo fmt --all

@@ -20,6 +20,7 @@ pub(super) fn check(draft: &Draft, faults: &mut Vec<Fault>, warnings: &mut Vec<S
     proxy_listens(draft, faults);
     sockets_fit(draft, faults);
     library_is_named_whole(draft, faults);
+    traces_are_built_in(draft, faults);
     exposure(draft, warnings);
 }
 
@@ -152,6 +153,17 @@ fn library_is_named_whole(draft: &Draft, faults: &mut Vec<Fault>) {
             draft
                 .fault(key, format!("`{}` is not an absolute path", path.display()))
                 .hint("write the whole path, such as /usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"),
+        );
+    }
+}
+
+/// Who asks for traces and gets none would not notice.
+fn traces_are_built_in(draft: &Draft, faults: &mut Vec<Fault>) {
+    if cfg!(not(feature = "otlp")) && draft.config.telemetry.otlp_endpoint.is_some() {
+        faults.push(
+            draft
+                .fault("telemetry.otlp_endpoint", "otlp_not_built: this build exports no traces")
+                .hint("leave it empty, or build with `--features otlp`"),
         );
     }
 }

@@ -17,6 +17,7 @@ mod authority;
 mod automations;
 mod bundles;
 mod checks;
+mod collector;
 mod env;
 mod fault;
 mod json;
@@ -33,6 +34,7 @@ pub use alerts::{AlertsFile, MAX_ALERTS, RouteForm};
 pub use authority::{AuthorityFile, GrantForm, MAX_AUTHORITY};
 pub use automations::{AutomationForm, AutomationsFile};
 pub use bundles::{ArtifactForm, BundleForm, BundlesFile, ConsentForm, MAX_BUNDLES};
+pub use collector::{Collector, CollectorFault};
 pub use env::Environment;
 pub use fault::{Fault, Faults};
 pub use load::{Loaded, Overrides, load};
@@ -44,7 +46,7 @@ pub use runtimes::{
 };
 pub use server::{
     Confine, ControlConfig, DefaultPersona, DnsConfig, Durability, LedgerConfig, Limits, LogConfig, PersonasConfig,
-    ProxyConfig, RuntimesConfig, ServerConfig, TlsListenerConfig,
+    ProxyConfig, RuntimesConfig, ServerConfig, TelemetryConfig, TlsListenerConfig,
 };
 pub use server_file::reference;
 pub use server_file::units::parse_time;

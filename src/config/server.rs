@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::Collector;
 use crate::domain::PersonaId;
 
 /// Everything the daemon can be told, after defaults, file and environment were merged.
@@ -30,6 +31,8 @@ pub struct ServerConfig {
     pub personas: PersonasConfig,
     /// Where the daemon's own log goes.
     pub log: LogConfig,
+    /// What is told to who watches many hosts.
+    pub telemetry: TelemetryConfig,
     /// How far the daemon confines itself once it has started.
     pub confine: Confine,
     /// Whether recipes and bundles without a trusted signature are refused (`ARW_REQUIRE_SIGNED_BUNDLES`).
@@ -240,6 +243,13 @@ pub struct LogConfig {
     pub dir: Option<PathBuf>,
 }
 
+/// What is told to who watches many hosts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TelemetryConfig {
+    /// The OpenTelemetry collector that gets traces; none by default.
+    pub otlp_endpoint: Option<Collector>,
+}
+
 impl ServerConfig {
     /// The embedded defaults with all state below `state_dir` and personas below `config_dir`.
     pub fn defaults(state_dir: PathBuf, config_dir: PathBuf) -> Self {
@@ -289,6 +299,7 @@ impl ServerConfig {
             },
             personas: PersonasConfig::default(),
             log: LogConfig { filter: "info".to_owned(), json: false, journald: true, dir: None },
+            telemetry: TelemetryConfig::default(),
             confine: Confine::Auto,
             require_signed_bundles: true,
             default_persona: None,

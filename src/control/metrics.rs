@@ -19,6 +19,7 @@ use super::state::{App, MAX_STREAMS};
 use crate::events::BusStats;
 use crate::governance::alerts::{RouteStatus, Severity};
 use crate::governance::authority::Authority;
+use crate::governance::traces::{Counts, Fate};
 use crate::gpu;
 use crate::ledger::LedgerStatus;
 use crate::supervisor::{RuntimeView, Supervisor, UsageView};
@@ -51,6 +52,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> 
     let clients = MAX_STREAMS - app.streams.available_permits();
     families.gauge("arw_events_sse_clients", "Open event streams.", clients);
     families.alerts(&app).await;
+    families.traces(app.state.traces.as_deref());
     families.build();
     families.process();
     families.0.push_str("# EOF\n");
@@ -242,6 +244,13 @@ impl Families {
         self.labelled("arw_sink_failures", "counter", "Attempts that failed.", of(|route| route.failures));
         self.labelled("arw_sink_lost", "counter", "Events that were lost.", of(|route| route.lost));
         self.labelled("arw_sink_waiting", "gauge", "Events that wait for the sink.", of(|route| route.waiting));
+    }
+
+    /// Without a collector there is nothing to count.
+    fn traces(&mut self, counts: Option<&Counts>) {
+        let of = |counts: &Counts, fate: Fate| (format!("outcome=\"{fate}\""), counts.of(fate) as f64);
+        let samples = counts.into_iter().flat_map(|counts| Fate::ALL.iter().map(move |fate| of(counts, *fate)));
+        self.labelled("arw_otlp_spans", "counter", "Spans by what became of them.", samples);
     }
 
     fn build(&mut self) {

@@ -30,6 +30,7 @@ fn view(config: &ServerConfig) -> Value {
         runtimes,
         personas,
         log,
+        telemetry,
         confine,
         require_signed_bundles,
         default_persona,
@@ -107,6 +108,8 @@ fn view(config: &ServerConfig) -> Value {
         },
         "personas": { "enable": personas.enable },
         "log": { "filter": log.filter, "json": log.json, "journald": log.journald, "dir": log.dir },
+        // Its parser takes none with a password.
+        "telemetry": { "otlp_endpoint": telemetry.otlp_endpoint.as_ref().map(ToString::to_string) },
         "bundles": { "require_signed": require_signed_bundles },
         "default_persona": default_persona.as_ref().map(|persona| json!({
             "id": persona.id,

@@ -14,6 +14,7 @@ use crate::domain::Clock;
 use crate::events::EventBus;
 use crate::governance::Governance;
 use crate::governance::audit::Actor;
+use crate::governance::traces::Counts;
 use crate::ledger::Ledger;
 use crate::policy::Snapshot;
 use crate::proxy::{Handle, Metrics};
@@ -68,6 +69,8 @@ pub struct ControlState {
     pub governance: Governance,
     /// What the daemon has put around itself; none when the settings say so.
     pub walls: Option<Arc<Walls>>,
+    /// What became of the spans; none when no traces are exported.
+    pub traces: Option<Arc<Counts>>,
     /// To the daemon's own task.
     pub commands: mpsc::Sender<Command>,
     /// Time.

@@ -214,6 +214,7 @@ fn gateway(config: &ServerConfig, policy: Snapshot, resolver: Resolver, ledger: 
         resolver,
         limits: config.limits,
         record_query: config.ledger.record_query,
+        trace_parents: false,
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::new(Metrics::default()),
         own: OwnListeners::default(),

@@ -27,6 +27,8 @@ use crate::governance::audit::Actor;
 use crate::governance::authority::Policy;
 use crate::governance::automations::Found;
 use crate::governance::switch::KillSwitch;
+#[cfg(feature = "otlp")]
+use crate::governance::traces;
 use crate::ledger::{Filter, Kind, Ledger, Recovery};
 use crate::policy::Usage;
 use crate::proxy::tls::ReloadableAcceptor;
@@ -131,6 +133,7 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
         clock: Arc::clone(&clock),
         limits: config.limits,
         record_query: config.ledger.record_query,
+        trace_parents: config.telemetry.otlp_endpoint.is_some(),
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::clone(&metrics),
         own: OwnListeners::default(),
@@ -147,6 +150,8 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
     for warning in tls.iter().flat_map(|tls| tls.warnings()) {
         tracing::warn!(%warning, "the TLS listener");
     }
+    #[cfg(feature = "otlp")]
+    let traces = traces(&config, &gateway)?;
     // Control binds first: its address must be known before anything can be dialled.
     let control_bind = sockets.control_tcp().and_then(|listener| listener.local_addr().ok());
     gateway.own.add(control_bind.unwrap_or(config.control.bind));
@@ -192,6 +197,10 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
         supervisor: supervisor.clone(),
         governance: governing.handles.clone(),
         walls: confined.walls.map(Arc::new),
+        #[cfg(feature = "otlp")]
+        traces: traces.as_ref().map(|traces| Arc::clone(&traces.counts)),
+        #[cfg(not(feature = "otlp"))]
+        traces: None,
         commands,
         clock: Arc::clone(&clock),
     };
@@ -238,6 +247,10 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
     control.finished().await;
     governing.finish().await;
     news.await.context("ending the news")?;
+    #[cfg(feature = "otlp")]
+    if let Some(traces) = traces {
+        traces.finish().await;
+    }
     tokio::task::spawn_blocking(move || ledger.shutdown()).await?.context("the last checkpoint")?;
     tracing::info!("stopped");
     Ok(())
@@ -260,6 +273,20 @@ async fn demonstration(config: &mut ServerConfig, stop: &CancellationToken) -> O
             None
         }
     }
+}
+
+/// Traces, where somebody wants them. Started before anything can be recorded, ended when nothing more is.
+#[cfg(feature = "otlp")]
+fn traces(config: &ServerConfig, gateway: &Gateway) -> anyhow::Result<Option<traces::Traces>> {
+    let Some(collector) = config.telemetry.otlp_endpoint.clone() else { return Ok(None) };
+    let started = traces::start(traces::Premises {
+        collector,
+        ledger: gateway.ledger.clone(),
+        ledger_dir: &config.ledger.dir,
+        events: gateway.events.clone(),
+        resolver: gateway.resolver.clone(),
+    });
+    started.map(Some).map_err(anyhow::Error::msg).context("telemetry.otlp_endpoint")
 }
 
 fn open_ledger(config: &ServerConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<(Ledger, Recovery)> {

@@ -16,6 +16,7 @@ mod money;
 mod path;
 mod secret;
 mod text;
+mod trace;
 
 pub use address::{AddressClass, SYNTHETIC_V4, classify, embedded_v4, embedded_v4s};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp, TimestampFault};
@@ -30,3 +31,4 @@ pub use money::{Currency, Money, MoneyFault};
 pub use path::{PathFault, decoded_path, normalise_path};
 pub use secret::{Secret, TokenHash};
 pub use text::is_deceptive;
+pub use trace::TraceParent;

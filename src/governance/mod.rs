@@ -16,6 +16,7 @@
 //! | `signed` | whose signatures are believed, over what, and the shelf that holds what was verified |
 //! | `incident` | everything that is known of a persona since a moment, in one archive |
 //! | `journal` | lines that are on the disk before they count |
+//! | `traces` | what is recorded and told, as spans for an OpenTelemetry collector |
 //! | `reason` | why somebody did something |
 //! | `unkept` | what narrows and is not in the state yet |
 
@@ -33,6 +34,7 @@ pub mod reason;
 pub mod recipes;
 pub mod signed;
 pub mod switch;
+pub mod traces;
 mod unkept;
 
 /// What the control plane steers of this floor; cheap to clone.

@@ -34,7 +34,7 @@ use super::runtime::Runtime;
 use super::transparent::origin_form;
 use super::tunnel::{self, Greeting, Tunnel};
 use crate::domain::{
-    ClientAddr, Denial, DenialCode, EgressIntent, Identity, Labels, Method, PersonaId, Surface, Target,
+    ClientAddr, Denial, DenialCode, EgressIntent, Identity, Labels, Method, PersonaId, Surface, Target, TraceParent,
 };
 
 /// Bytes read at once while a head is awaited: nearly every head fits.
@@ -262,6 +262,7 @@ impl Connection {
             surface,
             method: method.map(Method::as_str),
             path: None,
+            labels: None,
             runtime: self.peer.evidence.runtime().map(Arc::as_ref),
         }
     }
@@ -318,7 +319,7 @@ impl Connection {
                 _ => None,
             },
             labels: Labels {
-                corr: head.fields.all("x-arw-corr").next().and_then(Labels::clean),
+                corr: head.fields.all("x-arw-corr").next().and_then(Labels::clean).or_else(|| self.trace_parent(&head)),
                 project: head.fields.all("x-arw-project").next().and_then(Labels::clean),
             },
             persona,
@@ -332,6 +333,13 @@ impl Connection {
             Ok(cleared) => self.pass(&gateway, &head, cleared, head_only).await,
             Err(refusal) => self.refuse(&head, refusal, head_only).await,
         }
+    }
+
+    /// The client's `traceparent`, if it sends one and one only. It goes on to the upstream as it came.
+    fn trace_parent(&self, head: &RequestHead) -> Option<String> {
+        let mut fields = self.gateway.trace_parents.then(|| head.fields.all("traceparent"))?;
+        let (first, second) = (fields.next()?, fields.next());
+        second.is_none().then(|| TraceParent::parse(first))?.map(|parent| parent.to_string())
     }
 
     /// Counts this connection as the persona's, once.
@@ -400,6 +408,7 @@ pub(super) async fn turn_away(
         surface: None,
         method: None,
         path: None,
+        labels: None,
         runtime: Some(&runtime),
     };
     let refusal = gateway.refuse_about(&about, denial);

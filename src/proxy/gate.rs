@@ -30,8 +30,8 @@ use super::resolver::Resolver;
 use super::runtime::Runtime;
 use crate::config::Limits;
 use crate::domain::{
-    ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, LeaseId, PersonaId, Scheme,
-    Surface, Target,
+    ClientAddr, Clock, CloseReason, Denial, DenialCode, EgressIntent, Host, Identity, Labels, LeaseId, PersonaId,
+    Scheme, Surface, Target,
 };
 use crate::events::{EventBus, FirstSeen};
 use crate::ledger::{Kind, Ledger, Outcome, Receipt, Record, Via};
@@ -57,6 +57,8 @@ pub struct Gateway {
     pub limits: Limits,
     /// Whether query strings are recorded.
     pub record_query: bool,
+    /// Whether a client's `traceparent` is its correlation id, where it sends no other: somebody exports traces.
+    pub trace_parents: bool,
     /// What is open.
     pub flows: Arc<FlowTable>,
     /// Counters.
@@ -120,6 +122,8 @@ pub struct About<'a> {
     pub method: Option<&'a str>,
     /// Visible HTTP only.
     pub path: Option<&'a str>,
+    /// What its client says about it.
+    pub labels: Option<&'a Labels>,
     /// The runtime that it came from.
     pub(super) runtime: Option<&'a Runtime>,
 }
@@ -454,6 +458,7 @@ impl<'a> About<'a> {
             surface: Some(intent.surface),
             method: intent.method.as_ref().map(crate::domain::Method::as_str),
             path: intent.shown_path(),
+            labels: Some(&intent.labels),
         }
     }
 
@@ -470,6 +475,7 @@ impl<'a> About<'a> {
         record.port = self.target.map(|target| target.port).filter(|port| *port != 0);
         record.method = self.method;
         record.path = self.path;
+        record.labels = self.labels;
         if let Some(runtime) = self.runtime {
             runtime.sign(&mut record);
         }

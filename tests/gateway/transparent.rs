@@ -100,6 +100,7 @@ impl Stage {
             resolver: Resolver::new(&config.dns, executor.handle().clone()).unwrap(),
             clock: Arc::clone(&clock),
             record_query: false,
+            trace_parents: false,
             limits: config.limits,
             flows: Arc::new(FlowTable::default()),
             metrics: Arc::new(Metrics::default()),

@@ -11,6 +11,7 @@ mod examples;
 mod exposition;
 mod files;
 mod ocsf;
+mod otlp;
 mod prometheus;
 mod promql;
 mod rules;

@@ -25,6 +25,10 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("runtimes", "The supervised runtimes, and what holds for those that do not say it themselves."),
     ("personas", "Personas beyond their traffic: proposals and feedback."),
     ("log", "The daemon's own log."),
+    (
+        "telemetry",
+        "Traces for an OpenTelemetry collector, in builds with the feature `otlp`: [ops/monitoring.md](ops/monitoring.md#traces).",
+    ),
     ("bundles", "Recipes and bundles: what is installed here and runs later."),
 ];
 
@@ -320,6 +324,11 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "log.dir",
         Kind::MaybePath(|d| &mut d.config.log.dir),
         "Also as JSON lines to `arw-server.log` in this folder; relative to `state_dir`.",
+    ),
+    key(
+        "telemetry.otlp_endpoint",
+        Kind::Collector(|d| &mut d.config.telemetry.otlp_endpoint),
+        "The collector that gets traces by OTLP/HTTP in JSON; `/v1/traces` is appended. Plain `http` is for this machine only.",
     ),
     key(
         "bundles.require_signed",

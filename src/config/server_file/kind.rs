@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::located::ByteSize;
-use crate::config::{Confine, Durability};
+use crate::config::{Collector, Confine, Durability};
 use crate::domain::{HostName, TokenHash};
 
 use super::draft::Draft;
@@ -62,6 +62,8 @@ pub(super) enum Kind {
     MaybePath(Field<Option<PathBuf>>),
     /// 64 hexadecimal digits, `""` for none. Never repeated in a message.
     TokenHash(Field<Option<String>>),
+    /// `http://host:port` or `https://host`, `""` for none.
+    Collector(Field<Option<Collector>>),
     Durability(Field<Durability>),
     Confine(Field<Confine>),
     Text {
@@ -107,6 +109,7 @@ impl Kind {
             Self::Path(field) => *field(draft) = path(raw)?,
             Self::MaybePath(field) => *field(draft) = unless_empty(raw, path)?,
             Self::TokenHash(field) => *field(draft) = unless_empty(raw, token_hash)?,
+            Self::Collector(field) => *field(draft) = unless_empty(raw, collector)?,
             Self::Durability(field) => *field(draft) = durability(raw)?,
             Self::Confine(field) => *field(draft) = confine(raw)?,
             Self::Text { field, form, check } => {
@@ -135,6 +138,7 @@ impl Kind {
             Self::Path(_) => "path".to_owned(),
             Self::MaybePath(_) => "path, or empty for none".to_owned(),
             Self::TokenHash(_) => "64 hexadecimal digits, or empty for none".to_owned(),
+            Self::Collector(_) => "`http://127.0.0.1:port` or `https://host`, or empty for none".to_owned(),
             Self::Durability(_) => "`batch` or `strict`".to_owned(),
             Self::Confine(_) => "`auto`, `require` or `off`".to_owned(),
             Self::Text { form, .. } => (*form).to_owned(),
@@ -168,6 +172,7 @@ impl Kind {
             Self::Path(field) => format!("\"{}\"", field(draft).display()),
             Self::MaybePath(field) => maybe(field(draft).as_ref(), |path| path.display().to_string()),
             Self::TokenHash(field) => maybe(field(draft).as_ref(), String::clone),
+            Self::Collector(field) => maybe(field(draft).as_ref(), Collector::to_string),
             Self::Durability(field) => match field(draft) {
                 Durability::Batch => "\"batch\"".to_owned(),
                 Durability::Strict => "\"strict\"".to_owned(),
@@ -367,6 +372,13 @@ fn token_hash(raw: &Raw) -> Read<String> {
         _ => None,
     };
     hash.map(TokenHash::to_hex).ok_or_else(|| Wrong::new(raw, "this is not 64 hexadecimal digits", HINT))
+}
+
+/// The wrong text is not repeated: it may hold a password.
+fn collector(raw: &Raw) -> Read<Collector> {
+    const FORM: &str = "write \"http://127.0.0.1:4318\" or \"https://collector.example\"";
+    let text = text(raw, "a URL")?;
+    Collector::parse(text).map_err(|fault| Wrong::new(raw, fault.to_string(), FORM))
 }
 
 fn durability(raw: &Raw) -> Read<Durability> {

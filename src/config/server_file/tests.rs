@@ -113,6 +113,8 @@ fn every_field_is_set_from_the_file() {
         json = true
         journald = false
         dir = "logs"
+        [telemetry]
+        otlp_endpoint = "https://otel.example/base"
         [bundles]
         require_signed = false
         [personas]
@@ -148,6 +150,7 @@ fn every_field_is_set_from_the_file() {
         ledger,
         control,
         log,
+        telemetry,
         runtimes,
         personas,
         state_dir,
@@ -220,6 +223,7 @@ fn every_field_is_set_from_the_file() {
     );
     all_differ!(control, before.control, ControlConfig { bind, unix_socket, policy, admin_token_sha256 });
     all_differ!(log, before.log, LogConfig { filter, json, journald, dir });
+    all_differ!(telemetry, before.telemetry, TelemetryConfig { otlp_endpoint });
 
     let tls = config.proxy.tls.as_ref().expect("whole");
     assert_eq!(tls.certificate, Path::new("/c/a.pem"), "relative to the configuration folder");

@@ -187,6 +187,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         clock: Arc::clone(&clock),
         limits: config.limits,
         record_query: false,
+        trace_parents: false,
         flows: Arc::new(FlowTable::default()),
         metrics: Arc::clone(&metrics),
         own: OwnListeners::default(),
@@ -206,6 +207,7 @@ fn state(config: &ServerConfig, commands: mpsc::Sender<Command>, draining: Cance
         metrics,
         supervisor: None,
         walls: None,
+        traces: None,
         commands,
         clock,
     }

@@ -34,7 +34,7 @@ mod kind;
 mod rules;
 mod settings;
 mod signal;
-mod sinks;
+pub(in crate::governance) mod sinks;
 mod window;
 
 #[cfg(test)]

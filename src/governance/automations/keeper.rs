@@ -668,9 +668,11 @@ impl Keeper {
                 };
                 (EventKind::AutomationRunStarted, run, json!({ "at": at }), kept.begin_run(row).await)
             }
-            News::Stopped { run, at, cause } => {
+            News::Stopped { run, began, at, cause } => {
                 let written = kept.end_run(view.id.clone(), run, at, cause.code().to_owned()).await;
-                let more = json!({ "at": at, "cause": cause.code() });
+                // With its code or signal, where it has one.
+                let mut more = json!(cause);
+                (more["began"], more["at"]) = (json!(began), json!(at));
                 (EventKind::AutomationRunStopped, run, more, written)
             }
             News::Heartbeat { run, at } => (EventKind::AutomationRunHeartbeat, run, json!({ "at": at }), Ok(())),

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use crate::domain::Timestamp;
-use crate::supervisor::{Cause, DeathRecord, RuntimeState, RuntimeView};
+use crate::supervisor::{Cause, Death, DeathRecord, RuntimeState, RuntimeView};
 
 /// Least time between two heartbeats that are told: a runtime may beat hundreds of times a second.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ pub(super) enum News {
     Heartbeat { run: u64, at: Timestamp },
     Paused { run: u64 },
     Resumed { run: u64 },
-    Stopped { run: u64, at: Timestamp, cause: Cause },
+    Stopped { run: u64, began: Timestamp, at: Timestamp, cause: Cause },
 }
 
 impl Known {
@@ -65,7 +65,7 @@ impl Known {
                 }
                 news.push(News::Started { run: death.run, at: death.began });
             }
-            self.end(death.run, death.ended, death.cause, &mut news);
+            self.end(death, &mut news);
         }
         // Launched and not only asked for: what is never executed is no run of an automation.
         if let (Some(run), Some(at)) = (view.run, view.started_at)
@@ -89,8 +89,9 @@ impl Known {
         news
     }
 
-    fn end(&mut self, run: u64, at: Timestamp, cause: Cause, news: &mut Vec<News>) {
+    fn end(&mut self, death: &Death, news: &mut Vec<News>) {
+        let Death { run, cause, began, ended: at } = *death;
         (self.open, self.newest, self.paused) = (None, self.newest.max(run), false);
-        news.push(News::Stopped { run, at, cause });
+        news.push(News::Stopped { run, began, at, cause });
     }
 }

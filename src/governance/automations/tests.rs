@@ -160,7 +160,7 @@ fn look(known: &mut Known, view: &RuntimeView, deaths: &[u64]) -> Vec<News> {
 fn each_run_is_told_once_whatever_is_seen_of_it() {
     use RuntimeState::{Frozen, Ready, Stopped};
     let started = |run| News::Started { run, at: at(run) };
-    let stopped = |run| News::Stopped { run, at: at(run + 1), cause: Cause::Exit { code: 0 } };
+    let stopped = |run| News::Stopped { run, began: at(run), at: at(run + 1), cause: Cause::Exit { code: 0 } };
     let mut known = Known::default();
     assert_eq!(look(&mut known, &seen(Ready, Some(1), None), &[]), [started(1)]);
     assert_eq!(look(&mut known, &seen(Ready, Some(1), None), &[]), []);

@@ -166,6 +166,7 @@ fn refuse_unknown(gateway: &Gateway, runtime: &Runtime, addr: SocketAddr, from: 
         surface: Some(Surface::Tunnel),
         method: None,
         path: None,
+        labels: None,
         runtime: Some(runtime),
     };
     // Recorded; the reset is the answer.

@@ -145,6 +145,7 @@ fn deny(gateway: &Gateway, runtime: &Runtime, name: &HostName, denial: Denial, f
                 surface: None,
                 method: None,
                 path: None,
+                labels: None,
                 runtime: Some(runtime),
             };
             // The answer is the code below; the refusal is for clients of HTTP.

@@ -19,7 +19,7 @@ mod journald;
 mod outlet;
 mod parcel;
 mod queue;
-mod reach;
+pub(in crate::governance) mod reach;
 mod spool;
 mod syslog;
 mod webhook;
@@ -57,7 +57,7 @@ codes! {
 
 /// Why a sink did not take something.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum SinkFault {
+pub(in crate::governance) enum SinkFault {
     /// It may take it later.
     #[error("{0}")]
     Later(String),

@@ -46,7 +46,11 @@ pub(super) fn nowhere() -> SinkFault {
 }
 
 /// A connection to `host`.
-pub(super) async fn connect(resolver: &Resolver, host: &Host, port: u16) -> Result<TcpStream, SinkFault> {
+pub(in crate::governance) async fn connect(
+    resolver: &Resolver,
+    host: &Host,
+    port: u16,
+) -> Result<TcpStream, SinkFault> {
     let mut last = nowhere();
     for address in addresses(resolver, host, port).await? {
         match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
@@ -62,7 +66,7 @@ pub(super) async fn connect(resolver: &Resolver, host: &Host, port: u16) -> Resu
 ///
 /// # Errors
 /// Why there are none, in words for an operator.
-pub(in super::super) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
+pub(in crate::governance) fn trust(file: Option<&Path>) -> Result<Arc<ClientConfig>, String> {
     let path =
         match file {
             Some(file) => file.to_owned(),
