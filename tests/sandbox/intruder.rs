@@ -44,7 +44,7 @@ impl Intruder {
 
     /// As its caller starts it, before somebody takes that over.
     fn chartered(charter: &Charter) -> Self {
-        let intruder = Self::start(&["resident"]);
+        let intruder = if is_root() { Self::spawn(away_from_the_host()) } else { Self::start(&["resident"]) };
         intruder.give(charter);
         intruder
     }
@@ -104,6 +104,14 @@ impl Intruder {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// A resident launcher in namespaces of its own: were a check missing, what root's launcher does would be done to this host.
+fn away_from_the_host() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--net", "--ipc", "--uts", "bash", "-c", "exec -c -a arw-launcher \"$0\" resident"]);
+    command.arg(env!("CARGO_BIN_EXE_arw-cli"));
+    command
 }
 
 /// The processes of the session that a launcher leads, which are the launcher and what it made.
@@ -457,11 +465,8 @@ fn nothing_is_made_ahead_that_goes_below_the_charter() {
         println!("SKIP: a mount namespace for the launcher is made by root");
         return;
     }
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "bash", "-c", "exec -c -a arw-launcher \"$0\" resident", env!("CARGO_BIN_EXE_arw-cli")]);
     let folder = tempfile::tempdir().expect("folder");
-    let intruder = Intruder::spawn(command);
-    intruder.give(&charter(folder.path()));
+    let intruder = Intruder::chartered(&charter(folder.path()));
     let good = plan(ProfileName::Strict, &["true"]);
     if !can_launch(&intruder, &good) {
         return;
