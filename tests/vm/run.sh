@@ -9,7 +9,7 @@
 #   ARW_VM_TIMEOUT   seconds for one guest                       [1800]
 #
 # Exit status: 0 when every property held in every guest, 1 when one did not, 75 when a guest ran out of time before one
-# did not, 77 when a tool is not there or no disk can be made.
+# did not, 77 when a tool is not there, no disk can be made or none boots.
 # The guest has no network card: everything happens on its loopback.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -89,6 +89,8 @@ boot() {
         elif [ -z "$last" ]; then
             echo "not ok - $suite: it ended without a result; the end of its console:"
             tail -40 "$console" | tr -d '\r'
+            # Not even the first property: it does not boot here.
+            if ! grep -q '^\(not \)\?ok' "$result"; then rm -rf "$work"; return 77; fi
         fi
         rm -rf "$work"
         return 1
