@@ -116,7 +116,7 @@ fn launcher(config: &ServerConfig, bounds: &Bounds) -> anyhow::Result<Option<Lau
     let charter = charter(config, bounds)?;
     if !charter.follows {
         let manifest = charter.manifest.display();
-        tracing::warn!(%manifest, "the daemon can write its manifest: what it declares later is launched after a restart");
+        tracing::info!(%manifest, "the daemon can write its manifest: workspaces and users of a later one count from its next start");
     }
     Ok(Some(Launcher::start_resident(&charter)?))
 }
