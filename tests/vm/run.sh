@@ -28,8 +28,9 @@ for tool in "${!tools[@]}"; do
 done
 if [ "${#missing[@]}" -gt 0 ]; then
     if [ "$(id -u)" != 0 ]; then echo "install ${missing[*]} first" >&2; exit 77; fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    { apt-get update -qq &&
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; } ||
+        { echo "${missing[*]} cannot be installed" >&2; exit 77; }
 fi
 export PATH=$PATH:/usr/sbin:/sbin
 
