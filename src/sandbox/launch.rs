@@ -189,6 +189,8 @@ impl Launcher {
             mounts: profile.ground(),
             proc: Some(profile.proc),
             local_prefixes: Network::of_gateway(&[]).local_prefixes,
+            landlock: profile.ground_rights(),
+            without: profile.without.clone(),
         };
         self.ask(&Ask::Prepare { namespaces: namespaces(user, |_| true), ground }, &[])
     }

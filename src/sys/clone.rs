@@ -91,6 +91,80 @@ pub fn run_before_exec(child: &mut dyn FnMut() -> u8) -> io::Result<i32> {
     Ok(made?.as_raw())
 }
 
+/// Replaces this process by a new one in the new namespaces of `flags` and in cgroup v2 folder `cgroup`, which goes on from
+/// here: with this one's memory, stack and descriptors, but as another process, a child of this one's parent. This one ends
+/// in the same moment, with exit status 0. The new one gets its process id as this one would have seen it.
+///
+/// Nothing is copied but the descriptors, where [`clone_into`] copies page tables, and afterwards each page that is written to.
+/// Not to be called by the first process of a PID namespace, whose end would end the new one too.
+///
+/// # Errors
+/// As [`clone_into`]; `ENOSYS` on other machines than x86-64 and before Linux 5.7.
+pub fn succeed(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<i32> {
+    if !is_single_threaded()? {
+        return Err(io::Error::other("a process with several threads is not replaced"));
+    }
+    let mut pid: libc::pid_t = 0;
+    let shared = libc::CLONE_VM as u64 | libc::CLONE_PARENT as u64 | libc::CLONE_PARENT_SETTID as u64;
+    let mut arguments = CloneArguments::new(flags, cgroup);
+    arguments.flags |= shared;
+    // The kernel writes it before the new process begins, in the memory of both.
+    arguments.parent_tid = std::ptr::from_mut(&mut pid) as u64;
+    // SAFETY: the caller has one thread, and its handlers are the kernel's own (`clone_into` has seen to that), so nothing
+    // but the code below runs in it until it is gone, and that touches no memory.
+    Errno::result(unsafe { clone3_and_leave(&mut arguments) })?;
+    // SAFETY: a live integer of this function, which the kernel has written to behind the compiler's back.
+    Ok(unsafe { std::ptr::read_volatile(&raw const pid) })
+}
+
+/// `clone3(2)`, after which the caller ends at once, without a look at the memory and the stack that are the new process's
+/// from then on. Returns 0 in that, or the negative errno in the caller.
+///
+/// # Safety
+/// `arguments` has `CLONE_VM` and no stack; the caller has one thread and no signal handlers.
+#[cfg(target_arch = "x86_64")]
+unsafe fn clone3_and_leave(arguments: &mut CloneArguments) -> libc::c_long {
+    let result: libc::c_long;
+    // SAFETY: clone3(2) reads a struct clone_args of the size given. The kernel changes rax, rcx and r11 alone
+    // (syscall(2)). In the caller nothing follows but exit_group(2), which does not return; the new process has all
+    // registers, and is the only one that uses this stack.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            "test rax, rax",
+            "jle 2f",
+            "mov eax, {exit_group}",
+            "xor edi, edi",
+            "syscall",
+            "ud2",
+            "2:",
+            exit_group = const libc::SYS_exit_group,
+            inlateout("rax") libc::SYS_clone3 => result,
+            inlateout("rdi") std::ptr::from_mut(arguments) => _,
+            inlateout("rsi") std::mem::size_of::<CloneArguments>() => _,
+            lateout("rcx") _,
+            lateout("r11") _,
+        );
+    }
+    returned(result)
+}
+
+/// What the kernel answers, as the C library gives it: -1, and the rest in `errno`.
+#[cfg(target_arch = "x86_64")]
+fn returned(result: libc::c_long) -> libc::c_long {
+    if result < 0 {
+        Errno::from_raw(i32::try_from(-result).unwrap_or(0)).set();
+        return -1;
+    }
+    result
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn clone3_and_leave(_arguments: &mut CloneArguments) -> libc::c_long {
+    Errno::ENOSYS.set();
+    -1
+}
+
 /// Memory for a stack, with a page below that cannot be touched.
 struct Stack {
     start: std::ptr::NonNull<libc::c_void>,
@@ -158,19 +232,11 @@ pub fn signal_by_pidfd(pidfd: &impl AsFd, number: i32) -> io::Result<()> {
 
 fn clone3(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Side> {
     let mut pidfd: libc::c_int = -1;
-    let mut wish = libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND | bits(flags);
-    if cgroup.is_some() {
-        wish |= CLONE_INTO_CGROUP;
-    }
+    let mut arguments = CloneArguments::new(flags, cgroup);
+    arguments.flags |= libc::CLONE_PIDFD as u64;
+    arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     // A sibling ends with this one's own signal, and naming another is EINVAL.
-    let exit_signal = if flags.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 };
-    let mut arguments = CloneArguments {
-        flags: wish,
-        pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        exit_signal,
-        cgroup: cgroup.map_or(0, |fd| u64::try_from(fd.as_raw_fd()).unwrap_or(0)),
-        ..CloneArguments::default()
-    };
+    arguments.exit_signal = if flags.contains(CloneFlags::CLONE_PARENT) { 0 } else { libc::SIGCHLD as u64 };
     // SAFETY: without CLONE_VM the child gets its own copy of memory and stack, so `stack` may be zero
     // (clone3(2)); the caller has one thread, so no lock is held by somebody who is not copied; `arguments`
     // is a struct clone_args of the size given, and its `pidfd` points to an int that outlives the call.
@@ -227,6 +293,18 @@ struct CloneArguments {
     set_tid: u64,
     set_tid_size: u64,
     cgroup: u64,
+}
+
+impl CloneArguments {
+    /// With signal handlers at their defaults.
+    fn new(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>) -> Self {
+        let into = if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 };
+        Self {
+            flags: CLONE_CLEAR_SIGHAND | bits(flags) | into,
+            cgroup: cgroup.map_or(0, |fd| u64::try_from(fd.as_raw_fd()).unwrap_or(0)),
+            ..Self::default()
+        }
+    }
 }
 
 #[cfg(test)]

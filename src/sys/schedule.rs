@@ -3,7 +3,7 @@
 use std::io;
 
 use nix::errno::Errno;
-use nix::sched::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -108,16 +108,16 @@ pub fn are_all(cpus: &CpuSet) -> bool {
     online.and_then(|online| usize::try_from(online).ok()) == Some(count)
 }
 
-/// Lets the calling thread run on every CPU that its cpuset has, or will have.
+/// Lets a thread, 0 for the calling one, run on every CPU that its cpuset has, or will have.
 ///
 /// # Errors
-/// None in practice; the system call's own.
-pub fn roam() -> io::Result<()> {
+/// `EPERM` for one of another user.
+pub fn roam(thread: Pid) -> io::Result<()> {
     let mut all = CpuSet::new();
     for cpu in 0..CpuSet::count() {
         all.set(cpu)?;
     }
-    Ok(sched_setaffinity(Pid::from_raw(0), &all)?)
+    Ok(sched_setaffinity(thread, &all)?)
 }
 
 /// Keeps the calling thread on the CPU that it runs on.
@@ -126,8 +126,17 @@ pub fn roam() -> io::Result<()> {
 /// `EINVAL` where that was taken from it meanwhile.
 pub fn stay() -> io::Result<()> {
     let mut here = CpuSet::new();
-    here.set(sched_getcpu()?)?;
+    here.set(this_cpu()?)?;
     Ok(sched_setaffinity(Pid::from_raw(0), &here)?)
+}
+
+/// By the kernel's own word: the C library's is that of the thread that a process made with its maker's memory comes from.
+fn this_cpu() -> io::Result<usize> {
+    let mut cpu: libc::c_uint = 0;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: `getcpu(2)` writes one integer, alive until it returns; the other two arguments may be null.
+    Errno::result(unsafe { libc::syscall(libc::SYS_getcpu, &raw mut cpu, none, none) })?;
+    usize::try_from(cpu).map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -142,7 +151,7 @@ mod tests {
             stay().expect("it runs somewhere");
             let count = |cpus: &CpuSet| (0..CpuSet::count()).filter(|cpu| cpus.is_set(*cpu) == Ok(true)).count();
             assert_eq!(count(&cpus().expect("cpus")), 1);
-            roam().expect("its cpuset has some");
+            roam(Pid::from_raw(0)).expect("its cpuset has some");
             assert!(count(&cpus().expect("cpus")) >= count(&before));
             assert!(!are_all(&CpuSet::new()));
         })

@@ -36,7 +36,7 @@ pub(super) fn run(
 ) -> u8 {
     let task =
         Task { argv: &plan.argv, env: plan.env.clone(), workdir: &plan.workdir, terminal: plan.terminal, standard };
-    let Err(fault) = place.leave().and_then(|()| become_command(plan, &task, control, seen, faults));
+    let Err(fault) = place.leave_with_maker().and_then(|()| become_command(plan, &task, control, seen, faults));
     say(&fault, faults);
     NOT_EXECUTED
 }

@@ -3,7 +3,7 @@
 //! A launch compares its plan with it, and every bound place with what lies there by then. Where anything is another, the
 //! ground is taken away and the root is built from nothing: a launch gets what it would have got without one, only sooner.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::sys::stat::{FileStat, fstat, stat};
@@ -13,6 +13,7 @@ use crate::sandbox::plan::{Mount, Owner, Plan, ProcView, User};
 use crate::sandbox::wire::Ground as Wish;
 use crate::sys::mount;
 
+use super::landlock::Rules;
 use super::root::{self, Root, Veils};
 use super::{identity, network};
 
@@ -47,11 +48,6 @@ impl Ahead {
     pub(super) fn ground(self) -> Option<Ground> {
         self.ground
     }
-
-    /// The descriptors that it consists of.
-    pub(super) fn descriptors(&self) -> Vec<&dyn AsRawFd> {
-        self.ground.iter().flat_map(Ground::descriptors).collect()
-    }
 }
 
 /// What was laid.
@@ -60,6 +56,7 @@ pub(super) struct Ground {
     wish: Wish,
     root: Root,
     veils: Veils,
+    rules: Option<Rules>,
     /// Where the root is attached: what lies below on the host cannot be bound any more.
     stage: PathBuf,
     /// What was bound for each entry; `None` where nothing was.
@@ -75,6 +72,8 @@ pub(super) struct Laid {
     /// A root with so many of the plan's mounts in it.
     pub(super) root: Option<(Root, usize)>,
     pub(super) veils: Veils,
+    /// What Landlock will allow of that root.
+    pub(super) rules: Option<Rules>,
 }
 
 /// Folders that every host has, and that least is bound of (FHS 3.0).
@@ -94,7 +93,11 @@ impl Ground {
         let (stage, place) = STAGES.iter().find_map(|path| Some((PathBuf::from(path), root::open_folder(path)?)))?;
         let root = Root::attached_at(&place).ok()?;
         match fill(root, &wish, sources) {
-            Ok((root, veils)) => Some(Self { wish, root, veils, stage, bound }),
+            Ok((root, veils)) => {
+                // Without them the launch makes its own, and tells why it cannot.
+                let rules = Rules::begin(&wish.landlock, |control| !wish.without.contains(&control), |path| root.find(path));
+                Some(Self { rules: rules.ok(), wish, root, veils, stage, bound })
+            }
             Err(_) => {
                 take_away(&stage);
                 None
@@ -102,18 +105,15 @@ impl Ground {
         }
     }
 
-    fn descriptors(&self) -> impl Iterator<Item = &dyn AsRawFd> {
-        self.veils.descriptors().chain([self.root.descriptor()])
-    }
-
     /// What of it `plan` can be built on: the root if it is what the plan itself would have built by now. Otherwise that is
     /// gone.
     pub(super) fn take(self, plan: &Plan) -> Laid {
         if self.fits(plan) {
-            return Laid { root: Some((self.root, self.wish.mounts.len())), veils: self.veils };
+            let root = Some((self.root, self.wish.mounts.len()));
+            return Laid { root, veils: self.veils, rules: self.rules };
         }
         take_away(&self.stage);
-        Laid { root: None, veils: self.veils }
+        Laid { root: None, veils: self.veils, rules: None }
     }
 
     fn fits(&self, plan: &Plan) -> bool {

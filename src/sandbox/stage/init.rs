@@ -44,12 +44,19 @@ pub(super) enum Birth {
     Outside,
 }
 
-/// Carries the plan out and stays until the command ends.
-pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth, ahead: Ahead, place: &Place) -> ! {
+/// Carries the plan out and stays until the command ends. What stood ready has nothing open but `descriptors` and what it did
+/// `ahead`; without that this is a copy of the launcher.
+pub(super) fn run(
+    mut descriptors: Descriptors,
+    outside: &Outside,
+    birth: Birth,
+    ahead: Option<Ahead>,
+    place: &Place,
+) -> ! {
     let launched = place
         .leave()
-        .and_then(|()| close_others(&descriptors, &ahead))
-        .and_then(|()| launch(&mut descriptors, outside, birth, ahead));
+        .and_then(|()| if ahead.is_none() { close_others(&descriptors) } else { Ok(()) })
+        .and_then(|()| launch(&mut descriptors, outside, birth, ahead.unwrap_or_default()));
     match launched {
         Ok(house) => {
             // The house has its own; an owner hears that it was replaced only when nobody here holds its socket.
@@ -64,9 +71,8 @@ pub(super) fn run(mut descriptors: Descriptors, outside: &Outside, birth: Birth,
 }
 
 /// Lets go of what is the launcher's.
-fn close_others(descriptors: &Descriptors, ahead: &Ahead) -> Result<(), Fault> {
+fn close_others(descriptors: &Descriptors) -> Result<(), Fault> {
     let mut keep: Vec<&dyn std::os::fd::AsRawFd> = vec![&descriptors.plan, &descriptors.control];
-    keep.extend(ahead.descriptors());
     let Descriptors { standard, joins, cgroup, exit_record, adoption, log, .. } = descriptors;
     let logs = log.iter().flat_map(|log| &log.files);
     let standard = standard.iter().flatten();
@@ -103,9 +109,11 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead:
         sethostname(&plan.host_name).at(Step::HostName)?;
     }
     let mut made = Sockets::default();
+    let mut rules = None;
     let is_up = ahead.is_up_for(&plan);
     if plan.applies(Control::MountNamespace) && plan.applies(Control::Root) {
-        made.notify = root::build(&plan, ahead.ground(), outside.floor.as_ref())?;
+        let entered = root::build(&plan, ahead.ground(), outside.floor.as_ref())?;
+        (made.notify, rules) = (entered.notify, entered.rules);
     } else if plan.notify {
         return Err(Fault::said(Step::Notify, "it takes a root of its own"));
     }
@@ -116,7 +124,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead:
         made.listeners = network::listen(&plan.network)?;
     }
     made.hand_over(&descriptors.control).at(Step::HandOver)?;
-    let ruleset = landlock::prepare(&plan)?;
+    let ruleset = landlock::prepare(&plan, rules)?;
     seen.stranger = landlock::stranger();
     identity::become_user(&plan)?;
     if plan.applies(Control::NoNewPrivs) {
@@ -250,7 +258,6 @@ fn start(
     let child = Pid::from_raw(run_before_exec(&mut become_command).at(Step::Fork)?);
     // The command took that back for itself, in the memory of both.
     process::spare_memory();
-    place.leave()?;
     // Whoever reads what the command says hears of its end only when nobody here can write either.
     drop((report_fault, standard));
     let mut json = Vec::new();

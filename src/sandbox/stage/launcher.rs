@@ -18,13 +18,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 use nix::sys::wait::waitpid;
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpid};
 
 use crate::sandbox::charter::{Charter, Floor};
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::seccomp;
 use crate::sandbox::wire::{Ask, Event, Ground, Held, Namespace, Request, hear, tell};
-use crate::sys::clone::{Child, Side, clone_into, fork};
+use crate::sys::clone::{Child, Side, clone_into, fork, open_pidfd, succeed};
 use crate::sys::{descriptor, message, process, schedule, signals};
 
 use super::ground::Ahead;
@@ -125,7 +125,7 @@ fn serve(socket: &OwnedFd, floor: Option<Floor>) -> Result<(), Fault> {
                 let moved = mounts.has_changed() || declared;
                 let spare = spare.take().filter(|spare| spare.flags == flags && !moved);
                 if spare.is_none_or(|spare| spare.serve(&request, &descriptors).is_err()) {
-                    launch(&request, descriptors, flags, &outside, Ahead::default());
+                    launch(&request, descriptors, flags, &outside);
                 }
             }
         }
@@ -202,8 +202,8 @@ impl Descriptors {
     }
 }
 
-/// Namespaces made ahead, with the ground laid: a process stands in them, waits for the request, and makes the init. It is not the init itself,
-/// which has to be made inside its cgroup: moving there would wait for a grace period.
+/// Namespaces made ahead, with the ground laid: a process stands in them, waits for the request, and becomes the init. It is not
+/// the init yet, which has to be made inside its cgroup: moving there would wait for a grace period.
 struct Spare {
     /// Of the whole launch.
     flags: CloneFlags,
@@ -217,7 +217,7 @@ impl Spare {
         let (ours, theirs) = message::pair()?;
         match clone_into(flags.difference(CloneFlags::CLONE_NEWPID), None)? {
             Side::Parent(_) => Ok(Self { flags, ground, socket: ours }),
-            Side::Child => wait_for_request(&theirs, flags.intersection(CloneFlags::CLONE_NEWPID), ground, outside),
+            Side::Child => wait_for_request(theirs, flags.intersection(CloneFlags::CLONE_NEWPID), ground, outside),
         }
     }
 
@@ -228,28 +228,61 @@ impl Spare {
     }
 }
 
-fn wait_for_request(socket: &OwnedFd, rest: CloneFlags, ground: Ground, outside: &Outside) -> ! {
+fn wait_for_request(socket: OwnedFd, rest: CloneFlags, ground: Ground, outside: &Outside) -> ! {
     // The launcher's own socket above all: a spare that held it would keep the caller waiting for ever.
-    if descriptor::close_from(3, &[socket]).is_err() {
+    if descriptor::close_from(3, &[&socket]).is_err() {
         exit(125);
     }
     let ahead = Ahead::of(ground);
-    if let Ok(Some((request, descriptors))) = hear::<Request>(socket) {
-        // The launcher's child, as every init: it is reaped there, and this process ends.
-        launch(&request, descriptors, rest | CloneFlags::CLONE_PARENT, outside, ahead);
-        // The init goes first: taking this one's memory down is not for it to wait for.
-        let _ = schedule::set_policy(schedule::Policy::Idle);
+    seccomp::warm();
+    process::map_code();
+    if let Ok(Some((request, descriptors))) = hear::<Request>(&socket) {
+        drop(socket);
+        become_init(&request, descriptors, rest, outside, ahead);
     }
     process::leave(0);
 }
 
 /// Makes the init in the new namespaces of `flags`.
-fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outside: &Outside, ahead: Ahead) {
-    let Some(descriptors) = Descriptors::sort(request, descriptors) else { return };
+fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outside: &Outside) {
+    if let Some(descriptors) = accept(request, descriptors, outside) {
+        copy(request, descriptors, flags, outside, None);
+    }
+}
+
+/// Has the init take this process's place in the new namespaces of `flags`; the launcher's child, as every init: it is reaped
+/// there. Comes back if it could not.
+fn become_init(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outside: &Outside, ahead: Ahead) {
+    let Some(descriptors) = accept(request, descriptors, outside) else { return };
+    let place = Place::take(outside);
+    match succeed(flags, descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
+        Ok(pid) => {
+            match open_pidfd(getpid().as_raw()) {
+                // Who hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan.
+                Ok(pidfd) => drop(started(&descriptors.control, pid, &pidfd)),
+                Err(fault) => {
+                    let _ = tell(&descriptors.control, &Event::Failed(Fault::new(Step::Clone, "pidfd", &fault)), &[]);
+                    exit(init::GAVE_UP);
+                }
+            }
+            init::run(descriptors, outside, Birth::Inside, Some(ahead), &place);
+        }
+        // A copy takes longer, and tells why if that cannot be made either.
+        Err(_) => copy(request, descriptors, flags | CloneFlags::CLONE_PARENT, outside, Some(ahead)),
+    }
+}
+
+/// What came with the request, if it may be launched.
+fn accept(request: &Request, descriptors: Vec<OwnedFd>, outside: &Outside) -> Option<Descriptors> {
+    let descriptors = Descriptors::sort(request, descriptors)?;
     if let Err(fault) = outside.floor.as_ref().map_or(Ok(()), |floor| may_launch(floor, request, &descriptors)) {
         let _ = tell(&descriptors.control, &Event::Failed(fault), &[]);
-        return;
+        return None;
     }
+    Some(descriptors)
+}
+
+fn copy(request: &Request, descriptors: Descriptors, flags: CloneFlags, outside: &Outside, ahead: Option<Ahead>) {
     let place = Place::take(outside);
     let (made, birth) = match clone_into(flags, descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
         // A container runtime's filter may know no `clone3`. Then the init moves, which takes longer.
@@ -258,7 +291,8 @@ fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outsi
     };
     let said = match made {
         Ok(Side::Child) => init::run(descriptors, outside, birth, ahead, &place),
-        Ok(Side::Parent(child)) => started(&descriptors.control, &child),
+        Ok(Side::Parent(Child { pid, pidfd: Some(pidfd) })) => started(&descriptors.control, pid, &pidfd),
+        Ok(Side::Parent(_)) => Ok(()),
         Err(fault) => {
             let hint = why_refused(request, &fault);
             tell(&descriptors.control, &Event::Failed(Fault::new(Step::Clone, hint, &fault)), &[])
@@ -275,9 +309,8 @@ fn may_launch(floor: &Floor, request: &Request, descriptors: &Descriptors) -> Re
     descriptors.cgroup.iter().chain(&descriptors.joins).try_for_each(|group| floor.admits_group(group))
 }
 
-fn started(control: &OwnedFd, child: &Child) -> io::Result<()> {
-    let pidfd: Vec<_> = child.pidfd.iter().map(AsFd::as_fd).collect();
-    tell(control, &Event::Started { pid: child.pid }, &pidfd)
+fn started(control: &OwnedFd, pid: i32, pidfd: &OwnedFd) -> io::Result<()> {
+    tell(control, &Event::Started { pid }, &[pidfd.as_fd()])
 }
 
 fn flags(namespaces: &[Namespace]) -> CloneFlags {

@@ -4,6 +4,8 @@
 //! that the process does before it is executed. Since who made it has nothing else to do meanwhile, it is started where that
 //! ran.
 
+use nix::unistd::{Pid, getppid};
+
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sys::schedule;
 
@@ -24,6 +26,15 @@ impl Place {
 
     /// Called by each of the two: to everywhere, or as far as a cpuset lets it.
     pub(super) fn leave(&self) -> Result<(), Fault> {
-        if self.is_held { schedule::roam().at(Step::Schedule) } else { Ok(()) }
+        if self.is_held { schedule::roam(Pid::from_raw(0)).at(Step::Schedule) } else { Ok(()) }
+    }
+
+    /// Called by the new one for both: its maker, of the same user, stands still until the new one has executed its program, and
+    /// would then wait for this very CPU.
+    pub(super) fn leave_with_maker(&self) -> Result<(), Fault> {
+        if self.is_held {
+            schedule::roam(getppid()).at(Step::Schedule)?;
+        }
+        self.leave()
     }
 }
