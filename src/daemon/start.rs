@@ -239,6 +239,9 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
         let report = supervisor.shut_down(None).await.context("ending the runtimes")?;
         tracing::info!(stopped = report.stopped, left = report.left.len(), "the runtimes were ended");
     }
+    if let Some(supervisor) = &supervisor {
+        supervisor.close();
+    }
     drop((reloader, supervisor));
     if let Some(proxy) = proxy {
         tokio::task::spawn_blocking(move || proxy.stop()).await.context("stopping the proxy")?;

@@ -15,19 +15,21 @@
 //! ```
 //!
 //! A file is replaced whole: written beside, synced, renamed, and the folder synced. Reading it gives the old or the new
-//! text, never a mixture.
+//! text, never a mixture. What a run needs is there again for the next: `*.new` and `*.old` are names of files that wait.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{RuntimeId, Timestamp};
 use crate::sandbox::cgroup::LeafPlace;
-use crate::sandbox::{InitId, Listener};
+use crate::sandbox::{InitId, Listener, listen_for_adoption};
 use crate::sys::files;
 
 use super::death::DeathRecord;
@@ -56,6 +58,16 @@ pub struct RecordFault {
 #[derive(Debug, Clone)]
 pub(super) struct Records {
     folder: PathBuf,
+    /// Where a later daemon takes its runs over, once it listens.
+    door: Arc<Mutex<Option<Door>>>,
+}
+
+/// A socket that listens at a path.
+#[derive(Debug)]
+struct Door {
+    socket: Arc<OwnedFd>,
+    /// What the path was then: device and number.
+    file: (u64, u64),
 }
 
 /// What outlives the daemon of a runtime.
@@ -104,7 +116,7 @@ impl Records {
     pub(super) fn open(runtimes: &Path, id: &RuntimeId) -> Result<Self, RecordFault> {
         let folder = runtimes.join(id.as_str());
         private_folder(&folder)?;
-        Ok(Self { folder })
+        Ok(Self { folder, door: Arc::default() })
     }
 
     /// Ids of which there is a folder.
@@ -145,9 +157,11 @@ impl Records {
 
     /// Nothing of the run lives any more.
     pub(super) fn end(&self) -> Result<(), RecordFault> {
-        for name in ["run.json", "exit", "own.sock"] {
+        type Way = fn(&Path) -> io::Result<()>;
+        let ways: [(&str, Way); 2] = [("run.json", put_away), ("exit", empty)];
+        for (name, way) in ways {
             let path = self.folder.join(name);
-            match fs::remove_file(&path) {
+            match way(&path) {
                 Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(RecordFault { path, why }),
                 _ => {}
             }
@@ -190,7 +204,10 @@ impl Records {
         }
         let newer = read_tail(path, MAX_DEATHS / 2)?;
         let first = newer.iter().position(|byte| *byte == b'\n').map_or(newer.len(), |end| end + 1);
-        replace(path, &newer[first..])
+        replace(path, &newer[first..])?;
+        // The older ones are long, and the next time is far.
+        let _ = fs::remove_file(path.with_extension(FRESH));
+        Ok(())
     }
 
     /// Both files of the log.
@@ -204,6 +221,19 @@ impl Records {
 
     pub(super) fn adoption_socket(&self) -> PathBuf {
         self.folder.join("own.sock")
+    }
+
+    /// Listens there. One socket serves all runs that this daemon launches; who connects is told apart by whether a run has it
+    /// too, and nobody connects while this daemon lives.
+    pub(super) fn listen_for_adoption(&self) -> io::Result<Arc<OwnedFd>> {
+        let path = self.adoption_socket();
+        let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(door) = door.as_ref().filter(|door| identity(&path).is_ok_and(|file| file == door.file)) {
+            return Ok(Arc::clone(&door.socket));
+        }
+        let socket = Arc::new(listen_for_adoption(&path)?);
+        *door = Some(Door { socket: Arc::clone(&socket), file: identity(&path)? });
+        Ok(socket)
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, RecordFault> {
@@ -229,12 +259,17 @@ impl Records {
     }
 }
 
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
 /// The groups of runs that an earlier daemon left behind, wherever it made them. What cannot be read is passed over: the
 /// supervisor tells of it.
 pub fn left_behind(state_dir: &Path) -> Vec<PathBuf> {
     let runtimes = state_dir.join("runtimes");
     let runs = Records::ids(&runtimes).into_iter().filter_map(|id| {
-        let records = Records { folder: runtimes.join(id.as_str()) };
+        let records = Records { folder: runtimes.join(id.as_str()), door: Arc::default() };
         records.run().ok()??.leaf
     });
     runs.flat_map(|leaf| leaf.paths().cloned().collect::<Vec<_>>()).collect()
@@ -283,25 +318,40 @@ fn read_tail(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// In one step for whoever reads it.
+/// In one step for whoever reads it. It makes no file where there is one from before: that takes a file system longer than all the
+/// rest, ext4 without a journal a quarter of a millisecond, for it looks at each file that was removed within a minute.
 fn swap(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    let fresh = path.with_extension(FRESH);
+    if !fresh.exists() {
+        let _ = fs::rename(path.with_extension(AWAY), &fresh);
+    }
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
-    match files::exchange(&fresh, path) {
-        // What was there before has the other name now.
-        Ok(()) => fs::remove_file(&fresh),
-        Err(_) => fs::rename(&fresh, path),
-    }
+    // What was there before has the other name then, for the next time.
+    files::exchange(&fresh, path).or_else(|_| fs::rename(&fresh, path))
+}
+
+/// A name for what is written before it is put into its place.
+const FRESH: &str = "new";
+/// A name for what was taken from its place.
+const AWAY: &str = "old";
+
+/// Takes it from its place, for [`swap`] to use again.
+fn put_away(path: &Path) -> io::Result<()> {
+    fs::rename(path, path.with_extension(AWAY))
+}
+
+fn empty(path: &Path) -> io::Result<()> {
+    OpenOptions::new().write(true).truncate(true).custom_flags(nix::libc::O_NOFOLLOW).open(path).map(drop)
 }
 
 /// In one step, and for good.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    let fresh = path.with_extension(FRESH);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&fresh, path)?;
+    files::exchange(&fresh, path).or_else(|_| fs::rename(&fresh, path))?;
     sync_folder_of(path)
 }
 
@@ -363,6 +413,57 @@ mod tests {
         records.bury(&record(2)).expect("buried");
         let runs: Vec<u64> = records.deaths(10).expect("read").iter().map(|record| record.death.run).collect();
         assert_eq!(runs, [2]);
+    }
+
+    #[test]
+    fn a_run_is_there_until_it_ends_and_its_files_serve_the_next() {
+        let home = tempfile::tempdir().expect("folder");
+        let records = Records::open(home.path(), &RuntimeId::parse("demo").expect("id")).expect("records");
+        let run = |number| RunFile {
+            run: number,
+            began: Timestamp::from_unix_micros(0),
+            declared: String::new(),
+            leaf: None,
+            listeners: Vec::new(),
+            confinement: Confinement {
+                report: crate::sandbox::Report::default(),
+                applied: Vec::new(),
+                claim: crate::sandbox::preset::Claim::Reduced { missing: Vec::new() },
+                preset: crate::sandbox::preset::PresetName::Eco,
+            },
+            frozen: false,
+            gpus: Vec::new(),
+            window: WindowId::default(),
+            init: None,
+        };
+        let files = || {
+            let entries = fs::read_dir(home.path().join("demo")).expect("folder").flatten();
+            let mut numbers: Vec<u64> = entries.map(|entry| entry.metadata().expect("there").ino()).collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        let mut first = Vec::new();
+        for number in 1..5 {
+            records.begin(&run(number)).expect("written");
+            fs::write(records.exit_record(), "{\"code\":3}\n").expect("written");
+            assert_eq!(records.run().expect("read"), Some(run(number)));
+            records.begin(&RunFile { frozen: true, ..run(number) }).expect("written");
+            assert!(records.run().expect("read").is_some_and(|run| run.frozen));
+            let door = records.listen_for_adoption().expect("listens");
+            records.end().expect("ended");
+            assert!(Arc::ptr_eq(&door, &records.listen_for_adoption().expect("listens")));
+            assert_eq!(records.run().expect("read"), None);
+            assert_eq!(fs::read(records.exit_record()).expect("there"), b"");
+            if number == 1 {
+                first = files();
+            }
+        }
+        assert_eq!(files(), first, "no file was made that could have been used again");
+        records.end().expect("once more");
+        let door = records.listen_for_adoption().expect("listens");
+        fs::remove_file(records.adoption_socket()).expect("there");
+        assert!(!Arc::ptr_eq(&door, &records.listen_for_adoption().expect("listens again")));
+        assert!(records.adoption_socket().exists());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
 
@@ -13,7 +13,7 @@ use crate::config::RuntimesConfig;
 use crate::domain::{Clock, RuntimeId};
 use crate::events::EventBus;
 use crate::proxy::{Gateway, RuntimeDoors};
-use crate::sandbox::cgroup::Cgroups;
+use crate::sandbox::cgroup::{Cgroups, Standby};
 use crate::sandbox::preset::Host;
 use crate::sandbox::{LaunchError, Launcher, Profile, User};
 
@@ -36,6 +36,8 @@ pub(super) struct Shared {
     /// What kind of user this process can give a runtime; the first of the range stands in.
     pub(super) user: User,
     pub(super) cgroups: Result<Cgroups, String>,
+    /// Groups for whichever runtime is launched next.
+    standby: Mutex<Option<Standby>>,
     pub(super) host: Host,
     pub(super) config: RuntimesConfig,
     /// `<state>/runtimes`.
@@ -47,6 +49,8 @@ pub(super) struct Shared {
     pub(super) gpus: Arc<Accelerators>,
     /// The kill switch was used.
     pub(super) shut: AtomicBool,
+    /// The daemon ends.
+    closed: AtomicBool,
     pub(super) uids: Mutex<BTreeSet<u32>>,
     progress: Mutex<BTreeMap<RuntimeId, Progress>>,
     pub(super) changed: Notify,
@@ -104,6 +108,7 @@ impl Shared {
             launchers,
             user,
             cgroups,
+            standby: Mutex::default(),
             host,
             config,
             folder,
@@ -113,6 +118,7 @@ impl Shared {
             reports,
             gpus,
             shut: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
             uids: Mutex::default(),
             progress: Mutex::default(),
             changed: Notify::new(),
@@ -122,6 +128,33 @@ impl Shared {
 
     pub(super) fn is_shut(&self) -> bool {
         self.shut.load(Ordering::Acquire)
+    }
+
+    /// Has made ready what the next launch takes, one under `profile` above all.
+    pub(super) fn prepare(&self, user: User, profile: &Profile) {
+        self.launchers.prepare(user, profile);
+        let mut standby = self.standby();
+        if let (None, Ok(groups), false) = (standby.as_ref(), &self.cgroups, self.closed.load(Ordering::Acquire)) {
+            *standby = groups.stand_by(&self.instance);
+        }
+    }
+
+    pub(super) fn take_standby(&self) -> Option<Standby> {
+        self.standby().take()
+    }
+
+    /// The daemon ends: what stood ready goes, and nothing is made ready any more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        drop(self.take_standby());
+        if let Ok(groups) = &self.cgroups {
+            // A folder of a runtime that lives on stays.
+            let _ = groups.tidy();
+        }
+    }
+
+    fn standby(&self) -> MutexGuard<'_, Option<Standby>> {
+        self.standby.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A runtime came further, or fell back.
@@ -198,7 +231,7 @@ impl Launchers {
     }
 
     /// Has made ready what a launch under `profile` takes that may come.
-    pub(super) fn prepare(&self, user: User, profile: &Profile) {
+    fn prepare(&self, user: User, profile: &Profile) {
         if let Ok(launcher) = self.get() {
             // A failure shows itself at the launch.
             let _ = launcher.prepare(user, profile);

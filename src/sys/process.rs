@@ -48,23 +48,23 @@ fn huge_pages(what: libc::c_int, off: libc::c_ulong) -> libc::c_int {
     unsafe { libc::prctl(what, off, none, none, none) }
 }
 
-/// Has the kernel map what this process executes, as far as it is in memory anyway (`madvise(2)`, `MADV_POPULATE_READ`, Linux 5.14):
+/// Has the kernel map the program and its libraries, as far as they are in memory anyway (`madvise(2)`, `MADV_POPULATE_READ`, Linux 5.14):
 /// a copy of a process would find it page by page. It takes no memory but that of the page tables.
-pub fn map_code() {
+pub fn map_program() {
     let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else { return };
-    for (start, len) in maps.lines().filter_map(code) {
+    for (start, len) in maps.lines().filter_map(read_only_file) {
         // SAFETY: it reads what is mapped there and changes nothing of it; a range that is not mapped any more is ENOMEM.
         let _ = unsafe { libc::madvise(start as *mut libc::c_void, len, libc::MADV_POPULATE_READ) };
     }
 }
 
-/// Where a line of `/proc/PID/maps` is the code of a file (`proc_pid_maps(5)`), and how many bytes.
-fn code(line: &str) -> Option<(usize, usize)> {
+/// Where a line of `/proc/PID/maps` is a file that is not written to (`proc_pid_maps(5)`), and how many bytes.
+fn read_only_file(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_ascii_whitespace();
     let (start, end) = fields.next()?.split_once('-')?;
-    let is_code = fields.next()?.starts_with("r-x") && fields.last()?.starts_with('/');
+    let is_one = fields.next()?.starts_with("r-") && fields.last()?.starts_with('/');
     let [start, end] = [start, end].map(|text| usize::from_str_radix(text, 16).ok());
-    is_code.then_some((start?, end?.checked_sub(start?)?))
+    is_one.then_some((start?, end?.checked_sub(start?)?))
 }
 
 /// Ends this process at once (`_exit(2)`): without the last acts of a program, which a copy of another has nothing to do with.

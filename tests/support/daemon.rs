@@ -549,10 +549,45 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill9();
+        end_groups(&self.state_dir());
         if std::thread::panicking() {
             eprintln!("log of the daemon:\n{}", self.log());
         }
     }
+}
+
+/// Ends what a killed daemon of this state folder has left in cgroups, and removes them.
+fn end_groups(state_dir: &Path) {
+    let Ok(instance) = std::fs::read_to_string(state_dir.join("runtimes/instance")) else { return };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left = groups_of(Path::new("/sys/fs/cgroup"), &format!("rt-{instance}"));
+        for group in &left {
+            let pids = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            for pid in pids.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 1) {
+                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            }
+            if std::fs::remove_dir(group).is_ok() {
+                // Ours too, if this was the last in it.
+                let _ = group.parent().map(std::fs::remove_dir);
+            }
+        }
+        if left.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
+/// Groups whose name begins with `name`, wherever below `top`.
+fn groups_of(top: &Path, name: &str) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(top) else { return Vec::new() };
+    let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let found = folders.flat_map(|entry| {
+        let is_one = entry.file_name().to_string_lossy().starts_with(name);
+        if is_one { vec![entry.path()] } else { groups_of(&entry.path(), name) }
+    });
+    found.collect()
 }
 
 fn follow(stderr: impl Read, log: &Log) {

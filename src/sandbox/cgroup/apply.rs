@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::leaf::Site;
 use super::limits::PERIOD_MICROS;
-use super::walk::{read, write};
+use super::walk::read;
 use super::{Applied, Control, Controller, CpuQuota, CpuSet, Leaf, Limits, Outcome, Weight};
 
 /// The largest page that a kernel of ours counts in: limits of memory are rounded down to whole pages.
@@ -15,16 +15,18 @@ impl Leaf {
     /// sets on itself (niceness, policy) is [`super::apply_to_self`]'s.
     pub fn apply(&self, limits: &Limits) -> Vec<Applied> {
         let asked = limits.asked().into_iter().filter(|control| !control.is_of_a_process());
-        asked.filter_map(|control| Some(Applied::new(control, self.set(control, limits)?))).collect()
+        let applied = asked.filter_map(|control| Some(Applied::new(control, self.set(control, limits)?))).collect();
+        self.files().close();
+        applied
     }
 
     /// Sets the CPU quota alone, while the runtime runs.
     pub fn set_cpu_quota(&self, quota: CpuQuota) -> Outcome {
         told(self.site(Controller::Cpu).and_then(|site| match site {
-            Site::V2(dir) => set_exactly(dir, "cpu.max", &format!("{} {PERIOD_MICROS}", quota.micros_per_period())),
+            Site::V2(dir) => self.set_exactly(dir, "cpu.max", &format!("{} {PERIOD_MICROS}", quota.micros_per_period())),
             Site::V1(dir) => {
-                set_exactly(dir, "cpu.cfs_period_us", &PERIOD_MICROS.to_string())?;
-                set_exactly(dir, "cpu.cfs_quota_us", &quota.micros_per_period().to_string())
+                self.set_exactly(dir, "cpu.cfs_period_us", &PERIOD_MICROS.to_string())?;
+                self.set_exactly(dir, "cpu.cfs_quota_us", &quota.micros_per_period().to_string())
             }
         }))
     }
@@ -45,8 +47,8 @@ impl Leaf {
 
     fn set_cpu_weight(&self, weight: Weight) -> Outcome {
         told(self.site(Controller::Cpu).and_then(|site| match site {
-            Site::V2(dir) => set_exactly(dir, "cpu.weight", &weight.value().to_string()),
-            Site::V1(dir) => set_exactly(dir, "cpu.shares", &weight.shares().to_string()),
+            Site::V2(dir) => self.set_exactly(dir, "cpu.weight", &weight.value().to_string()),
+            Site::V1(dir) => self.set_exactly(dir, "cpu.shares", &weight.shares().to_string()),
         }))
     }
 
@@ -56,7 +58,7 @@ impl Leaf {
                 Site::V2(dir) => (dir, "cpuset.cpus.effective"),
                 Site::V1(dir) => (dir, "cpuset.effective_cpus"),
             };
-            put(dir, "cpuset.cpus", &cpus.to_string())?;
+            self.put(dir, "cpuset.cpus", &cpus.to_string())?;
             let shown = look(dir, effective)?;
             if CpuSet::parse(&shown).as_ref() == Ok(cpus) { Ok(()) } else { Err(format!("the kernel gives `{shown}`")) }
         }))
@@ -64,8 +66,8 @@ impl Leaf {
 
     fn set_memory_high(&self, bytes: u64) -> Outcome {
         match self.site(Controller::Memory) {
-            Ok(Site::V2(dir)) => told(set_bytes(dir, "memory.high", bytes)),
-            Ok(Site::V1(dir)) => match set_bytes(dir, "memory.soft_limit_in_bytes", bytes) {
+            Ok(Site::V2(dir)) => told(self.set_bytes(dir, "memory.high", bytes)),
+            Ok(Site::V1(dir)) => match self.set_bytes(dir, "memory.soft_limit_in_bytes", bytes) {
                 Ok(()) => {
                     Outcome::Partial("v1 reclaims above it only when the host is short, and slows nobody".to_owned())
                 }
@@ -77,23 +79,23 @@ impl Leaf {
 
     fn set_memory_max(&self, bytes: u64) -> Outcome {
         told(self.site(Controller::Memory).and_then(|site| match site {
-            Site::V2(dir) => set_bytes(dir, "memory.max", bytes),
-            Site::V1(dir) => set_bytes(dir, "memory.limit_in_bytes", bytes).or_else(|reason| {
+            Site::V2(dir) => self.set_bytes(dir, "memory.max", bytes),
+            Site::V1(dir) => self.set_bytes(dir, "memory.limit_in_bytes", bytes).or_else(|reason| {
                 // v1 refuses a limit above that of memory and swap together, which is set again below.
-                put(dir, "memory.memsw.limit_in_bytes", "-1").map_err(|_| reason)?;
-                set_bytes(dir, "memory.limit_in_bytes", bytes)
+                self.put(dir, "memory.memsw.limit_in_bytes", "-1").map_err(|_| reason)?;
+                self.set_bytes(dir, "memory.limit_in_bytes", bytes)
             }),
         }))
     }
 
     fn set_swap_max(&self, bytes: u64, memory_max: Option<u64>) -> Outcome {
         match self.site(Controller::Memory) {
-            Ok(Site::V2(dir)) => told(set_bytes(dir, "memory.swap.max", bytes)),
+            Ok(Site::V2(dir)) => told(self.set_bytes(dir, "memory.swap.max", bytes)),
             Ok(Site::V1(dir)) => {
                 let Some(memory) = memory_max else {
                     return Outcome::Unavailable("v1 limits swap only together with memory".to_owned());
                 };
-                match set_bytes(dir, "memory.memsw.limit_in_bytes", memory.saturating_add(bytes)) {
+                match self.set_bytes(dir, "memory.memsw.limit_in_bytes", memory.saturating_add(bytes)) {
                     Ok(()) => Outcome::Partial("v1 limits the sum of memory and swap".to_owned()),
                     Err(reason) => Outcome::Unavailable(reason),
                 }
@@ -104,7 +106,7 @@ impl Leaf {
 
     fn set_pids_max(&self, tasks: u64) -> Outcome {
         told(self.site(Controller::Pids).and_then(|site| match site {
-            Site::V1(dir) | Site::V2(dir) => set_exactly(dir, "pids.max", &tasks.to_string()),
+            Site::V1(dir) | Site::V2(dir) => self.set_exactly(dir, "pids.max", &tasks.to_string()),
         }))
     }
 
@@ -124,11 +126,27 @@ impl Leaf {
         if there.is_empty() {
             return Outcome::Unavailable("no block device here has a scheduler with weights".to_owned());
         }
-        let set = there.into_iter().map(|(name, value, scheduler)| put(dir, name, &value).map(|()| scheduler));
+        let set = there.into_iter().map(|(name, value, scheduler)| self.put(dir, name, &value).map(|_| scheduler));
         match set.collect::<Result<Vec<_>, _>>() {
             Ok(schedulers) => Outcome::Partial(format!("holds on devices with {}", schedulers.join(" or "))),
             Err(reason) => Outcome::Unavailable(reason),
         }
+    }
+
+    fn put(&self, dir: &Path, name: &str, value: &str) -> Result<String, String> {
+        self.files().exchange(dir, name, value).map_err(|fault| format!("`{}`: {fault}", dir.join(name).display()))
+    }
+
+    fn set_exactly(&self, dir: &Path, name: &str, value: &str) -> Result<(), String> {
+        let shown = self.put(dir, name, value)?;
+        if shown == value { Ok(()) } else { Err(format!("`{name}` shows `{shown}` after `{value}` was written")) }
+    }
+
+    /// A limit in bytes, which the kernel rounds down to whole pages.
+    fn set_bytes(&self, dir: &Path, name: &str, bytes: u64) -> Result<(), String> {
+        let shown = self.put(dir, name, &bytes.to_string())?;
+        let close = |got: u64| got <= bytes && bytes - got < LARGEST_PAGE;
+        if shown.parse().is_ok_and(close) { Ok(()) } else { Err(format!("`{name}` shows `{shown}` after `{bytes}`")) }
     }
 }
 
@@ -136,28 +154,9 @@ fn told(result: Result<(), String>) -> Outcome {
     result.map_or_else(Outcome::Unavailable, |()| Outcome::Enforced)
 }
 
-fn put(dir: &Path, name: &str, value: &str) -> Result<(), String> {
-    let path = dir.join(name);
-    write(&path, value).map_err(|fault| format!("`{}`: {fault}", path.display()))
-}
-
 fn look(dir: &Path, name: &str) -> Result<String, String> {
     let path = dir.join(name);
     read(&path).map_err(|fault| format!("`{}`: {fault}", path.display()))
-}
-
-fn set_exactly(dir: &Path, name: &str, value: &str) -> Result<(), String> {
-    put(dir, name, value)?;
-    let shown = look(dir, name)?;
-    if shown == value { Ok(()) } else { Err(format!("`{name}` shows `{shown}` after `{value}` was written")) }
-}
-
-/// A limit in bytes, which the kernel rounds down to whole pages.
-fn set_bytes(dir: &Path, name: &str, bytes: u64) -> Result<(), String> {
-    put(dir, name, &bytes.to_string())?;
-    let shown = look(dir, name)?;
-    let close = |got: u64| got <= bytes && bytes - got < LARGEST_PAGE;
-    if shown.parse().is_ok_and(close) { Ok(()) } else { Err(format!("`{name}` shows `{shown}` after `{bytes}`")) }
 }
 
 #[cfg(test)]
@@ -227,11 +226,11 @@ mod tests {
 
     #[test]
     fn a_value_that_the_kernel_changed_is_not_called_enforced() {
-        let dir = tempfile::tempdir().expect("dir");
-        assert!(set_exactly(dir.path(), "none", "1").is_err());
+        let (dir, leaf) = fake("", &[]);
+        assert!(leaf.set_exactly(dir.path(), "none", "1").is_err());
         // A device takes every byte and shows none.
         std::os::unix::fs::symlink("/dev/null", dir.path().join("pids.max")).expect("link");
-        assert!(set_exactly(dir.path(), "pids.max", "64").is_err());
-        assert!(set_bytes(dir.path(), "pids.max", 64).is_err());
+        assert!(leaf.set_exactly(dir.path(), "pids.max", "64").is_err());
+        assert!(leaf.set_bytes(dir.path(), "pids.max", 64).is_err());
     }
 }

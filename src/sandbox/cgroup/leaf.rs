@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use nix::libc::O_DIRECTORY;
 use serde::{Deserialize, Serialize};
 
+use super::files::Opened;
 use super::layout::Hierarchy;
 use super::walk::{self, write};
 use super::{CgroupFault, Controller, Withheld};
@@ -54,6 +57,9 @@ pub struct Leaf {
     place: LeafPlace,
     withheld: Vec<Withheld>,
     dir: Option<File>,
+    /// What was opened ahead.
+    files: Opened,
+    tasks: Mutex<Vec<File>>,
 }
 
 /// Where a controller works for a leaf.
@@ -69,7 +75,16 @@ impl Leaf {
             options.read(true).custom_flags(O_DIRECTORY).open(path).map_err(|fault| CgroupFault::file(path, fault))
         };
         let dir = place.unified.as_ref().map(open).transpose()?;
-        Ok(Self { place, withheld, dir })
+        Ok(Self { place, withheld, dir, files: Opened::default(), tasks: Mutex::default() })
+    }
+
+    /// With what was opened of it before: files that limits are written to, and the `tasks` of every v1 group, in their order.
+    pub(super) fn with_files(self, files: Opened, tasks: Vec<File>) -> Self {
+        Self { files, tasks: Mutex::new(tasks), ..self }
+    }
+
+    pub(super) const fn files(&self) -> &Opened {
+        &self.files
     }
 
     /// Where the groups are.
@@ -95,8 +110,17 @@ impl Leaf {
     /// more threads only the one that writes would be moved. `cgroup.procs` moves them all, and for that waits until no
     /// thread of the host can be under way in a fork or an exit: an RCU grace period, 7 ms and more. The writer's own
     /// thread needs no such wait (Linux 5.5).
-    pub fn enter_self_paths(&self) -> Vec<PathBuf> {
-        self.place.v1.iter().map(|(_, path)| path.join("tasks")).collect()
+    ///
+    /// # Errors
+    /// The first that cannot be opened.
+    pub fn enter_self(&self) -> Result<Vec<File>, (PathBuf, io::Error)> {
+        let opened = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        if !opened.is_empty() {
+            return Ok(opened);
+        }
+        let paths = self.place.v1.iter().map(|(_, path)| path.join("tasks"));
+        let open = |path: PathBuf| File::options().write(true).open(&path).map_err(|fault| (path, fault));
+        paths.map(open).collect()
     }
 
     /// Moves a process into every group. Its children from before stay where they are.

@@ -3,11 +3,12 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::layout::{Hierarchy, Layout};
 use super::walk::{is_gone, read, write};
-use super::{CgroupFault, Controller, Kind, Leaf, LeafPlace, Roots, Withheld, delegate};
+use super::{CgroupFault, Controller, Kind, Leaf, LeafPlace, Roots, Standby, Withheld, delegate};
 
 /// What the name of each leaf's folder begins with, so that it never is the name of a file of the kernel.
 const PREFIX: &str = "rt-";
@@ -22,6 +23,8 @@ const ATTEMPTS: u32 = 100;
 pub struct Cgroups {
     layout: Layout,
     folder: String,
+    /// What the v2 tree did not hand down to our folder, once it was asked to.
+    handed: Arc<Mutex<Option<Vec<Withheld>>>>,
 }
 
 impl Cgroups {
@@ -31,7 +34,7 @@ impl Cgroups {
     /// The two tables in `/proc` cannot be read, or the configured group is none.
     pub fn discover(roots: &Roots) -> Result<Self, CgroupFault> {
         let folder = check_name(&roots.folder)?.to_owned();
-        Ok(Self { layout: Layout::read(roots)?, folder })
+        Ok(Self { layout: Layout::read(roots)?, folder, handed: Arc::default() })
     }
 
     /// Which kind the host offers.
@@ -65,9 +68,53 @@ impl Cgroups {
     /// left. [`CgroupFault::Unavailable`] when no hierarchy would have it. [`CgroupFault::Name`].
     pub fn leaf(&self, name: &str) -> Result<Leaf, CgroupFault> {
         let folder = format!("{PREFIX}{}", check_name(name)?);
-        let mut place = LeafPlace::default();
-        let mut withheld: Vec<Withheld> = Vec::new();
-        let made = self.make_all(&folder, &mut place, &mut withheld);
+        let (mut place, mut withheld) = (LeafPlace::default(), Vec::new());
+        let made = self.make_v1(&folder, &mut place, &mut withheld);
+        self.complete(&folder, made, place, withheld)
+    }
+
+    /// Makes the v1 groups of whichever runtime comes next, under a name that none has. What an earlier process left under it is
+    /// taken away. `None` where there are none, or they cannot be had: a leaf is then made from nothing.
+    pub fn stand_by(&self, name: &str) -> Option<Standby> {
+        if self.layout.v1.is_empty() {
+            return None;
+        }
+        let folder = format!("{PREFIX}{}", check_name(name).ok()?);
+        let make = || {
+            let (mut place, mut withheld) = (LeafPlace::default(), Vec::new());
+            let made = self.make_v1(&folder, &mut place, &mut withheld);
+            made.map(|()| (place.clone(), withheld)).inspect_err(|_| remove_new(&place))
+        };
+        let made = make().or_else(|fault| match (fault, self.find(name)) {
+            (CgroupFault::Exists(_), Ok(Some(left))) => {
+                remove_new(&left);
+                make()
+            }
+            (fault, _) => Err(fault),
+        });
+        let (place, withheld) = made.ok()?;
+        Standby::open(place, withheld)
+    }
+
+    /// The same as [`Cgroups::leaf`], of groups that stand ready.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn leaf_of(&self, mut standby: Standby, name: &str) -> Result<Leaf, CgroupFault> {
+        let folder = format!("{PREFIX}{}", check_name(name)?);
+        let (place, withheld) = standby.rename(&folder)?;
+        Ok(standby.hand_over(self.complete(&folder, Ok(()), place, withheld)?))
+    }
+
+    /// Adds the v2 group.
+    fn complete(
+        &self,
+        folder: &str,
+        made: Result<(), CgroupFault>,
+        mut place: LeafPlace,
+        mut withheld: Vec<Withheld>,
+    ) -> Result<Leaf, CgroupFault> {
+        let made = made.and_then(|()| self.make_unified(folder, &mut place, &mut withheld));
         if let Err(fault) = made {
             remove_new(&place);
             return Err(fault);
@@ -135,15 +182,24 @@ impl Cgroups {
         Ok(())
     }
 
-    fn make_all(&self, folder: &str, place: &mut LeafPlace, withheld: &mut Vec<Withheld>) -> Result<(), CgroupFault> {
+    fn make_v1(&self, folder: &str, place: &mut LeafPlace, withheld: &mut Vec<Withheld>) -> Result<(), CgroupFault> {
         for hierarchy in &self.layout.v1 {
             match self.make_one(hierarchy, folder, |base| delegate::make(base).map(|()| Vec::new()))? {
                 Ok((dir, _)) => place.v1.push((hierarchy.controllers.clone(), dir)),
                 Err(reason) => withheld.extend(each(hierarchy, &reason)),
             }
         }
+        Ok(())
+    }
+
+    fn make_unified(
+        &self,
+        folder: &str,
+        place: &mut LeafPlace,
+        withheld: &mut Vec<Withheld>,
+    ) -> Result<(), CgroupFault> {
         let Some(tree) = &self.layout.unified else { return Ok(()) };
-        match self.make_one(tree, folder, |base| delegate::prepare(tree, base))? {
+        match self.make_one(tree, folder, |base| self.hand_down(tree, base))? {
             Ok((dir, more)) => {
                 bound(&dir);
                 place.unified = Some(dir);
@@ -154,6 +210,17 @@ impl Cgroups {
             Err(reason) => withheld.push(Withheld { controller: None, reason }),
         }
         Ok(())
+    }
+
+    /// Asks the v2 tree once, and again when our folder was taken away.
+    fn hand_down(&self, tree: &Hierarchy, base: &Path) -> Result<Vec<Withheld>, String> {
+        let mut handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(withheld) = handed.as_ref().filter(|_| base.is_dir()) {
+            return Ok(withheld.clone());
+        }
+        let withheld = delegate::prepare(tree, base)?;
+        *handed = Some(withheld.clone());
+        Ok(withheld)
     }
 
     /// Makes the leaf's group in one hierarchy, our folder before it. The outer error ends the making of the

@@ -43,8 +43,12 @@ fn search(spans: &[(u32, Rule)]) -> Vec<Instruction> {
         _ => {
             let (low, high) = spans.split_at(spans.len() / 2);
             let (below, above) = (search(low), search(high));
-            // A conditional jump reaches 255 instructions at most; an unconditional one reaches all.
-            let mut code = vec![jump(JUMP_AT_LEAST, high[0].0, 0, 1), jump(JUMP, length(&below), 0, 0)];
+            // A conditional jump reaches 255 instructions at most; an unconditional one reaches all. The kernel compiles a filter
+            // anew for each process that installs it, so a shorter one is a shorter launch.
+            let mut code = match u8::try_from(below.len()) {
+                Ok(over) => vec![jump(JUMP_AT_LEAST, high[0].0, over, 0)],
+                Err(_) => vec![jump(JUMP_AT_LEAST, high[0].0, 0, 1), jump(JUMP, length(&below), 0, 0)],
+            };
             code.extend(below);
             code.extend(above);
             code

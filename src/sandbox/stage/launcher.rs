@@ -235,7 +235,7 @@ fn wait_for_request(socket: OwnedFd, rest: CloneFlags, ground: Ground, outside: 
     }
     let ahead = Ahead::of(ground);
     seccomp::warm();
-    process::map_code();
+    process::map_program();
     if let Ok(Some((request, descriptors))) = hear::<Request>(&socket) {
         drop(socket);
         become_init(&request, descriptors, rest, outside, ahead);

@@ -61,6 +61,11 @@ impl Supervisor {
         Self { asks, directory }
     }
 
+    /// Takes away what stands ready for launches. Runtimes that live go on.
+    pub fn close(&self) {
+        self.directory.shared.close();
+    }
+
     /// Every runtime, in the order of their ids, without what takes reading files.
     pub fn runtimes(&self) -> Vec<RuntimeView> {
         self.directory.slots().iter().map(|slot| slot.view()).collect()

@@ -186,7 +186,7 @@ pub async fn start(premises: Premises<'_>, manifest: Manifest) -> Result<Supervi
     if crew.manifest.runtimes().len() > 0 {
         let warm = Arc::clone(&shared);
         tokio::task::spawn_blocking(move || {
-            warm.launchers.prepare(warm.user, Profile::embedded(ProfileName::Standard));
+            warm.prepare(warm.user, Profile::embedded(ProfileName::Standard));
         });
     }
     eco::watch(&directory);

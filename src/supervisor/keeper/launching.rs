@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 
 use crate::domain::{Run, Timestamp};
 use crate::proxy::EgressLimits;
-use crate::sandbox::cgroup::{self, CgroupFault, CpuQuota, Limits};
+use crate::sandbox::cgroup::{self, CpuQuota, Limits};
 use crate::sandbox::log::{self, LogReader, Place};
 use crate::sandbox::notify::Notifications;
 use crate::sandbox::plan::{Plan, Resource, Scheduling, WhenAlone};
 use crate::sandbox::preset::{self, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{LaunchError, Launched, Log, Profile, Step, Streams, Text, listen_for_adoption};
+use crate::sandbox::{LaunchError, Launched, Log, Profile, Step, Streams, Text, User};
 
 use super::super::gpus::Granted;
 use super::super::launch::group::{self, leaf_name};
@@ -35,6 +35,9 @@ use super::{Running, Trouble};
 const MAX_SECRET: u64 = 64 << 10;
 /// How long what an earlier launch left in its cgroup has to go.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a command has the host's attention before the next launch is prepared for: what an interpreter takes to begin.
+const BEGINNING: Duration = Duration::from_millis(10);
 
 /// What a launch goes by.
 pub(super) struct Wanted {
@@ -69,6 +72,7 @@ struct Started {
     confinement: Confinement,
     egress: preset::Egress,
     from: Place,
+    user: User,
 }
 
 impl Wanted {
@@ -80,7 +84,8 @@ impl Wanted {
         let blocking = Arc::clone(&wanted);
         let started = tokio::task::spawn_blocking(move || blocking.start(noted));
         let started = started.await.map_err(|_| Trouble::failed("the launch panicked"))??;
-        let Started { launched, group, confinement, egress, from } = started;
+        let Started { launched, group, confinement, egress, from, user } = started;
+        wanted.prepare_for_the_next(user);
         let undo = group.clone();
         match wanted.attend(launched, group, confinement, egress) {
             Ok(running) => Ok((Box::new(running), from)),
@@ -91,6 +96,15 @@ impl Wanted {
                 Err(trouble)
             }
         }
+    }
+
+    /// Not at once: the command begins now, and on a host of few CPUs it would wait for that.
+    fn prepare_for_the_next(&self, user: User) {
+        let (shared, profile) = (Arc::clone(&self.shared), Profile::embedded(self.spec.profile));
+        tokio::spawn(async move {
+            tokio::time::sleep(BEGINNING).await;
+            tokio::task::spawn_blocking(move || shared.prepare(user, profile));
+        });
     }
 
     fn attend(
@@ -168,8 +182,7 @@ impl Wanted {
                     let _ = group.end(PATIENCE);
                     return Err(Trouble::failed(fault.to_string()));
                 }
-                self.shared.launchers.prepare(plan.user, Profile::embedded(self.spec.profile));
-                Ok(Started { launched, group, confinement, egress: preset.egress, from })
+                Ok(Started { launched, group, confinement, egress: preset.egress, from, user: plan.user })
             }
             Err(trouble) => {
                 // Nothing lives: the launch ended what it had begun.
@@ -211,8 +224,7 @@ impl Wanted {
             .custom_flags(nix::libc::O_NOFOLLOW)
             .open(self.records.exit_record())
             .map_err(|fault| failed("its exit record", &fault))?;
-        let adoption =
-            listen_for_adoption(&self.records.adoption_socket()).map_err(|fault| failed("its socket", &fault))?;
+        let adoption = self.records.listen_for_adoption().map_err(|fault| failed("its socket", &fault))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = null.map_err(|fault| failed("/dev/null", &fault))?;
         let doors = group.doors().map_err(|(path, fault)| failed(&path.display().to_string(), &fault))?;
@@ -265,19 +277,8 @@ impl Wanted {
     /// The groups of this run. What an earlier launch left under the name is ended first.
     fn group(&self) -> Result<Group, Trouble> {
         let name = leaf_name(&self.shared.instance, self.spec.id.as_str());
-        if let Ok(groups) = &self.shared.cgroups
-            && let Ok(Some(place)) = groups.find(&name)
-        {
-            let ended = groups.adopt(place).and_then(|leaf| {
-                leaf.kill(PATIENCE)?;
-                leaf.remove(PATIENCE)
-            });
-            match ended {
-                Ok(()) | Err(CgroupFault::Unavailable(_)) => {}
-                Err(fault) => return Err(Trouble::failed(format!("what an earlier run left: {fault}"))),
-            }
-        }
-        Ok(Group::make(&self.shared.cgroups, &name))
+        Group::make_anew(&self.shared.cgroups, self.shared.take_standby(), &name, PATIENCE)
+            .map_err(|fault| Trouble::failed(format!("what an earlier run left: {fault}")))
     }
 
     fn plan(&self, limits: &Limits, granted: &Granted) -> Result<Plan, Trouble> {

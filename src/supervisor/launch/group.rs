@@ -1,13 +1,15 @@
 //! The cgroups of one launch, or why there are none.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sandbox::cgroup::{self, Applied, CgroupFault, Cgroups, Leaf, LeafPlace, Limits, ProcessResource};
+use crate::sandbox::cgroup::{
+    self, Applied, CgroupFault, Cgroups, Leaf, LeafPlace, Limits, ProcessResource, Standby,
+};
 use crate::sandbox::plan::{Limit, Resource};
 use crate::sandbox::{Entry, Plan};
 
@@ -42,6 +44,28 @@ impl Group {
             _ => groups.leaf(name),
         });
         Self(made.map(|leaf| (groups.clone(), Arc::new(leaf))).map_err(|fault| first_reason(&fault)))
+    }
+
+    /// The same, of groups that stand ready if there are some; what an earlier run has left under this name is ended first.
+    ///
+    /// # Errors
+    /// It does not end within `patience`, or cannot be removed.
+    pub fn make_anew(
+        cgroups: &Result<Cgroups, String>,
+        standby: Option<Standby>,
+        name: &str,
+        patience: Duration,
+    ) -> Result<Self, CgroupFault> {
+        if let Ok(groups) = cgroups {
+            let made = standby.map_or_else(|| groups.leaf(name), |standby| groups.leaf_of(standby, name));
+            match made {
+                Ok(leaf) => return Ok(Self(Ok((groups.clone(), Arc::new(leaf))))),
+                Err(CgroupFault::Exists(_)) => end_left(groups, name, patience)?,
+                // Told, or tried again, below.
+                Err(_) => {}
+            }
+        }
+        Ok(Self::make(cgroups, name))
     }
 
     /// Finds the groups of an earlier launch again.
@@ -94,9 +118,7 @@ impl Group {
     /// The first that cannot be opened.
     pub fn doors(&self) -> Result<Doors<'_>, (PathBuf, io::Error)> {
         let Some(leaf) = self.leaf() else { return Ok(Doors::default()) };
-        let open = |path: PathBuf| OpenOptions::new().write(true).open(&path).map_err(|fault| (path, fault));
-        let tasks = leaf.enter_self_paths().into_iter().map(open).collect::<Result<_, _>>()?;
-        Ok(Doors { unified: leaf.dir_fd(), tasks })
+        Ok(Doors { tasks: leaf.enter_self()?, unified: leaf.dir_fd() })
     }
 
     /// Lets a frozen leaf run on; where there is none, nothing was frozen.
@@ -127,6 +149,18 @@ impl Group {
         leaf.kill(patience)?;
         leaf.remove(patience)?;
         groups.tidy()
+    }
+}
+
+fn end_left(groups: &Cgroups, name: &str, patience: Duration) -> Result<(), CgroupFault> {
+    let Some(place) = groups.find(name)? else { return Ok(()) };
+    let ended = groups.adopt(place).and_then(|leaf| {
+        leaf.kill(patience)?;
+        leaf.remove(patience)
+    });
+    match ended {
+        Err(CgroupFault::Unavailable(_)) => Ok(()),
+        other => other,
     }
 }
 
