@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use arw::config::{Environment, Overrides};
+use arw::daemon::Ready;
 use arw::ui::args::{Cli, Command, SandboxCommand};
 use arw::ui::{Failure, Outcome, Screen, commands};
 use clap::Parser;
@@ -11,13 +12,17 @@ use clap::Parser;
 fn main() -> ExitCode {
     // A launcher or a self-test of a sandbox is this same program, executed again.
     arw::sandbox::stage::intercept(std::env::args_os());
+    // Ahead of all that takes time: a command is waited for.
+    let is_run = std::env::args_os().nth(1).is_some_and(|word| word == "run");
+    let ready = is_run.then(Ready::make);
     let cli = Cli::parse();
     let env = Environment::capture();
     let json = cli.global.json;
     let sandboxed = match &cli.command {
         Command::Run(arguments) => {
             let overrides = Overrides { state_dir: cli.global.state_dir.clone(), ..Overrides::default() };
-            Some(arw::daemon::run_command(arguments, overrides, &env).map(ExitCode::from))
+            let ready = ready.unwrap_or_else(Ready::make);
+            Some(arw::daemon::run_command(ready, arguments, overrides, &env).map(ExitCode::from))
         }
         Command::Sandbox(SandboxCommand::Check { profile }) => {
             Some(arw::daemon::check_sandbox(*profile).map(|held| ExitCode::from(u8::from(!held))))

@@ -33,7 +33,7 @@ use crate::sandbox::cgroup::{self, Cgroups, Limits, Roots};
 use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{End, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
+use crate::sandbox::{End, LaunchError, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
 use crate::store::{LatchFile, LatchState};
 use crate::supervisor::launch::{self, Confinement, Group, group};
 use crate::ui::args::RunArgs;
@@ -49,19 +49,38 @@ const LOOK: Duration = Duration::from_millis(250);
 /// busy machine take tens of seconds.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What every run begins with, whatever its arguments are. Its launcher makes namespaces while those are read.
+#[derive(Debug)]
+pub struct Ready {
+    cgroups: Result<Cgroups, String>,
+    launcher: Result<Launcher, LaunchError>,
+}
+
+impl Ready {
+    /// Starts the launcher.
+    pub fn make() -> Self {
+        let cgroups = group::discover(&Roots::default());
+        // Before there is a second process of ours: one that stays behind keeps every limit from the command. Where it
+        // cannot be, each limit says so.
+        if let Ok(groups) = &cgroups {
+            let _ = groups.settle();
+        }
+        Self { cgroups, launcher: Launcher::start() }
+    }
+}
+
 /// Runs the command and gives its exit status: its code, or 128 and the number of the signal that ended it.
 ///
 /// # Errors
 /// Whatever keeps it from being launched; nothing is left running then.
-pub fn run_command(arguments: &RunArgs, overrides: Overrides, environment: &Environment) -> anyhow::Result<u8> {
-    let cgroups = group::discover(&Roots::default());
-    // Before there is a second process of ours: one that stays behind keeps every limit from the command. Where it
-    // cannot be, each limit says so.
-    if let Ok(groups) = &cgroups {
-        let _ = groups.settle();
-    }
-    // Ahead of what it is for: it makes namespaces while settings are read and the ledger is opened.
-    let launcher = Launcher::start().context("the launcher")?;
+pub fn run_command(
+    ready: Ready,
+    arguments: &RunArgs,
+    overrides: Overrides,
+    environment: &Environment,
+) -> anyhow::Result<u8> {
+    let Ready { cgroups, launcher } = ready;
+    let launcher = launcher.context("the launcher")?;
     let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
     // A failure shows itself at the launch.
     let _ = launcher.prepare(user, Profile::embedded(arguments.profile));

@@ -22,5 +22,5 @@ mod service;
 mod start;
 mod watch;
 
-pub use foreground::{check_sandbox, run_command};
+pub use foreground::{Ready, check_sandbox, run_command};
 pub use start::{check, run};

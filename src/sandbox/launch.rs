@@ -184,11 +184,13 @@ impl Launcher {
     /// # Errors
     /// The launcher is gone.
     pub fn prepare(&self, user: User, profile: &Profile) -> io::Result<()> {
+        let network = Network::of_gateway(&WEB);
         let ground = Ground {
             mapped: matches!(user, User::Mapped { .. }).then_some(user),
             mounts: profile.ground(),
             proc: Some(profile.proc),
-            local_prefixes: Network::of_gateway(&[]).local_prefixes,
+            local_prefixes: network.local_prefixes,
+            listeners: network.listeners,
             landlock: profile.ground_rights(),
             without: profile.without.clone(),
         };
@@ -276,6 +278,9 @@ fn fork_and_execute(program: &Path, word: Option<&str>, socket: &OwnedFd) -> io:
         }
     }
 }
+
+/// Ports that nearly every sandbox has transparent listeners for.
+const WEB: [u16; 2] = [80, 443];
 
 /// The exit status of a launcher that could not be executed, as a shell's.
 const NOT_EXECUTED: i32 = 126;

@@ -25,7 +25,7 @@ use crate::sys::message;
 
 use super::cgroup::Applied;
 use super::charter::Charter;
-use super::plan::{Landlock, Mount, ProcView, User};
+use super::plan::{Landlock, Listener, Mount, ProcView, User};
 use super::{Control, Exec, Fault, Report, stage};
 
 /// Longest message: a report with every reason is a few KiB.
@@ -64,6 +64,8 @@ pub(crate) struct Ground {
     pub(crate) proc: Option<ProcView>,
     /// Prefixes whose every address is local.
     pub(crate) local_prefixes: Vec<IpNet>,
+    /// Listeners that most plans have.
+    pub(crate) listeners: Vec<Listener>,
     /// What Landlock will allow: the first files of every plan, and whether ports are ruled.
     pub(crate) landlock: Landlock,
     /// What the profile leaves out.

@@ -7,6 +7,8 @@ use std::thread::JoinHandle;
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::sys::schedule;
+
 use super::alerts::Alerts;
 use super::automations::Automations;
 use super::fault::StoreFault;
@@ -43,6 +45,8 @@ impl Store {
     pub(super) fn own(mut connection: Connection, folder: &Path) -> Result<Self, StoreFault> {
         let (jobs, mut inbox) = mpsc::channel::<Job>(QUEUE);
         let work = move || {
+            // It syncs; whoever waits for that waits for the disk, and nobody else is to be interrupted for it.
+            let _ = schedule::set_policy(schedule::Policy::Batch);
             while let Some(job) = inbox.blocking_recv() {
                 job(&mut connection);
             }

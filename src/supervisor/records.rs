@@ -325,8 +325,10 @@ fn swap(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if !fresh.exists() {
         let _ = fs::rename(path.with_extension(AWAY), &fresh);
     }
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
+    // Cut behind, not before: its blocks given back would be discarded on the disk, which is waited for.
+    file.set_len(bytes.len() as u64)?;
     // What was there before has the other name then, for the next time.
     files::exchange(&fresh, path).or_else(|_| fs::rename(&fresh, path))
 }

@@ -34,6 +34,11 @@ impl Ground {
         }
     }
 
+    /// What ends `leaf` with the test.
+    pub(crate) fn of(leaf: Leaf) -> Self {
+        Self { cgroups: Cgroups::discover(&roots()).expect("the tables of /proc"), leaf, children: Vec::new() }
+    }
+
     /// Applies limits; `None`, with the reason printed, when `needed` could not be enforced here.
     pub(crate) fn limited(name: &str, limits: &Limits, needed: Control) -> Option<Self> {
         let ground = Self::new(name)?;

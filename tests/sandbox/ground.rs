@@ -33,6 +33,11 @@ const SURVEY: &str = "cut -d' ' -f4- /proc/self/mountinfo | sed -E 's/(shared|ma
     ls -lnR --time-style=+ /dev /etc /home /run /tmp /var /.arw 2>/dev/null | grep -v ' /proc/self/' ; ls -ln --time-style=+ /; \
     ls /proc/bus /proc/fs /proc/irq 2>&1; head -c 9 /proc/kcore /proc/keys 2>&1; id; \
     cat /etc/passwd /etc/hosts /etc/resolv.conf; sort /proc/net/fib_trie; cut -c6-40 /proc/net/tcp | sort; \
+    for table in tcp6 udp; do cut -c6-100 /proc/net/$table | awk '{print $1, $3}' | sort; done; \
+    for place in / /.arw /usr /etc /dev /dev/pts /proc /run /tmp /dev/shm ~ /opt /var; do \
+      ls $place >/dev/null 2>&1 && echo reads $place; touch $place/try 2>/dev/null && rm $place/try && echo writes $place; done; \
+    for file in /.arw/closed /etc/passwd /usr/bin/env /dev/null /dev/zero /dev/urandom /dev/full /dev/tty /proc/self/status; do \
+      head -c1 $file >/dev/null 2>&1 && echo reads $file; (: >> $file) 2>/dev/null && echo writes $file; done; \
     touch /tmp/made /dev/shm/made ~/made && ls -ln --time-style=+ /tmp /dev/shm ~";
 
 #[test]
@@ -42,6 +47,8 @@ fn every_profile_finds_the_same_root_whether_or_not_it_was_begun_ahead() {
         let plan = plan(name, &["sh", "-c", SURVEY]);
         let fresh = said(&launcher, &plan);
         assert!(fresh.contains("/home/runtime") && fresh.lines().count() > 60, "{fresh}");
+        let has = |line: &str| fresh.lines().any(|own| own == line);
+        assert!(has("writes /tmp") && has("reads /usr") && has("writes /dev/null") && !has("writes /etc"), "{fresh}");
         launcher.prepare(plan.user, Profile::embedded(name)).expect("prepared");
         assert_same(&said(&launcher, &plan), &fresh, name);
         launcher.prepare(plan.user, Profile::embedded(ProfileName::Strict)).expect("prepared");
@@ -74,6 +81,51 @@ fn each_launch_has_memory_of_its_own() {
         launcher.prepare(plan.user, Profile::embedded(ProfileName::Standard)).expect("prepared");
         assert_eq!(said(&launcher, &plan), "");
     }
+}
+
+/// Whether the rules were made ahead or not, a place that another was mounted over has those of the other alone.
+#[test]
+fn a_workspace_over_a_place_of_the_profile_has_its_own_rights() {
+    let launcher = launcher();
+    let folder = tempfile::tempdir().expect("folder");
+    fs::write(folder.path().join("kept"), "kept").expect("written");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(folder.path(), open).expect("permissions");
+    for (access, wanted) in [(Access::ReadOnly, "kept, and no more\n"), (Access::ReadWrite, "kept\n")] {
+        let argv = ["sh", "-c", "cat /tmp/kept; touch /tmp/more 2>/dev/null && rm /tmp/more && echo || echo ', and no more'"];
+        let source = folder.path().canonicalize().expect("path");
+        let workspaces = vec![Workspace { source, target: "/tmp".into(), access, owner: Owner::Command }];
+        let standard = Profile::embedded(ProfileName::Standard);
+        let plan = standard.plan(&Workload { workspaces, ..workload(&argv) }).expect("plan");
+        assert_eq!(said(&launcher, &plan), wanted);
+        launcher.prepare(plan.user, standard).expect("prepared");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert_eq!(said(&launcher, &plan), wanted);
+    }
+}
+
+/// The process that stood ready is gone when its init is there, and only that is a child of the launcher.
+#[test]
+fn nothing_stays_of_the_process_that_stood_ready() {
+    let launcher = launcher();
+    let plan = plan(ProfileName::Standard, &["sleep", "60"]);
+    let children = || {
+        let is_child = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+            parent == Some(launcher.id())
+        };
+        let entries = fs::read_dir("/proc").expect("proc").flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect::<Vec<i32>>()
+    };
+    launcher.prepare(plan.user, Profile::embedded(ProfileName::Standard)).expect("prepared");
+    let null = fs::File::open("/dev/null").expect("null");
+    let launched = launcher.launch(&plan, &Streams::new(null.as_fd(), null.as_fd(), null.as_fd())).expect("launch");
+    assert_eq!(children(), [launched.pid]);
+    let name = fs::read_to_string(format!("/proc/{}/comm", launched.pid)).expect("the pid is the init's");
+    assert!(!name.contains("sleep"), "{name}");
+    launched.kill(PATIENCE).expect("killed");
+    assert_eq!(children(), [0; 0], "none is left to be reaped");
 }
 
 /// A profile with a file of the host, as an operator could write one.

@@ -15,6 +15,7 @@ use crate::sys::mount;
 
 use super::landlock::Rules;
 use super::root::{self, Root, Veils};
+use super::network::Waiting;
 use super::{identity, network};
 
 /// What was done ahead of a launch, in its namespaces.
@@ -23,6 +24,8 @@ pub(super) struct Ahead {
     /// Whose ids were mapped.
     mapped: Option<User>,
     ground: Option<Ground>,
+    /// Listeners, in a network that the ground has brought up.
+    pub(super) waiting: Waiting,
 }
 
 impl Ahead {
@@ -31,7 +34,9 @@ impl Ahead {
         let mapped = wish.mapped.filter(|user| identity::map(*user).is_ok());
         // The launcher's own is for its owner alone, and what is made here is for whoever the command will be.
         root::set_mask();
-        Self { mapped, ground: Ground::lay(wish) }
+        let ground = Ground::lay(wish);
+        let waiting = ground.as_ref().map(|ground| Waiting::make(&ground.wish.listeners)).unwrap_or_default();
+        Self { mapped, ground, waiting }
     }
 
     /// Whether the ids of `user` were mapped.
@@ -45,8 +50,8 @@ impl Ahead {
     }
 
     /// The ground, if there is one.
-    pub(super) fn ground(self) -> Option<Ground> {
-        self.ground
+    pub(super) const fn ground(&mut self) -> Option<Ground> {
+        self.ground.take()
     }
 }
 

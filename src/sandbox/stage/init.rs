@@ -82,7 +82,7 @@ fn close_others(descriptors: &Descriptors) -> Result<(), Fault> {
     descriptor::close_from(3, &keep).at(Step::Init)
 }
 
-fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead: Ahead) -> Result<House, Fault> {
+fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, mut ahead: Ahead) -> Result<House, Fault> {
     let in_cgroup = join(descriptors, birth)?;
     let plan = read_plan(&descriptors.plan)?;
     outside.floor.as_ref().map_or(Ok(()), |floor| floor.admits(&plan))?;
@@ -121,7 +121,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, ahead:
         if !is_up {
             network::bring_up(&plan.network.local_prefixes)?;
         }
-        made.listeners = network::listen(&plan.network)?;
+        made.listeners = network::listen(&plan.network, ahead.waiting)?;
     }
     made.hand_over(&descriptors.control).at(Step::HandOver)?;
     let ruleset = landlock::prepare(&plan, rules)?;

@@ -234,8 +234,11 @@ fn wait_for_request(socket: OwnedFd, rest: CloneFlags, ground: Ground, outside: 
         exit(125);
     }
     let ahead = Ahead::of(ground);
-    seccomp::warm();
-    process::map_program();
+    // While nobody waits.
+    if poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0) {
+        seccomp::warm();
+        process::map_program();
+    }
     if let Ok(Some((request, descriptors))) = hear::<Request>(&socket) {
         drop(socket);
         become_init(&request, descriptors, rest, outside, ahead);
