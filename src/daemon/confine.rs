@@ -13,7 +13,7 @@ use super::demo;
 use super::runtimes::read_manifest;
 use crate::config::{Confine, Environment, ServerConfig};
 use crate::governance::{alerts, recipes};
-use crate::sandbox::cgroup::Roots;
+use crate::sandbox::cgroup::{Held, Roots};
 use crate::sandbox::charter::Charter;
 use crate::sandbox::confine::{self, Bounds, Capability, Reach, Walls};
 use crate::sandbox::{Launcher, State};
@@ -56,6 +56,8 @@ pub(super) struct Confined {
     pub(super) launcher: Option<Launcher>,
     /// What was put up; `None` when the settings say `off`.
     pub(super) walls: Option<Walls>,
+    /// The folders of runtimes' groups, which could not be made again.
+    pub(super) groups: Held,
 }
 
 /// Starts what has to stay outside, then closes the door: to be called before the first thread starts.
@@ -65,9 +67,9 @@ pub(super) struct Confined {
 pub(super) fn confine(config: &ServerConfig, environment: &Environment) -> anyhow::Result<Confined> {
     if config.confine == Confine::Off {
         tracing::warn!("the daemon does not confine itself (`confine = \"off\"`)");
-        return Ok(Confined { launcher: None, walls: None });
+        return Ok(Confined { launcher: None, walls: None, groups: Held::default() });
     }
-    settle_groups(config);
+    let groups = settle_groups(config);
     let bounds = bounds(config, environment);
     let launcher = launcher(config, &bounds)?;
     let walls = confine::enter(&bounds);
@@ -89,7 +91,7 @@ pub(super) fn confine(config: &ServerConfig, environment: &Environment) -> anyho
     }
     let held: Vec<&str> = walls.held().into_iter().map(Capability::code).collect();
     tracing::info!(by = standing.join(", "), capabilities = held.join(" "), "the daemon is confined");
-    Ok(Confined { launcher, walls: Some(walls) })
+    Ok(Confined { launcher, walls: Some(walls), groups })
 }
 
 fn launches(config: &ServerConfig) -> bool {
@@ -97,15 +99,19 @@ fn launches(config: &ServerConfig) -> bool {
 }
 
 /// Before there is a second process of ours: whoever stays behind in the daemon's cgroup keeps every controller from the
-/// runtimes.
-fn settle_groups(config: &ServerConfig) {
+/// runtimes. And while their groups' folders can be made.
+fn settle_groups(config: &ServerConfig) -> Held {
     if !launches(config) {
-        return;
+        return Held::default();
     }
-    if let Ok(groups) = group::discover(&Roots::default()) {
-        // Told by the supervisor, which does the same again.
-        let _ = groups.settle();
-    }
+    group::discover(&Roots::default()).map_or_else(
+        |_| Held::default(),
+        |groups| {
+            // Told by the supervisor, which does the same again.
+            let _ = groups.settle();
+            groups.hold()
+        },
+    )
 }
 
 /// Executed while that can still be done.

@@ -239,6 +239,7 @@ async fn serve(mut config: ServerConfig, confined: Confined) -> anyhow::Result<(
         let report = supervisor.shut_down(None).await.context("ending the runtimes")?;
         tracing::info!(stopped = report.stopped, left = report.left.len(), "the runtimes were ended");
     }
+    drop(confined.groups);
     if let Some(supervisor) = &supervisor {
         supervisor.close();
     }

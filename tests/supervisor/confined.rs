@@ -212,3 +212,22 @@ fn folders_that_a_reload_declares_are_bound_by_a_launcher_that_binds_no_other() 
     host.wait_state("later", "ready");
     assert!(!host.daemon.log().contains("keep to the charter"));
 }
+
+/// At the top of a hierarchy only a privileged process makes a folder, and the daemon is none any more when it launches.
+#[test]
+fn limits_hold_as_they_do_without_the_walls() {
+    if !crate::can_launch() {
+        return;
+    }
+    let applied = |confine: &str| {
+        let host =
+            Host::start_with(&bash("one", "sleep 1000", "auto_start = true"), |setup| setup.set("confine", confine));
+        host.wait_state("one", "ready");
+        let (_, view) = host.ask("GET", "/orchestrator/runtimes/one/report");
+        assert!(view["applied"].as_array().is_some_and(|all| all.len() > 5), "{view:#}");
+        view["applied"].clone()
+    };
+    let (inside, outside) = (applied("auto"), applied("off"));
+    assert_eq!(inside, outside);
+    println!("{inside:#}");
+}

@@ -294,6 +294,7 @@ pub struct Daemon {
     plan: Plan,
     child: Option<Child>,
     log: Arc<Log>,
+    replaced: bool,
 }
 
 impl Daemon {
@@ -338,6 +339,7 @@ impl Daemon {
             plan,
             child: Some(child),
             log,
+            replaced: false,
         };
         let Some(up) = daemon.log.wait("that it is up", |line| field(line, "arw-server is up")) else {
             daemon.wait_for_exit();
@@ -416,6 +418,8 @@ impl Daemon {
             self.wait_for_exit();
         }
         let fresh = Self::spawn(self.plan.clone()).unwrap_or_else(|log| panic!("no restart:\n{log}"));
+        // What lives is the new one's.
+        self.replaced = true;
         *self = fresh;
     }
 
@@ -549,7 +553,9 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill9();
-        end_groups(&self.state_dir());
+        if !self.replaced {
+            end_groups(&self.home.path().join("state"));
+        }
         if std::thread::panicking() {
             eprintln!("log of the daemon:\n{}", self.log());
         }
@@ -560,12 +566,13 @@ impl Drop for Daemon {
 fn end_groups(state_dir: &Path) {
     let Ok(instance) = std::fs::read_to_string(state_dir.join("runtimes/instance")) else { return };
     let deadline = Instant::now() + PATIENCE;
+    let top = Path::new("/sys/fs/cgroup");
     loop {
-        let left = groups_of(Path::new("/sys/fs/cgroup"), &format!("rt-{instance}"));
+        let left = groups_of(top, &format!("rt-{instance}"));
         for group in &left {
             let pids = std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
             for pid in pids.lines().filter_map(|pid| pid.parse().ok()).filter(|pid| *pid > 1) {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             if std::fs::remove_dir(group).is_ok() {
                 // Ours too, if this was the last in it.
@@ -573,9 +580,16 @@ fn end_groups(state_dir: &Path) {
             }
         }
         if left.is_empty() || Instant::now() > deadline {
-            return;
+            break;
         }
         std::thread::sleep(TICK);
+    }
+    for holder in groups_of(top, "held-") {
+        let pid = holder.file_name().and_then(|name| name.to_str()?.strip_prefix("held-")?.parse().ok());
+        if pid.is_some_and(|pid| kill(Pid::from_raw(pid), None).is_err()) {
+            let _ = std::fs::remove_dir(&holder);
+            let _ = holder.parent().map(std::fs::remove_dir);
+        }
     }
 }
 

@@ -57,6 +57,6 @@ pub use process::apply_to_self;
 pub(crate) use process::own_cpus;
 pub use psi::{Psi, PsiLine, Share};
 pub use rlimits::{ProcessLimit, ProcessResource, install, instead_of_groups, without_groups};
-pub use standby::Standby;
+pub use standby::{Held, Standby};
 pub use tree::Cgroups;
 pub use usage::{Events, Io, LeafPsi, Usage};

@@ -1,4 +1,4 @@
-//! Groups that stand ready for whichever runtime comes next.
+//! Groups that stand ready for whichever runtime comes next, and the folder that all stand in.
 //!
 //! What makes a launch wait are the hierarchies of version 1: a folder in each of eight, and their files, opened by long paths.
 //! Their groups can be renamed (`cgroups(7)`), so they are made ahead and get the runtime's name at its launch. Those of
@@ -7,6 +7,10 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 
 use super::files::Opened;
 use super::{CgroupFault, Leaf, LeafPlace, Withheld};
@@ -71,6 +75,46 @@ impl Drop for Standby {
     fn drop(&mut self) {
         for path in self.place.paths() {
             let _ = std::fs::remove_dir(path);
+        }
+    }
+}
+
+/// What keeps our folder where it is in every hierarchy: a group in it. Dropped, it goes.
+///
+/// At the top of a hierarchy only a privileged process makes the folder (its mode is 0555), and another of our processes would
+/// take an empty one away.
+#[derive(Debug, Default)]
+pub struct Held(Vec<PathBuf>);
+
+impl Held {
+    /// Holds `folders` as far as this process can; what processes that are gone have left in them is removed.
+    pub(super) fn in_folders(folders: impl Iterator<Item = PathBuf>) -> Self {
+        let own = folders.filter_map(|folder| {
+            take_stale_away(&folder);
+            let own = folder.join(format!("{HOLDER}{}", std::process::id()));
+            std::fs::create_dir(&own).ok().map(|()| own)
+        });
+        Self(own.collect())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            let _ = std::fs::remove_dir(group);
+        }
+    }
+}
+
+/// What the name of a holder begins with, before its process id.
+const HOLDER: &str = "held-";
+
+fn take_stale_away(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(HOLDER)?.parse().ok());
+        if pid.is_some_and(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH)) {
+            let _ = std::fs::remove_dir(entry.path());
         }
     }
 }

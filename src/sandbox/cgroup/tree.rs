@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::layout::{Hierarchy, Layout};
 use super::walk::{is_gone, read, write};
-use super::{CgroupFault, Controller, Kind, Leaf, LeafPlace, Roots, Standby, Withheld, delegate};
+use super::{CgroupFault, Controller, Kind, Held, Leaf, LeafPlace, Roots, Standby, Withheld, delegate};
 
 /// What the name of each leaf's folder begins with, so that it never is the name of a file of the kernel.
 const PREFIX: &str = "rt-";
@@ -71,6 +71,22 @@ impl Cgroups {
         let (mut place, mut withheld) = (LeafPlace::default(), Vec::new());
         let made = self.make_v1(&folder, &mut place, &mut withheld);
         self.complete(&folder, made, place, withheld)
+    }
+
+    /// Makes our folder in every hierarchy, as far as this process can, and keeps it there: for one that is about to give up the
+    /// right to make it.
+    pub fn hold(&self) -> Held {
+        let made = self.layout.v1.iter().filter_map(|hierarchy| {
+            let base = hierarchy.dir.join(&self.folder);
+            delegate::make(&base).ok()?;
+            fill_cpuset(hierarchy, &base).ok()?;
+            Some(base)
+        });
+        let unified = self.layout.unified.iter().filter_map(|tree| {
+            let base = tree.dir.join(&self.folder);
+            self.hand_down(tree, &base).ok().map(|_| base)
+        });
+        Held::in_folders(made.chain(unified))
     }
 
     /// Makes the v1 groups of whichever runtime comes next, under a name that none has. What an earlier process left under it is
