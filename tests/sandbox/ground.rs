@@ -92,7 +92,8 @@ fn a_workspace_over_a_place_of_the_profile_has_its_own_rights() {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     fs::set_permissions(folder.path(), open).expect("permissions");
     for (access, wanted) in [(Access::ReadOnly, "kept, and no more\n"), (Access::ReadWrite, "kept\n")] {
-        let argv = ["sh", "-c", "cat /tmp/kept; touch /tmp/more 2>/dev/null && rm /tmp/more && echo || echo ', and no more'"];
+        let argv =
+            ["sh", "-c", "cat /tmp/kept; touch /tmp/more 2>/dev/null && rm /tmp/more && echo || echo ', and no more'"];
         let source = folder.path().canonicalize().expect("path");
         let workspaces = vec![Workspace { source, target: "/tmp".into(), access, owner: Owner::Command }];
         let standard = Profile::embedded(ProfileName::Standard);

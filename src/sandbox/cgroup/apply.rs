@@ -23,7 +23,9 @@ impl Leaf {
     /// Sets the CPU quota alone, while the runtime runs.
     pub fn set_cpu_quota(&self, quota: CpuQuota) -> Outcome {
         told(self.site(Controller::Cpu).and_then(|site| match site {
-            Site::V2(dir) => self.set_exactly(dir, "cpu.max", &format!("{} {PERIOD_MICROS}", quota.micros_per_period())),
+            Site::V2(dir) => {
+                self.set_exactly(dir, "cpu.max", &format!("{} {PERIOD_MICROS}", quota.micros_per_period()))
+            }
             Site::V1(dir) => {
                 self.set_exactly(dir, "cpu.cfs_period_us", &PERIOD_MICROS.to_string())?;
                 self.set_exactly(dir, "cpu.cfs_quota_us", &quota.micros_per_period().to_string())

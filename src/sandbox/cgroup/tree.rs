@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::layout::{Hierarchy, Layout};
 use super::walk::{is_gone, read, write};
-use super::{CgroupFault, Controller, Kind, Held, Leaf, LeafPlace, Roots, Standby, Withheld, delegate};
+use super::{CgroupFault, Controller, Held, Kind, Leaf, LeafPlace, Roots, Standby, Withheld, delegate};
 
 /// What the name of each leaf's folder begins with, so that it never is the name of a file of the kernel.
 const PREFIX: &str = "rt-";

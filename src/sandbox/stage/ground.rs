@@ -14,8 +14,8 @@ use crate::sandbox::wire::Ground as Wish;
 use crate::sys::mount;
 
 use super::landlock::Rules;
-use super::root::{self, Root, Veils};
 use super::network::Waiting;
+use super::root::{self, Root, Veils};
 use super::{identity, network};
 
 /// What was done ahead of a launch, in its namespaces.
@@ -100,7 +100,8 @@ impl Ground {
         match fill(root, &wish, sources) {
             Ok((root, veils)) => {
                 // Without them the launch makes its own, and tells why it cannot.
-                let rules = Rules::begin(&wish.landlock, |control| !wish.without.contains(&control), |path| root.find(path));
+                let rules =
+                    Rules::begin(&wish.landlock, |control| !wish.without.contains(&control), |path| root.find(path));
                 Some(Self { rules: rules.ok(), wish, root, veils, stage, bound })
             }
             Err(_) => {

@@ -71,8 +71,9 @@ impl Rules {
         open: impl Fn(&Path) -> Option<OwnedFd>,
     ) -> Result<Self, Fault> {
         let extent = Extent::of(rules, applies);
-        let begun = || Ok(Self { extent, ruleset: create(extent)?, files: Vec::new() }.allow(&rules.files, open)?);
-        begun().map_err(|fault: RulesetError| Fault::said(Step::LandlockRules, fault.to_string()))
+        create(extent)
+            .and_then(|ruleset| Self { extent, ruleset, files: Vec::new() }.allow(&rules.files, open))
+            .map_err(|fault| Fault::said(Step::LandlockRules, fault.to_string()))
     }
 
     fn allow(
@@ -83,7 +84,8 @@ impl Rules {
         for (path, access) in files.iter().filter(|_| self.extent.files) {
             // Absent paths are common: not every host has a `/lib64`.
             let Some(opened) = open(path) else { continue };
-            let rights = if is_folder(&opened) { rights(*access) } else { rights(*access) & AccessFs::from_file(NEWEST) };
+            let rights =
+                if is_folder(&opened) { rights(*access) } else { rights(*access) & AccessFs::from_file(NEWEST) };
             self.ruleset = self.ruleset.add_rule(PathBeneath::new(opened, rights))?;
         }
         self.files.extend_from_slice(files);
@@ -117,7 +119,11 @@ pub(super) fn prepare(plan: &Plan, ahead: Option<Rules>) -> Result<Option<Rulese
     }
     let begun = match ahead.filter(|rules| rules.are_of(plan)) {
         Some(rules) => rules,
-        None => Rules::begin(&Landlock { files: Vec::new(), ..plan.landlock.clone() }, |control| plan.applies(control), open)?,
+        None => Rules::begin(
+            &Landlock { files: Vec::new(), ..plan.landlock.clone() },
+            |control| plan.applies(control),
+            open,
+        )?,
     };
     begun.complete(plan).map(Some).map_err(|fault| Fault::said(Step::LandlockRules, fault.to_string()))
 }

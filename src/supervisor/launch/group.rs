@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::sandbox::cgroup::{
-    self, Applied, CgroupFault, Cgroups, Leaf, LeafPlace, Limits, ProcessResource, Standby,
-};
+use crate::sandbox::cgroup::{self, Applied, CgroupFault, Cgroups, Leaf, LeafPlace, Limits, ProcessResource, Standby};
 use crate::sandbox::plan::{Limit, Resource};
 use crate::sandbox::{Entry, Plan};
 
