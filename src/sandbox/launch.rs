@@ -191,8 +191,6 @@ impl Launcher {
             proc: Some(profile.proc),
             local_prefixes: network.local_prefixes,
             listeners: network.listeners,
-            landlock: profile.ground_rights(),
-            without: profile.without.clone(),
         };
         self.ask(&Ask::Prepare { namespaces: namespaces(user, |_| true), ground }, &[])
     }

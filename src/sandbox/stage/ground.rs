@@ -13,7 +13,6 @@ use crate::sandbox::plan::{Mount, Owner, Plan, ProcView, User};
 use crate::sandbox::wire::Ground as Wish;
 use crate::sys::mount;
 
-use super::landlock::Rules;
 use super::network::Waiting;
 use super::root::{self, Root, Veils};
 use super::{identity, network};
@@ -61,7 +60,6 @@ pub(super) struct Ground {
     wish: Wish,
     root: Root,
     veils: Veils,
-    rules: Option<Rules>,
     /// Where the root is attached: what lies below on the host cannot be bound any more.
     stage: PathBuf,
     /// What was bound for each entry; `None` where nothing was.
@@ -77,8 +75,6 @@ pub(super) struct Laid {
     /// A root with so many of the plan's mounts in it.
     pub(super) root: Option<(Root, usize)>,
     pub(super) veils: Veils,
-    /// What Landlock will allow of that root.
-    pub(super) rules: Option<Rules>,
 }
 
 /// Folders that every host has, and that least is bound of (FHS 3.0).
@@ -98,12 +94,7 @@ impl Ground {
         let (stage, place) = STAGES.iter().find_map(|path| Some((PathBuf::from(path), root::open_folder(path)?)))?;
         let root = Root::attached_at(&place).ok()?;
         match fill(root, &wish, sources) {
-            Ok((root, veils)) => {
-                // Without them the launch makes its own, and tells why it cannot.
-                let rules =
-                    Rules::begin(&wish.landlock, |control| !wish.without.contains(&control), |path| root.find(path));
-                Some(Self { rules: rules.ok(), wish, root, veils, stage, bound })
-            }
+            Ok((root, veils)) => Some(Self { wish, root, veils, stage, bound }),
             Err(_) => {
                 take_away(&stage);
                 None
@@ -116,10 +107,10 @@ impl Ground {
     pub(super) fn take(self, plan: &Plan) -> Laid {
         if self.fits(plan) {
             let root = Some((self.root, self.wish.mounts.len()));
-            return Laid { root, veils: self.veils, rules: self.rules };
+            return Laid { root, veils: self.veils };
         }
         take_away(&self.stage);
-        Laid { root: None, veils: self.veils, rules: None }
+        Laid { root: None, veils: self.veils }
     }
 
     fn fits(&self, plan: &Plan) -> bool {

@@ -109,11 +109,9 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, mut ah
         sethostname(&plan.host_name).at(Step::HostName)?;
     }
     let mut made = Sockets::default();
-    let mut rules = None;
     let is_up = ahead.is_up_for(&plan);
     if plan.applies(Control::MountNamespace) && plan.applies(Control::Root) {
-        let entered = root::build(&plan, ahead.ground(), outside.floor.as_ref())?;
-        (made.notify, rules) = (entered.notify, entered.rules);
+        made.notify = root::build(&plan, ahead.ground(), outside.floor.as_ref())?;
     } else if plan.notify {
         return Err(Fault::said(Step::Notify, "it takes a root of its own"));
     }
@@ -124,7 +122,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, mut ah
         made.listeners = network::listen(&plan.network, ahead.waiting)?;
     }
     made.hand_over(&descriptors.control).at(Step::HandOver)?;
-    let ruleset = landlock::prepare(&plan, rules)?;
+    let ruleset = landlock::prepare(&plan)?;
     seen.stranger = landlock::stranger();
     identity::become_user(&plan)?;
     if plan.applies(Control::NoNewPrivs) {
