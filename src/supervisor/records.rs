@@ -223,8 +223,8 @@ impl Records {
         self.folder.join("own.sock")
     }
 
-    /// Listens there. One socket serves all runs that this daemon launches; who connects is told apart by whether a run has it
-    /// too, and nobody connects while this daemon lives.
+    /// Listens there. One socket serves all runs that this daemon launches: only a later daemon connects, and by then nobody but
+    /// the init of a run that lives has it.
     pub(super) fn listen_for_adoption(&self) -> io::Result<Arc<OwnedFd>> {
         let path = self.adoption_socket();
         let mut door = self.door.lock().unwrap_or_else(PoisonError::into_inner);

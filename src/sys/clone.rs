@@ -318,6 +318,7 @@ mod tests {
         let other = std::thread::spawn(move || held.recv());
         assert!(!is_single_threaded().expect("proc"));
         assert!(clone_into(CloneFlags::empty(), None).is_err());
+        assert!(succeed(CloneFlags::empty(), None).is_err());
         drop(_hold);
         let _ = other.join();
     }
