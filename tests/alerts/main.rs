@@ -94,6 +94,15 @@ fn wait_alert(daemon: &Daemon, list: &str, code: &str) -> Json {
     })
 }
 
+/// Waits until an alert of this code was raised, whether or not it has been cleared since: one that lasts only as long
+/// as its cause may come and go between two looks.
+fn wait_raised(daemon: &Daemon, code: &str) -> Json {
+    wait_for(&format!("{code} to be raised"), || {
+        let board = board(daemon);
+        ["active", "cleared"].iter().find_map(|list| of_code(&board, list, code).first().map(|alert| (*alert).clone()))
+    })
+}
+
 fn route(board: &Json, name: &str) -> Json {
     board["routes"].as_array().unwrap().iter().find(|route| route["name"] == name).unwrap().clone()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value as Json;
 
 use crate::support::{Origin, PATIENCE, wait_for};
-use crate::{AGENT, FILE, alerts, board, cli, deny, lines, metric, reach, route, start, wait_alert};
+use crate::{AGENT, FILE, alerts, board, cli, deny, lines, metric, reach, route, start, wait_raised};
 
 /// Splits an RFC 5424 message into its header's fields and its JSON.
 fn message(text: &str) -> (Vec<String>, Json) {
@@ -119,7 +119,7 @@ fn dead_and_stuck_sinks_hold_up_neither_the_gateway_nor_each_other_and_lose_in_t
         assert!(metric(&daemon, &format!("arw_sink_lost_total{{route=\"{name}\"}}")) > 0.0);
     }
     assert_eq!(route(&board(&daemon), "alive")["lost"], 0);
-    let alert = wait_alert(&daemon, "active", "sink_losing");
+    let alert = wait_raised(&daemon, "sink_losing");
     assert_ne!(alert["subject"], "alive");
     // The gateway is as quick as ever.
     reach(&daemon, &origin, "other.origin.test");

@@ -11,7 +11,10 @@ use serde_json::Value as Json;
 use crate::support::certificates::Authority;
 use crate::support::origin::Seen;
 use crate::support::{Daemon, Origin, Script, wait_for};
-use crate::{AGENT, FILE, SECRET, alerts, board, cli, deny, metric, of_code, reach, route, start, wait_alert, webhook};
+use crate::{
+    AGENT, FILE, SECRET, alerts, board, cli, deny, metric, of_code, reach, route, start, wait_alert, wait_raised,
+    webhook,
+};
 
 /// The one value of a field.
 fn field(seen: &Seen, name: &str) -> String {
@@ -174,7 +177,7 @@ fn an_event_that_the_receiver_refuses_for_good_does_not_hold_up_the_next() {
     receiver.on("/hook", Script::ok(""));
     deny(&daemon, 3);
     wait_event(&receiver, "alert.raised", "policy_denials");
-    wait_alert(&daemon, "active", "sink_losing");
+    wait_raised(&daemon, "sink_losing");
 }
 
 #[test]
@@ -226,7 +229,7 @@ fn a_full_spool_loses_what_comes_counts_it_and_says_so_by_another_route() {
         reach(&daemon, &origin, &format!("h{number}.origin.test"));
     }
     wait_for("loss", || (route(&board(&daemon), "siem")["lost"] != 0).then_some(()));
-    wait_alert(&daemon, "active", "sink_losing");
+    wait_raised(&daemon, "sink_losing");
     let alert = wait_for("the other route", || {
         crate::lines(&daemon, "alerts.jsonl").into_iter().find(|event| event["data"]["code"] == "sink_losing")
     });
