@@ -33,7 +33,7 @@ use crate::sandbox::cgroup::{self, Cgroups, Limits, Roots};
 use crate::sandbox::plan::{Access, Owner, Plan, Scheduling};
 use crate::sandbox::preset::{self, Host, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{End, LaunchError, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
+use crate::sandbox::{End, Entry, LaunchError, Launched, Launcher, Profile, ProfileName, State, Streams, Text, User};
 use crate::store::{LatchFile, LatchState};
 use crate::supervisor::launch::{self, Confinement, Group, group};
 use crate::ui::args::RunArgs;
@@ -83,7 +83,7 @@ pub fn run_command(
     let launcher = launcher.context("the launcher")?;
     let user = User::for_caller(FIRST_UID + std::process::id() % UIDS);
     // A failure shows itself at the launch.
-    let _ = launcher.prepare(user, Profile::embedded(arguments.profile));
+    let _ = launcher.prepare(user, Profile::embedded(arguments.profile), &Entry::default());
     let loaded = crate::config::load(&overrides, environment)
         .map_err(|faults| anyhow::anyhow!("the settings are faulty:\n{faults}"))?;
     preset::permit(arguments.preset, arguments.justification.as_deref())?;

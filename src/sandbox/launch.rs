@@ -27,7 +27,7 @@ use super::charter::Charter;
 use super::fault::At;
 use super::handle::{end, is_gone, named};
 use super::plan::{MAX_LISTENERS, MAX_PLAN, Network};
-use super::wire::{Ask, Event, Exit, Ground, Held, Namespace, Request, hear, tell};
+use super::wire::{Ask, Event, Exit, Ground, Held, Namespace, Preparation, Request, hear, tell};
 use super::{
     Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Plan, Profile, Report, Step, User, stage,
 };
@@ -73,7 +73,7 @@ impl<'a> Streams<'a> {
     pub const fn new(stdin: BorrowedFd<'a>, stdout: BorrowedFd<'a>, stderr: BorrowedFd<'a>) -> Self {
         Self {
             standard: [stdin, stdout, stderr],
-            cgroup: Entry { into: None, join: Vec::new() },
+            cgroup: Entry { into: None, join: Vec::new(), last: None },
             exit_record: None,
             adoption: None,
             log: None,
@@ -91,6 +91,9 @@ pub struct Entry<'a> {
     pub into: Option<BorrowedFd<'a>>,
     /// Its init, which has one thread, writes itself into these opened `tasks` files first of all: one per v1 hierarchy.
     pub join: Vec<BorrowedFd<'a>>,
+    /// The same for the hierarchy of the CPU, which it enters when the sandbox is made and the command is not: with a runtime's
+    /// share of the CPU that would take longer, and the launch of everybody else's with it.
+    pub last: Option<BorrowedFd<'a>>,
 }
 
 /// Launches one sandbox with a launcher made for it alone.
@@ -178,12 +181,13 @@ impl Launcher {
     }
 
     /// Has the namespaces for the next sandbox of `user` under `profile` made now, with all in them that does not depend on
-    /// the command: more than half of a launch. A process waits there that makes the init then, and that ends with the
-    /// launcher. A failure shows itself at the launch, and so does a launch that was not prepared for: it takes longer.
+    /// the command: more than half of a launch. A process waits there that ends with the launcher. With groups in `entry` it is
+    /// the init itself, in those groups, for the launch that names the same; otherwise it makes the init then. A failure shows
+    /// itself at the launch, and so does a launch that was not prepared for: it takes longer.
     ///
     /// # Errors
     /// The launcher is gone.
-    pub fn prepare(&self, user: User, profile: &Profile) -> io::Result<()> {
+    pub fn prepare(&self, user: User, profile: &Profile, entry: &Entry<'_>) -> io::Result<()> {
         let network = Network::of_gateway(&WEB);
         let ground = Ground {
             mapped: matches!(user, User::Mapped { .. }).then_some(user),
@@ -192,7 +196,11 @@ impl Launcher {
             local_prefixes: network.local_prefixes,
             listeners: network.listeners,
         };
-        self.ask(&Ask::Prepare { namespaces: namespaces(user, |_| true), ground }, &[])
+        let Entry { into, join, .. } = entry;
+        let (namespaces, cgroup) = (namespaces(user, |_| true), into.is_some());
+        let preparation = Preparation { namespaces, ground, cgroup, joins: join.len() };
+        let groups: Vec<BorrowedFd<'_>> = into.iter().chain(join).copied().collect();
+        self.ask(&Ask::Prepare(preparation), &groups)
     }
 
     /// Launches a sandbox and waits until its command was executed.
@@ -213,9 +221,10 @@ impl Launcher {
     fn request(&self, plan: &Plan, streams: &Streams<'_>, sealed: &File, control: &OwnedFd) -> Result<(), Fault> {
         let mut descriptors = vec![sealed.as_fd(), control.as_fd()];
         descriptors.extend(streams.standard);
-        let Entry { into, join } = &streams.cgroup;
+        let Entry { into, join, last } = &streams.cgroup;
         descriptors.extend(into);
         descriptors.extend(join);
+        descriptors.extend(last);
         descriptors.extend(streams.exit_record);
         descriptors.extend(streams.adoption);
         descriptors.extend(streams.log.iter().flat_map(|log| log.files));
@@ -226,6 +235,7 @@ impl Launcher {
             namespaces: namespaces(plan.user, |control| plan.applies(control)),
             cgroup: into.is_some(),
             joins: join.len(),
+            last: last.is_some(),
             exit_record: streams.exit_record.is_some(),
             adoption: streams.adoption.is_some(),
             log: streams.log.map(|log| log.bound),

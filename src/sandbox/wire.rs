@@ -47,9 +47,24 @@ pub(crate) enum Held {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Ask {
     /// Have these namespaces ready, and the ground laid in them.
-    Prepare { namespaces: Vec<Namespace>, ground: Ground },
+    Prepare(Preparation),
     /// Launch.
     Launch(Request),
+}
+
+/// What shall stand ready. Its descriptors are those of the groups, as in a [`Request`]: with some, the init itself stands
+/// ready, in them.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Preparation {
+    /// The namespaces to make.
+    pub(crate) namespaces: Vec<Namespace>,
+    /// What to lay in them.
+    pub(crate) ground: Ground,
+    /// A cgroup v2 folder comes along.
+    pub(crate) cgroup: bool,
+    /// So many opened `tasks` files come along.
+    pub(crate) joins: usize,
 }
 
 /// What the next launches have in common, whatever their command is.
@@ -77,8 +92,10 @@ pub(crate) struct Request {
     pub(crate) namespaces: Vec<Namespace>,
     /// A cgroup v2 folder comes along, to be cloned into.
     pub(crate) cgroup: bool,
-    /// How many opened `cgroup.procs` files come along, to be entered by writing.
+    /// How many opened `tasks` files come along, to be entered by writing.
     pub(crate) joins: usize,
+    /// One more comes along, to be entered last.
+    pub(crate) last: bool,
     /// A file for the exit record comes along.
     pub(crate) exit_record: bool,
     /// A listening socket for a later owner comes along.
@@ -214,7 +231,7 @@ impl Spoken {
             Self::ToKeeper => again(socket, |_: &Charter, _| true),
             Self::ToLauncher => again(socket, |ask: &Ask, descriptors| match ask {
                 Ask::Launch(request) => stage::has_all(request, descriptors),
-                Ask::Prepare { .. } => true,
+                Ask::Prepare(preparation) => stage::has_groups(preparation, &descriptors),
             }),
             Self::ToSpare => again(socket, stage::has_all),
             Self::ToInit => again(socket, |_: &Order, _| true),

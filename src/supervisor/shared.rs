@@ -15,7 +15,7 @@ use crate::events::EventBus;
 use crate::proxy::{Gateway, RuntimeDoors};
 use crate::sandbox::cgroup::{Cgroups, Standby};
 use crate::sandbox::preset::Host;
-use crate::sandbox::{LaunchError, Launcher, Profile, User};
+use crate::sandbox::{Entry, LaunchError, Launcher, Profile, User};
 
 use super::bars::Bars;
 use super::gpus::Accelerators;
@@ -132,11 +132,20 @@ impl Shared {
 
     /// Has made ready what the next launch takes, one under `profile` above all.
     pub(super) fn prepare(&self, user: User, profile: &Profile) {
-        self.launchers.prepare(user, profile);
         let mut standby = self.standby();
-        if let (None, Ok(groups), false) = (standby.as_ref(), &self.cgroups, self.closed.load(Ordering::Acquire)) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
+        if let (None, Ok(groups)) = (standby.as_ref(), &self.cgroups) {
             *standby = groups.stand_by(&self.instance);
         }
+        // While nobody takes these groups away for a runtime.
+        let entry = standby.as_ref().map_or_else(Entry::default, |groups| Entry {
+            into: groups.dir_fd(),
+            join: groups.tasks().collect(),
+            last: None,
+        });
+        self.launchers.prepare(user, profile, &entry);
     }
 
     pub(super) fn take_standby(&self) -> Option<Standby> {
@@ -231,10 +240,10 @@ impl Launchers {
     }
 
     /// Has made ready what a launch under `profile` takes that may come.
-    fn prepare(&self, user: User, profile: &Profile) {
+    fn prepare(&self, user: User, profile: &Profile, entry: &Entry<'_>) {
         if let Ok(launcher) = self.get() {
             // A failure shows itself at the launch.
-            let _ = launcher.prepare(user, profile);
+            let _ = launcher.prepare(user, profile, entry);
         }
     }
 }

@@ -1,8 +1,12 @@
 //! Freezing, killing, removing, and finding a leaf again.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use arw::sandbox::cgroup::{CgroupFault, Cgroups, Control, CpuQuota, Kind, Limits};
+use arw::sandbox::cgroup::{CgroupFault, Cgroups, Control, CpuQuota, Kind, Limits, Standby};
 use arw::sandbox::preset::{Host, Preset, PresetName, resolve};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -194,12 +198,15 @@ fn groups_that_stood_ready_become_a_leaf_like_any_other() {
         println!("SKIP: groups of version 2 are not renamed");
         return;
     };
-    assert!(names(&ground).contains(&"rt-ready".to_owned()));
+    assert!(names(&ground).contains(&"rt-ready.0".to_owned()));
     let leaf = ground.cgroups.leaf_of(ready, "taken").expect("a leaf");
     let taken = Ground::of(leaf);
-    assert!(!names(&ground).contains(&"rt-ready".to_owned()), "it is the leaf now");
     let last = |path: &std::path::PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    assert!(taken.leaf.place().paths().all(|path| last(path).as_deref() == Some("rt-taken") && path.is_dir()));
+    let place = taken.leaf.place();
+    assert!(place.v1.iter().all(|(_, path)| last(path).as_deref() == Some("rt-taken") && path.is_dir()));
+    assert!(place.unified.iter().all(|path| last(path).as_deref() == Some("rt-ready.0") && path.is_dir()));
+    let numbered = names(&ground).contains(&"rt-ready.0".to_owned());
+    assert_eq!(numbered, place.unified.is_some(), "nothing of v1 has its number any more");
     assert_eq!(taken.leaf.place().paths().count(), ground.leaf.place().paths().count());
     let limits = resolve(Preset::embedded(PresetName::Eco), &Host::read().expect("host"));
     assert_eq!(taken.leaf.apply(&limits), ground.leaf.apply(&limits), "every limit as in a fresh one");
@@ -219,15 +226,59 @@ fn groups_that_stand_ready_are_nobodys_and_leave_nothing() {
         println!("SKIP: groups of version 2 are not renamed");
         return;
     };
-    // What a killed daemon has left is taken away, and made anew.
+    // What a killed daemon has left is killed, taken away, and made anew.
+    let mut stood = stand_in(&ready);
     std::mem::forget(ready);
-    let ready = ground.cgroups.stand_by("idle").expect("made anew");
+    let next = Cgroups::discover(&roots()).expect("the tables of /proc");
+    let ready = next.stand_by("idle").expect("made anew");
+    assert_eq!(stood.wait().expect("ended").signal(), Some(Signal::SIGKILL as i32));
+    assert!(names(&ground).iter().filter(|name| name.starts_with("rt-idle")).eq(["rt-idle.0"]));
+    // Names are refused before anything of the others is touched; what stood ready is gone then.
+    let mut stood = stand_in(&ready);
     assert!(matches!(ground.cgroups.leaf_of(ready, "theirs"), Err(CgroupFault::Exists(_))));
-    let left = names(&ground);
-    assert!(!left.contains(&"rt-idle".to_owned()) && left.contains(&"rt-theirs".to_owned()), "{left:?}");
+    assert_eq!(stood.wait().expect("ended").signal(), Some(Signal::SIGKILL as i32));
+    let is_left = || names(&ground).iter().any(|name| name.starts_with("rt-idle"));
+    assert!(!is_left() && names(&ground).contains(&"rt-theirs".to_owned()), "{:?}", names(&ground));
     assert!(ground.leaf.place().paths().all(|path| path.is_dir()), "the refused maker touched it");
     drop(ground.cgroups.stand_by("idle").expect("made"));
-    assert!(!names(&ground).contains(&"rt-idle".to_owned()));
+    assert!(!is_left());
+}
+
+/// The next daemon counts from the beginning, and a runtime of the one before has kept its number in v2.
+#[test]
+fn a_number_that_a_living_runtime_has_is_left_alone() {
+    let Some(ground) = Ground::new("numbers") else { return };
+    let Some(ready) = ground.cgroups.stand_by("counted") else {
+        println!("SKIP: groups of version 2 are not renamed");
+        return;
+    };
+    let mut lives = Ground::of(ground.cgroups.leaf_of(ready, "lives").expect("a leaf"));
+    let pid = lives.sh("sleep 100");
+    until("the shell", || lives.leaf.pids().is_ok_and(|pids| pids.contains(&pid.cast_signed())));
+    let Some(numbered) = lives.leaf.place().unified.clone() else {
+        println!("SKIP: this host has no v2 tree");
+        return;
+    };
+    let next = Cgroups::discover(&roots()).expect("the tables of /proc");
+    let ready = next.stand_by("counted").expect("made");
+    assert!(numbered.is_dir() && !is_gone(pid.cast_signed()), "the runtime lives");
+    assert!(names(&ground).contains(&"rt-counted.1".to_owned()), "{:?}", names(&ground));
+    let other = Ground::of(next.leaf_of(ready, "other").expect("a leaf"));
+    assert_ne!(other.leaf.place().unified, Some(numbered));
+}
+
+/// A process in groups that stand ready.
+fn stand_in(ready: &Standby) -> Child {
+    let tasks: Vec<File> = ready.tasks().map(|fd| File::from(fd.try_clone_to_owned().expect("copied"))).collect();
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", "read go; exec sleep 100"]).stdin(Stdio::piped());
+    let mut child = shell.spawn().expect("a shell");
+    for mut file in tasks {
+        file.write_all(child.id().to_string().as_bytes()).expect("moved");
+    }
+    let told = child.stdin.as_mut().expect("a pipe").write_all(b"go\n");
+    told.expect("told");
+    child
 }
 
 /// What a kill switch does: the order to all, then the wait for each.

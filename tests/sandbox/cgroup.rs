@@ -1,12 +1,13 @@
 //! A sandbox starts in the cgroup that was made for it. Only groups that the test made itself are touched.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arw::sandbox::{Control, Entry, Launcher, Profile, ProfileName, State, Streams};
+use arw::sandbox::{Control, End, Entry, Exit, Launcher, Profile, ProfileName, State, Streams};
 
+use crate::ground::{SURVEY, assert_same};
 use crate::support::{Extra, PATIENCE, is_root, launcher, plan, start_with, user};
 
 /// A cgroup of this test's own.
@@ -47,7 +48,7 @@ fn a_sandbox_is_born_in_its_v2_group_and_sees_nothing_above() {
     let (said, state) = launch_into(Entry { into: Some(folder.as_fd()), ..Entry::default() });
     assert_eq!(state, Some(State::Enforced), "{said}");
     assert!(said.lines().any(|line| line == "0::/"), "{said}");
-    launcher().prepare(user(), Profile::embedded(ProfileName::Standard)).expect("launcher");
+    launcher().prepare(user(), Profile::embedded(ProfileName::Standard), &Entry::default()).expect("launcher");
     let (said, state) = launch_into(Entry { into: Some(folder.as_fd()), ..Entry::default() });
     assert_eq!(state, Some(State::Enforced), "an init made ahead enters it too: {said}");
     assert!(said.lines().any(|line| line == "0::/"), "{said}");
@@ -67,41 +68,127 @@ fn a_sandbox_enters_its_v1_groups_first_of_all() {
     assert!(said.lines().any(|line| line.ends_with(":pids:/")), "{said}");
 }
 
-/// Namespaces that were made ahead hold a process that makes the init; both ways, the init is the launcher's own child.
+/// Groups of both versions, with what leads into them.
+struct Both {
+    groups: [Own; 2],
+    folder: File,
+    tasks: File,
+}
+
+impl Both {
+    fn new() -> Option<Self> {
+        let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+        let unified = unified.into_iter().find(|place| Path::new(place).join("cgroup.subtree_control").exists());
+        let made = unified.filter(|_| is_root()).and_then(Own::below).zip(Own::below("/sys/fs/cgroup/pids"));
+        let Some((v2, v1)) = made else {
+            println!("SKIP: no cgroups of both versions that this user may make groups in");
+            return None;
+        };
+        let folder = File::open(&v2.0).expect("folder");
+        let tasks = File::options().write(true).open(v1.0.join("tasks")).expect("tasks");
+        Some(Self { groups: [v2, v1], folder, tasks })
+    }
+
+    fn entry(&self) -> Entry<'_> {
+        Entry { into: Some(self.folder.as_fd()), join: vec![self.tasks.as_fd()], ..Entry::default() }
+    }
+
+    /// The processes of each.
+    fn pids(&self) -> [Vec<i32>; 2] {
+        self.groups.each_ref().map(|group| {
+            let inside = fs::read_to_string(group.0.join("cgroup.procs")).expect("procs");
+            inside.lines().map(|pid| pid.parse().expect("a pid")).collect()
+        })
+    }
+}
+
+/// The init of a launch, however much of it was made ahead, is in the groups of the launch, alone with its command, and the
+/// launcher's own child.
 #[test]
-fn an_init_from_namespaces_made_ahead_is_in_its_groups_and_reaped_by_the_launcher() {
-    let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-    let unified = unified.into_iter().find(|place| Path::new(place).join("cgroup.subtree_control").exists());
-    let groups = unified.filter(|_| is_root()).and_then(Own::below).zip(Own::below("/sys/fs/cgroup/pids"));
-    let Some((v2, v1)) = groups else {
-        println!("SKIP: no cgroups of both versions that this user may make groups in");
-        return;
-    };
-    let folder = File::open(&v2.0).expect("folder");
-    let tasks = File::options().write(true).open(v1.0.join("tasks")).expect("tasks");
-    let own = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
-    for ahead in [false, true] {
-        if ahead {
-            own.prepare(user(), Profile::embedded(ProfileName::Standard)).expect("prepared");
-        }
+fn an_init_made_ahead_is_in_its_groups_and_reaped_by_the_launcher() {
+    let Some((own, other)) = Both::new().zip(Both::new()) else { return };
+    let launcher = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
+    let cases = [
+        ("nothing", None),
+        ("namespaces", Some(Entry::default())),
+        ("init", Some(own.entry())),
+        ("init of others", Some(other.entry())),
+    ];
+    for (ahead, entry) in cases {
+        let stood = entry.map(|entry| {
+            launcher.prepare(user(), Profile::embedded(ProfileName::Standard), &entry).expect("prepared");
+            let into = [&own, &other]
+                .into_iter()
+                .find(|both| entry.into.is_some_and(|fd| fd.as_raw_fd() == both.folder.as_raw_fd()));
+            into.map(|both| {
+                until("the init to stand ready", || both.pids().iter().all(|pids| pids.len() == 1));
+                both.pids()[0][0]
+            })
+        });
         let plan = plan(ProfileName::Standard, &["sleep", "60"]);
         let null = File::options().read(true).write(true).open("/dev/null").expect("null");
         let mut streams = Streams::new(null.as_fd(), null.as_fd(), null.as_fd());
-        streams.cgroup = Entry { into: Some(folder.as_fd()), join: vec![tasks.as_fd()] };
-        let launched = own.launch(&plan, &streams).expect("launch");
-        for group in [&v2, &v1] {
-            let inside = fs::read_to_string(group.0.join("cgroup.procs")).expect("procs");
-            assert!(inside.lines().any(|pid| pid == launched.pid.to_string()), "{ahead}: {inside}");
-            assert_eq!(inside.lines().count(), 2, "the init and its command, and no helper: {inside}");
+        streams.cgroup = own.entry();
+        let launched = launcher.launch(&plan, &streams).expect("launch");
+        assert_eq!(launched.report.state(Control::Cgroup), Some(&State::Enforced), "{ahead}");
+        assert_eq!(stood.flatten() == Some(launched.pid), ahead == "init", "who stood in the groups is the init");
+        for pids in own.pids() {
+            assert!(pids.contains(&launched.pid), "{ahead}: {pids:?}");
+            assert_eq!(pids.len(), 2, "{ahead}: the init and its command, and no helper: {pids:?}");
         }
-        assert_eq!(parent(launched.pid), Some(own.id()), "ahead: {ahead}");
+        until("others' groups to be left", || other.pids().iter().all(Vec::is_empty));
+        assert_eq!(parent(launched.pid), Some(launcher.id()), "{ahead}");
         launched.kill(PATIENCE).expect("ended");
-        let gone = || parent(launched.pid).is_none();
-        let begun = std::time::Instant::now();
-        while !gone() && begun.elapsed() < PATIENCE {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        assert!(gone(), "nothing is left of it, not even a zombie");
+        until("nothing to be left of it, not even a zombie", || parent(launched.pid).is_none());
+    }
+    // Whoever stands ready goes with the launcher.
+    launcher.prepare(user(), Profile::embedded(ProfileName::Standard), &own.entry()).expect("prepared");
+    until("the init to stand ready", || own.pids().iter().all(|pids| pids.len() == 1));
+    drop(launcher);
+    until("it to go", || own.pids().iter().all(Vec::is_empty));
+}
+
+/// What it finds in its root and can do is what one that was made at the launch would.
+#[test]
+fn an_init_that_stood_ready_gives_its_command_the_same_root_and_report() {
+    let Some(own) = Both::new() else { return };
+    let launcher = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
+    for name in ProfileName::ALL.iter().copied() {
+        let plan = plan(name, &["sh", "-c", SURVEY]);
+        let launch = || {
+            let null = File::open("/dev/null").expect("null");
+            let (out, write) = std::io::pipe().expect("pipe");
+            let mut streams = Streams::new(null.as_fd(), write.as_fd(), write.as_fd());
+            streams.cgroup = own.entry();
+            let launched = launcher.launch(&plan, &streams).expect("launch");
+            drop(write);
+            let said = std::io::read_to_string(out).expect("text");
+            assert_eq!(launched.control.wait().expect("wait"), End::Exit(Exit::Code(0)), "{said}");
+            launched.wait_until_gone(PATIENCE).expect("gone");
+            (said, launched.report.clone())
+        };
+        let (fresh, report) = launch();
+        launcher.prepare(plan.user, Profile::embedded(name), &own.entry()).expect("prepared");
+        until("the init to stand ready", || own.pids().iter().all(|pids| pids.len() == 1));
+        let (ahead, measured) = launch();
+        assert_same(&ahead, &fresh, name);
+        assert_eq!(measured, report, "{name:?}");
+        // One that stands ready for another profile builds what the plan says.
+        let gpu =
+            Profile::embedded(if name == ProfileName::Strict { ProfileName::Compat } else { ProfileName::Strict });
+        launcher.prepare(plan.user, gpu, &own.entry()).expect("prepared");
+        until("the init to stand ready", || own.pids().iter().all(|pids| pids.len() == 1));
+        let (ahead, measured) = launch();
+        assert_same(&ahead, &fresh, name);
+        assert_eq!(measured, report, "{name:?}");
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }
 

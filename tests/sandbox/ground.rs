@@ -6,7 +6,7 @@ use std::path::Path;
 
 use arw::sandbox::plan::{Access, Owner, Plan};
 use arw::sandbox::profile::{Workload, Workspace};
-use arw::sandbox::{End, Exit, Launcher, Profile, ProfileName, Streams};
+use arw::sandbox::{End, Entry, Exit, Launcher, Profile, ProfileName, Streams};
 
 use crate::support::{PATIENCE, is_root, plan, user, workload};
 
@@ -29,7 +29,7 @@ fn said(launcher: &Launcher, plan: &Plan) -> String {
 
 /// Every mount with its options, every entry of the root with its owner and mode, addresses and listeners: without what is
 /// another number each time.
-const SURVEY: &str = "cut -d' ' -f4- /proc/self/mountinfo | sed -E 's/(shared|master|propagate_from):[0-9]+ //g' | sort; \
+pub(crate) const SURVEY: &str = "cut -d' ' -f4- /proc/self/mountinfo | sed -E 's/(shared|master|propagate_from):[0-9]+ //g' | sort; \
     ls -lnR --time-style=+ /dev /etc /home /run /tmp /var /.arw 2>/dev/null | grep -v ' /proc/self/' ; ls -ln --time-style=+ /; \
     ls /proc/bus /proc/fs /proc/irq 2>&1; head -c 9 /proc/kcore /proc/keys 2>&1; id; \
     cat /etc/passwd /etc/hosts /etc/resolv.conf; sort /proc/net/fib_trie; cut -c6-40 /proc/net/tcp | sort; \
@@ -49,15 +49,15 @@ fn every_profile_finds_the_same_root_whether_or_not_it_was_begun_ahead() {
         assert!(fresh.contains("/home/runtime") && fresh.lines().count() > 60, "{fresh}");
         let has = |line: &str| fresh.lines().any(|own| own == line);
         assert!(has("writes /tmp") && has("reads /usr") && has("writes /dev/null") && !has("writes /etc"), "{fresh}");
-        launcher.prepare(plan.user, Profile::embedded(name)).expect("prepared");
+        launcher.prepare(plan.user, Profile::embedded(name), &Entry::default()).expect("prepared");
         assert_same(&said(&launcher, &plan), &fresh, name);
-        launcher.prepare(plan.user, Profile::embedded(ProfileName::Strict)).expect("prepared");
+        launcher.prepare(plan.user, Profile::embedded(ProfileName::Strict), &Entry::default()).expect("prepared");
         assert_same(&said(&launcher, &plan), &fresh, name);
     }
 }
 
 /// Without the thousands of lines that are the same.
-fn assert_same(ahead: &str, fresh: &str, profile: ProfileName) {
+pub(crate) fn assert_same(ahead: &str, fresh: &str, profile: ProfileName) {
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
     let (ahead, fresh) = (lines(ahead), lines(fresh));
     let only =
@@ -78,7 +78,7 @@ fn each_launch_has_memory_of_its_own() {
         &["sh", "-c", "ls -A /tmp /dev/shm ~ | grep mark; touch /tmp/mark /dev/shm/mark ~/mark"],
     );
     for _ in 0..3 {
-        launcher.prepare(plan.user, Profile::embedded(ProfileName::Standard)).expect("prepared");
+        launcher.prepare(plan.user, Profile::embedded(ProfileName::Standard), &Entry::default()).expect("prepared");
         assert_eq!(said(&launcher, &plan), "");
     }
 }
@@ -99,7 +99,7 @@ fn a_workspace_over_a_place_of_the_profile_has_its_own_rights() {
         let standard = Profile::embedded(ProfileName::Standard);
         let plan = standard.plan(&Workload { workspaces, ..workload(&argv) }).expect("plan");
         assert_eq!(said(&launcher, &plan), wanted);
-        launcher.prepare(plan.user, standard).expect("prepared");
+        launcher.prepare(plan.user, standard, &Entry::default()).expect("prepared");
         std::thread::sleep(std::time::Duration::from_millis(50));
         assert_eq!(said(&launcher, &plan), wanted);
     }
@@ -119,7 +119,7 @@ fn nothing_stays_of_the_process_that_stood_ready() {
         let entries = fs::read_dir("/proc").expect("proc").flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect::<Vec<i32>>()
     };
-    launcher.prepare(plan.user, Profile::embedded(ProfileName::Standard)).expect("prepared");
+    launcher.prepare(plan.user, Profile::embedded(ProfileName::Standard), &Entry::default()).expect("prepared");
     let null = fs::File::open("/dev/null").expect("null");
     let launched = launcher.launch(&plan, &Streams::new(null.as_fd(), null.as_fd(), null.as_fd())).expect("launch");
     assert_eq!(children(), [launched.pid]);
@@ -161,7 +161,7 @@ fn a_file_that_was_replaced_since_is_seen_as_it_is_now() {
         fs::rename(&new, &file).expect("renamed");
     };
     let prepare = || {
-        launcher.prepare(plan.user, &profile).expect("prepared");
+        launcher.prepare(plan.user, &profile, &Entry::default()).expect("prepared");
         // Until the ground was laid; a launch that is faster finds the same.
         std::thread::sleep(std::time::Duration::from_millis(50));
     };
@@ -200,7 +200,7 @@ fn a_workspace_below_the_stage_is_bound_all_the_same() {
         };
         let workload = Workload { workspaces: vec![workspace], ..workload(&["cat", "/work/here"]) };
         let plan = standard.plan(&workload).expect("plan");
-        launcher.prepare(user(), standard).expect("prepared");
+        launcher.prepare(user(), standard, &Entry::default()).expect("prepared");
         assert_eq!(said(&launcher, &plan), "the workspace", "{stage}");
     }
 }
@@ -219,7 +219,7 @@ fn a_disk_that_was_mounted_since_is_seen() {
     fs::create_dir(&disk).expect("folder");
     let plan = profile.plan(&workload(&argv)).expect("plan");
     let launcher = launcher();
-    launcher.prepare(plan.user, &profile).expect("prepared");
+    launcher.prepare(plan.user, &profile, &Entry::default()).expect("prepared");
     std::thread::sleep(std::time::Duration::from_millis(50));
     let _mounted = crate::support::Memory::mount(&disk);
     fs::write(disk.join("file"), "mounted later").expect("written");

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use arw::sandbox::{End, Exit, Launcher, Plan, Profile, ProfileName, Streams};
+use arw::sandbox::{End, Entry, Exit, Launcher, Plan, Profile, ProfileName, Streams};
 
 use crate::support::{PATIENCE, launcher, plan};
 
@@ -77,7 +77,7 @@ fn latency_of_a_launch_beside_bubblewrap() {
         let (first, whole) = launch(launcher(), &plan);
         running.push(first);
         ended.push(whole);
-        launcher().prepare(plan.user, Profile::embedded(ProfileName::Standard)).expect("launcher");
+        launcher().prepare(plan.user, Profile::embedded(ProfileName::Standard), &Entry::default()).expect("launcher");
         std::thread::sleep(Duration::from_millis(5));
         ahead.push(launch(launcher(), &plan).0);
         let began = Instant::now();

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use arw::sandbox::{
-    Control, End, Exit, LaunchError, Launcher, ListenerRole, Profile, ProfileName, State, Step, Streams,
+    Control, End, Entry, Exit, LaunchError, Launcher, ListenerRole, Profile, ProfileName, State, Step, Streams,
 };
 
 use crate::support::{PATIENCE, plan, run, start};
@@ -91,8 +91,8 @@ fn an_init_made_ahead_serves_the_plan_that_fits_it_and_no_other() {
     other.require.clear();
     let whole = plan(ProfileName::Strict, &["true"]);
     for (plan, ipc) in [(&whole, true), (&other, false), (&whole, true)] {
-        launcher.prepare(whole.user, Profile::embedded(ProfileName::Strict)).expect("launcher");
-        launcher.prepare(whole.user, Profile::embedded(ProfileName::Strict)).expect("twice is once");
+        launcher.prepare(whole.user, Profile::embedded(ProfileName::Strict), &Entry::default()).expect("launcher");
+        launcher.prepare(whole.user, Profile::embedded(ProfileName::Strict), &Entry::default()).expect("twice is once");
         let launched = launcher.launch(plan, &streams).expect("launch");
         let state = launched.report.state(Control::IpcNamespace);
         assert_eq!(state == Some(&State::Enforced), ipc, "{}", launched.report);

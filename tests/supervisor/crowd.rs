@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-use crate::stage::{Host, bash, perl};
+use crate::stage::{Host, bash, clock, perl};
 use crate::support::wait_for;
 
 /// As the supervisor is built for.
@@ -62,8 +62,8 @@ fn measured_crowd_idles_and_ends() {
 #[test]
 #[ignore = "a measurement, for an idle machine"]
 fn measured_launch_beside_bubblewrap() {
-    let word = "date +%s.%N";
-    let host = Host::start(&bash("clock", &format!("exec {word}"), "[runtimes.restart]\npolicy = \"no\""));
+    let word = ["/usr/bin/date", "+%s.%N"];
+    let host = Host::start(&clock("clock", "[runtimes.restart]\npolicy = \"no\""));
     let home = tempfile::tempdir().unwrap();
     let (mut api, mut run, mut bwrap) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
@@ -76,8 +76,8 @@ fn measured_launch_beside_bubblewrap() {
         api.push(said - begun);
         run.push(print_time(
             Command::new(env!("CARGO_BIN_EXE_arw-cli"))
-                .args(["run", "--persona", "demo", "--preset", "eco", "--", "bash", "-c"])
-                .arg(format!("exec {word}"))
+                .args(["run", "--persona", "demo", "--preset", "eco", "--"])
+                .args(word)
                 .env("HOME", home.path())
                 .env("ARW_STATE_DIR", home.path().join("state")),
         ));
@@ -85,12 +85,12 @@ fn measured_launch_beside_bubblewrap() {
             Command::new("bwrap")
                 .args(["--unshare-all", "--ro-bind", "/usr", "/usr", "--symlink", "usr/lib", "/lib"])
                 .args(["--symlink", "usr/lib64", "/lib64", "--symlink", "usr/bin", "/bin", "--proc", "/proc"])
-                .args(["--dev", "/dev", "--tmpfs", "/tmp", "--", "bash", "-c"])
-                .arg(format!("exec {word}")),
+                .args(["--dev", "/dev", "--tmpfs", "/tmp", "--"])
+                .args(word),
         ));
     }
     let (api, run, bwrap) = (median(api), median(run), median(bwrap));
-    println!("median, exec or API call to the child's own clock, bash and date included:");
+    println!("median, exec or API call to the child's own clock, the start of date(1) included:");
     println!("bwrap --unshare-all   {bwrap:6.2} ms");
     println!("API call              {api:6.2} ms  {:.2} x", api / bwrap);
     println!("arw-cli run           {run:6.2} ms  {:.2} x", run / bwrap);

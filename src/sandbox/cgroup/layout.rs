@@ -200,6 +200,8 @@ impl Layout {
                 Err(reason) => layout.unreachable.push(format!("{what}: {reason}")),
             }
         }
+        // That of the CPU last, as it is entered.
+        layout.v1.sort_by_key(|hierarchy| hierarchy.controllers.contains(&Controller::Cpu));
         Ok(layout)
     }
 }

@@ -45,6 +45,13 @@ impl LeafPlace {
         }
     }
 
+    /// How many groups of v1 are entered before that of the CPU, which is the last if there is another.
+    pub fn first_joins(&self) -> usize {
+        let has_cpu = |(controllers, _): &(Vec<Controller>, PathBuf)| controllers.contains(&Controller::Cpu);
+        let is_alone = self.unified.is_none() && self.v1.len() == 1;
+        self.v1.len() - usize::from(!is_alone && self.v1.last().is_some_and(has_cpu))
+    }
+
     pub(super) fn v1_of(&self, controller: Controller) -> Option<&Path> {
         self.v1.iter().find(|(controllers, _)| controllers.contains(&controller)).map(|(_, path)| path.as_path())
     }

@@ -1,14 +1,19 @@
 //! Groups that stand ready for whichever runtime comes next, and the folder that all stand in.
 //!
 //! What makes a launch wait are the hierarchies of version 1: a folder in each of eight, and their files, opened by long paths.
-//! Their groups can be renamed (`cgroups(7)`), so they are made ahead and get the runtime's name at its launch. Those of
-//! version 2 cannot, and there is one hierarchy only.
+//! Their groups can be renamed (`cgroups(7)`), so they are made ahead, with an init in them, and get the runtime's name at its
+//! launch. A group of version 2 cannot: beside version 1 it keeps a number for its name, and where there is nothing else none
+//! is made ahead.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::libc::O_DIRECTORY;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 
@@ -28,31 +33,41 @@ const CONTROLS: [&str; 9] = [
     "blkio.weight",
 ];
 
-/// Groups of version 1 under a name that no runtime has. Dropped, they are removed.
+/// Groups under a name that no runtime has. Dropped, they are removed, and whatever stands ready in them is killed.
 #[derive(Debug)]
 pub struct Standby {
     place: LeafPlace,
     withheld: Vec<Withheld>,
     files: Opened,
+    unified: Option<File>,
     tasks: Vec<File>,
 }
 
 impl Standby {
     /// Opens what a launch takes. `None` where something cannot be opened: a launch would then say why.
     pub(super) fn open(place: LeafPlace, withheld: Vec<Withheld>) -> Option<Self> {
-        let standby = Self { place, withheld, files: Opened::default(), tasks: Vec::new() };
-        standby.with_tasks()
-    }
-
-    fn with_tasks(mut self) -> Option<Self> {
-        for (_, dir) in &self.place.v1 {
-            self.files.add(dir, &CONTROLS);
-            self.tasks.push(File::options().write(true).open(dir.join("tasks")).ok()?);
+        let mut standby = Self { place, withheld, files: Opened::default(), unified: None, tasks: Vec::new() };
+        if let Some(dir) = &standby.place.unified {
+            standby.unified = Some(File::options().read(true).custom_flags(O_DIRECTORY).open(dir).ok()?);
         }
-        Some(self)
+        for (_, dir) in &standby.place.v1 {
+            standby.files.add(dir, &CONTROLS);
+            standby.tasks.push(File::options().write(true).open(dir.join("tasks")).ok()?);
+        }
+        Some(standby)
     }
 
-    /// Gives the groups their name, `folder`.
+    /// The v2 group, for a process to be made in. Its descriptor is not the leaf's; it stands for the same group.
+    pub fn dir_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.unified.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The files by which a process of one thread enters the v1 groups ([`Leaf::enter_self`]), but that of the CPU.
+    pub fn tasks(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.tasks.iter().take(self.place.first_joins()).map(AsFd::as_fd)
+    }
+
+    /// Gives the groups of version 1 their name, `folder`.
     ///
     /// # Errors
     /// [`CgroupFault::Exists`] when there is one of that name; otherwise the first that cannot be renamed. Nothing is left then.
@@ -73,9 +88,21 @@ impl Standby {
 
 impl Drop for Standby {
     fn drop(&mut self) {
-        for path in self.place.paths() {
-            let _ = std::fs::remove_dir(path);
-        }
+        end(std::mem::take(&mut self.place));
+    }
+}
+
+/// How long what stands ready may take to die.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Kills what stands ready in groups that are no runtime's, and removes them as far as that can be done.
+pub(super) fn end(place: LeafPlace) {
+    if place.is_empty() {
+        return;
+    }
+    if let Ok(leaf) = Leaf::open(place, Vec::new()) {
+        let _ = leaf.kill(PATIENCE);
+        let _ = leaf.remove(PATIENCE);
     }
 }
 

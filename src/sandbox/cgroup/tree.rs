@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::layout::{Hierarchy, Layout};
 use super::walk::{is_gone, read, write};
-use super::{CgroupFault, Controller, Held, Kind, Leaf, LeafPlace, Roots, Standby, Withheld, delegate};
+use super::{CgroupFault, Controller, Held, Kind, Leaf, LeafPlace, Roots, Standby, Withheld, delegate, standby};
 
 /// What the name of each leaf's folder begins with, so that it never is the name of a file of the kernel.
 const PREFIX: &str = "rt-";
@@ -25,6 +26,8 @@ pub struct Cgroups {
     folder: String,
     /// What the v2 tree did not hand down to our folder, once it was asked to.
     handed: Arc<Mutex<Option<Vec<Withheld>>>>,
+    /// The next number for a v2 group without a name.
+    number: Arc<AtomicU64>,
 }
 
 impl Cgroups {
@@ -34,7 +37,7 @@ impl Cgroups {
     /// The two tables in `/proc` cannot be read, or the configured group is none.
     pub fn discover(roots: &Roots) -> Result<Self, CgroupFault> {
         let folder = check_name(&roots.folder)?.to_owned();
-        Ok(Self { layout: Layout::read(roots)?, folder, handed: Arc::default() })
+        Ok(Self { layout: Layout::read(roots)?, folder, handed: Arc::default(), number: Arc::default() })
     }
 
     /// Which kind the host offers.
@@ -89,27 +92,54 @@ impl Cgroups {
         Held::in_folders(made.chain(unified))
     }
 
-    /// Makes the v1 groups of whichever runtime comes next, under a name that none has. What an earlier process left under it is
-    /// taken away. `None` where there are none, or they cannot be had: a leaf is then made from nothing.
+    /// Makes the groups of whichever runtime comes next, under a number behind `name`. What an earlier process left under such
+    /// is killed and taken away. `None` where there are none of v1, or they cannot be had: a leaf is then made from nothing.
     pub fn stand_by(&self, name: &str) -> Option<Standby> {
         if self.layout.v1.is_empty() {
             return None;
         }
-        let folder = format!("{PREFIX}{}", check_name(name).ok()?);
-        let make = || {
+        let stem = format!("{PREFIX}{}.", check_name(name).ok()?);
+        loop {
+            let number = self.number.fetch_add(1, Ordering::Relaxed);
+            if number == 0 {
+                self.sweep(&stem);
+            }
+            let folder = format!("{stem}{number}");
             let (mut place, mut withheld) = (LeafPlace::default(), Vec::new());
             let made = self.make_v1(&folder, &mut place, &mut withheld);
-            made.map(|()| (place.clone(), withheld)).inspect_err(|_| remove_new(&place))
-        };
-        let made = make().or_else(|fault| match (fault, self.find(name)) {
-            (CgroupFault::Exists(_), Ok(Some(left))) => {
-                remove_new(&left);
-                make()
+            match made.and_then(|()| self.make_unified(&folder, &mut place, &mut withheld)) {
+                Ok(()) => return Standby::open(place, withheld),
+                Err(fault) => {
+                    remove_new(&place);
+                    // In v2 a runtime of an earlier daemon may have this number.
+                    if !matches!(&fault, CgroupFault::Exists(taken) if self.is_unified(taken)) {
+                        return None;
+                    }
+                }
             }
-            (fault, _) => Err(fault),
-        });
-        let (place, withheld) = made.ok()?;
-        Standby::open(place, withheld)
+        }
+    }
+
+    fn is_unified(&self, path: &Path) -> bool {
+        self.layout.unified.as_ref().is_some_and(|tree| path.starts_with(tree.dir.join(&self.folder)))
+    }
+
+    /// Takes away what stood ready for an earlier process. In v1 all of these names; a runtime that was launched keeps its number
+    /// in v2, where nothing is removed that has a process.
+    fn sweep(&self, stem: &str) {
+        let named = |hierarchy: &Hierarchy| {
+            let entries = std::fs::read_dir(hierarchy.dir.join(&self.folder)).into_iter().flatten().flatten();
+            let own = entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(stem)));
+            own.map(|entry| entry.path()).collect::<Vec<_>>()
+        };
+        for hierarchy in &self.layout.v1 {
+            for path in named(hierarchy) {
+                standby::end(LeafPlace { unified: None, v1: vec![(hierarchy.controllers.clone(), path)] });
+            }
+        }
+        for path in self.layout.unified.iter().flat_map(named) {
+            let _ = std::fs::remove_dir(path);
+        }
     }
 
     /// The same as [`Cgroups::leaf`], of groups that stand ready.
@@ -119,7 +149,7 @@ impl Cgroups {
     pub fn leaf_of(&self, mut standby: Standby, name: &str) -> Result<Leaf, CgroupFault> {
         let folder = format!("{PREFIX}{}", check_name(name)?);
         let (place, withheld) = standby.rename(&folder)?;
-        Ok(standby.hand_over(self.complete(&folder, Ok(()), place, withheld)?))
+        Ok(standby.hand_over(self.finish(place, withheld)?))
     }
 
     /// Adds the v2 group.
@@ -135,6 +165,10 @@ impl Cgroups {
             remove_new(&place);
             return Err(fault);
         }
+        self.finish(place, withheld)
+    }
+
+    fn finish(&self, place: LeafPlace, mut withheld: Vec<Withheld>) -> Result<Leaf, CgroupFault> {
         if place.is_empty() {
             let mut reasons = self.layout.unreachable.clone();
             reasons.extend(withheld.into_iter().map(|one| one.reason));

@@ -62,14 +62,19 @@ pub(super) fn ground(profile: &Profile) -> Vec<Mount> {
     mounts.push(memory("/dev/shm", profile.shared_memory, 0o1777, false));
     mounts.push(memory("/tmp", profile.tmp, 0o1777, profile.exec));
     mounts.push(Mount::Folder { target: "/run".into() });
+    let resolver = DNS_INSIDE.ip();
+    // One try of two seconds: the resolver is on this host and answers at once or not at all.
+    mounts.push(file("/etc/resolv.conf", format!("nameserver {resolver}\noptions timeout:2 attempts:1\n")));
+    mounts.push(file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()));
     mounts
 }
 
 /// The mounts of one command, in order: the ground, then what is its own.
 pub(super) fn mounts(profile: &Profile, user: User, host_name: &str, extra_devices: &[PathBuf]) -> Vec<Mount> {
     let mut mounts = ground(profile);
-    mounts.extend(settings(user, host_name));
+    // First of the rest: an init that stands ready has it mounted.
     mounts.push(Mount::Proc { view: profile.proc });
+    mounts.extend(settings(user, host_name));
     mounts.extend(extra_devices.iter().map(|path| bind(path, Access::Device)));
     let (target, bytes, exec) = (HOME.into(), profile.home, profile.exec);
     mounts.push(Mount::Memory { target, bytes, mode: 0o700, exec, owned: true });
@@ -110,8 +115,6 @@ fn memory(target: &str, bytes: u64, mode: u32, exec: bool) -> Mount {
 /// The files of `/etc` that are written for one command.
 fn settings(user: User, host_name: &str) -> Vec<Mount> {
     let (uid, gid) = user.inside();
-    let resolver = DNS_INSIDE.ip();
-    let file = |target: &str, contents: String| Mount::File { target: target.into(), contents };
     vec![
         file(
             "/etc/passwd",
@@ -123,10 +126,11 @@ fn settings(user: User, host_name: &str) -> Vec<Mount> {
         file("/etc/group", format!("root:x:0:\ntty:x:5:\n{USER}:x:{gid}:\nnogroup:x:65534:\n")),
         file("/etc/hosts", format!("127.0.0.1 localhost {host_name}\n::1 localhost ip6-localhost\n")),
         file("/etc/hostname", format!("{host_name}\n")),
-        // One try of two seconds: the resolver is on this host and answers at once or not at all.
-        file("/etc/resolv.conf", format!("nameserver {resolver}\noptions timeout:2 attempts:1\n")),
-        file("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned()),
     ]
+}
+
+fn file(target: &str, contents: String) -> Mount {
+    Mount::File { target: target.into(), contents }
 }
 
 /// A link of `/etc` that leads into `/usr`, as it is; a file, bound.

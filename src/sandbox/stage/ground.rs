@@ -11,8 +11,9 @@ use nix::sys::stat::{FileStat, fstat, stat};
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Mount, Owner, Plan, ProcView, User};
 use crate::sandbox::wire::Ground as Wish;
-use crate::sys::mount;
+use crate::sys::{mount, process};
 
+use super::measure::{Outside, Seen};
 use super::network::Waiting;
 use super::root::{self, Root, Veils};
 use super::{identity, network};
@@ -20,6 +21,8 @@ use super::{identity, network};
 /// What was done ahead of a launch, in its namespaces.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
+    /// What the init has found out about itself, if it is the init that stands ready.
+    pub(super) standing: Option<Standing>,
     /// Whose ids were mapped.
     mapped: Option<User>,
     ground: Option<Ground>,
@@ -27,15 +30,43 @@ pub(super) struct Ahead {
     pub(super) waiting: Waiting,
 }
 
+/// An init that stands ready, in its groups and namespaces.
+#[derive(Debug)]
+pub(super) struct Standing {
+    /// Its process id, as the launcher sees it.
+    pub(super) pid: i32,
+    /// When it was made (`proc_pid_stat(5)`, field 22).
+    pub(super) start_ticks: u64,
+    pub(super) seen: Seen,
+}
+
+impl Standing {
+    /// Looks at this process, which is in its groups.
+    ///
+    /// # Errors
+    /// `/proc` is not that of the launcher, or cannot be read.
+    pub(super) fn look(outside: &Outside) -> Result<Self, Fault> {
+        let own = std::fs::read_link("/proc/self").at(Step::Init)?;
+        let pid = own.to_str().and_then(|pid| pid.parse().ok());
+        let pid = pid.ok_or_else(|| Fault::said(Step::Init, "/proc is of other processes"))?;
+        let start_ticks = process::stat(None).at(Step::Init)?.start_ticks;
+        Ok(Self { pid, start_ticks, seen: Seen::look(outside, true) })
+    }
+}
+
 impl Ahead {
     /// Does what it can of `wish`. What it cannot is left to the launch, which tells why.
-    pub(super) fn of(wish: Wish) -> Self {
+    pub(super) fn of(mut wish: Wish, standing: Option<Standing>) -> Self {
         let mapped = wish.mapped.filter(|user| identity::map(*user).is_ok());
+        if standing.is_some() {
+            // Only the init of a process namespace can mount what shows that.
+            wish.mounts.extend(wish.proc.map(|view| Mount::Proc { view }));
+        }
         // The launcher's own is for its owner alone, and what is made here is for whoever the command will be.
         root::set_mask();
-        let ground = Ground::lay(wish);
+        let ground = Ground::lay(wish, standing.is_some());
         let waiting = ground.as_ref().map(|ground| Waiting::make(&ground.wish.listeners)).unwrap_or_default();
-        Self { mapped, ground, waiting }
+        Self { standing, mapped, ground, waiting }
     }
 
     /// Whether the ids of `user` were mapped.
@@ -81,9 +112,12 @@ pub(super) struct Laid {
 const STAGES: [&str; 3] = ["/mnt", "/media", "/srv"];
 
 impl Ground {
-    /// Lays it in the namespaces of this process. `None` where it cannot be laid: there is no root then.
-    fn lay(wish: Wish) -> Option<Self> {
-        if wish.mounts.iter().any(belongs_to_the_command) {
+    /// Lays it in the namespaces of this process, with `/proc` if that `stands` ready as the init. `None` where it cannot be
+    /// laid: there is no root then.
+    fn lay(wish: Wish, stands: bool) -> Option<Self> {
+        let is_later =
+            |entry: &Mount| belongs_to_the_command(entry) || (!stands && matches!(entry, Mount::Proc { .. }));
+        if wish.mounts.iter().any(is_later) {
             return None;
         }
         // What is mounted on the host meanwhile is seen here, and not the other way round.
@@ -93,7 +127,7 @@ impl Ground {
         let bound = bound.ok()?.into_iter().map(|found| found.as_ref().map(identity_of)).collect();
         let (stage, place) = STAGES.iter().find_map(|path| Some((PathBuf::from(path), root::open_folder(path)?)))?;
         let root = Root::attached_at(&place).ok()?;
-        match fill(root, &wish, sources) {
+        match fill(root, &wish, sources, stands) {
             Ok((root, veils)) => Some(Self { wish, root, veils, stage, bound }),
             Err(_) => {
                 take_away(&stage);
@@ -128,12 +162,12 @@ impl Ground {
     }
 }
 
-fn fill(mut root: Root, wish: &Wish, sources: Vec<Option<OwnedFd>>) -> Result<(Root, Veils), Fault> {
+fn fill(mut root: Root, wish: &Wish, sources: Vec<Option<OwnedFd>>, stands: bool) -> Result<(Root, Veils), Fault> {
     let mut veils = Veils::default();
     root.fill(&wish.mounts, sources, NOBODY, &mut veils)?;
     root.close_to_readers()?;
     root.forget_entered();
-    if wish.proc == Some(ProcView::Masked) {
+    if wish.proc == Some(ProcView::Masked) && !stands {
         veils.weave().at(Step::Mount)?;
     }
     network::bring_up(&wish.local_prefixes)?;
@@ -145,7 +179,7 @@ const NOBODY: (u32, u32) = (65_534, 65_534);
 
 /// One ground is for every user.
 fn belongs_to_the_command(entry: &Mount) -> bool {
-    matches!(entry, Mount::Memory { owned: true, .. } | Mount::Bind { owner: Owner::Command, .. } | Mount::Proc { .. })
+    matches!(entry, Mount::Memory { owned: true, .. } | Mount::Bind { owner: Owner::Command, .. })
 }
 
 /// Detached with all that is mounted in it. That it fails leaves it where it hides what no plan binds.

@@ -24,7 +24,7 @@ use crate::sys::clone::run_before_exec;
 use crate::sys::{descriptor, process, signals};
 
 use super::executions::Executions;
-use super::ground::Ahead;
+use super::ground::{Ahead, Standing};
 use super::house::{FORWARDED, House};
 use super::launcher::Descriptors;
 use super::measure::{Outside, Seen};
@@ -38,6 +38,8 @@ pub(super) const GAVE_UP: i32 = 125;
 /// Where this init was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Birth {
+    /// Ahead, and it has entered all its cgroups since.
+    Standing,
     /// Inside its cgroup v2, if it has one.
     Inside,
     /// In the launcher's.
@@ -73,10 +75,10 @@ pub(super) fn run(
 /// Lets go of what is the launcher's.
 fn close_others(descriptors: &Descriptors) -> Result<(), Fault> {
     let mut keep: Vec<&dyn std::os::fd::AsRawFd> = vec![&descriptors.plan, &descriptors.control];
-    let Descriptors { standard, joins, cgroup, exit_record, adoption, log, .. } = descriptors;
+    let Descriptors { standard, joins, last, cgroup, exit_record, adoption, log, .. } = descriptors;
     let logs = log.iter().flat_map(|log| &log.files);
     let standard = standard.iter().flatten();
-    for fd in standard.chain(joins).chain(cgroup).chain(exit_record).chain(adoption).chain(logs) {
+    for fd in standard.chain(joins).chain(last).chain(cgroup).chain(exit_record).chain(adoption).chain(logs) {
         keep.push(fd);
     }
     descriptor::close_from(3, &keep).at(Step::Init)
@@ -84,23 +86,22 @@ fn close_others(descriptors: &Descriptors) -> Result<(), Fault> {
 
 fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, mut ahead: Ahead) -> Result<House, Fault> {
     let in_cgroup = join(descriptors, birth)?;
+    let standing = ahead.standing.take();
     let plan = read_plan(&descriptors.plan)?;
     outside.floor.as_ref().map_or(Ok(()), |floor| floor.admits(&plan))?;
     if !ahead.has_mapped(plan.user) {
         identity::map(plan.user)?;
     }
-    let start_ticks = process::stat(None).at(Step::Init)?.start_ticks;
-    let mut seen = Seen::look(outside, in_cgroup);
+    let (start_ticks, mut seen) = match standing {
+        Some(Standing { start_ticks, seen, .. }) => (start_ticks, seen),
+        None => (process::stat(None).at(Step::Init)?.start_ticks, Seen::look(outside, in_cgroup)),
+    };
     // From here on nobody else reads this process: not its memory, not its `/proc` entry.
     prctl::set_dumpable(false).at(Step::Verify)?;
     root::set_mask();
     if plan.applies(Control::CgroupNamespace) {
         unshare(CloneFlags::CLONE_NEWCGROUP).at_with(Step::Clone, || "cgroup namespace")?;
         seen.look_at_cgroup_namespace(outside);
-    }
-    let scheduled = schedule(&plan)?;
-    if !scheduled.is_empty() {
-        tell(&descriptors.control, &Event::Scheduled(scheduled), &[]).at(Step::Schedule)?;
     }
     if plan.applies(Control::Limits) {
         set_limits(&plan)?;
@@ -124,6 +125,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, mut ah
     made.hand_over(&descriptors.control).at(Step::HandOver)?;
     let ruleset = landlock::prepare(&plan)?;
     seen.stranger = landlock::stranger();
+    slow_down(&plan, descriptors)?;
     identity::become_user(&plan)?;
     if plan.applies(Control::NoNewPrivs) {
         prctl::set_no_new_privs().at(Step::NoNewPrivs)?;
@@ -138,15 +140,24 @@ fn join(descriptors: &mut Descriptors, birth: Birth) -> Result<bool, Fault> {
     let mut joins = std::mem::take(&mut descriptors.joins);
     let into = descriptors.cgroup.take();
     let any = into.is_some() || !joins.is_empty();
+    if birth == Birth::Standing {
+        return Ok(any);
+    }
     if let (Some(folder), Birth::Outside) = (into, birth) {
         joins
             .push(openat(&folder, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).at(Step::Cgroup)?);
     }
-    for procs in joins {
-        // 0 is whoever writes (cgroups(7)).
-        File::from(procs).write_all(b"0\n").at(Step::Cgroup)?;
-    }
+    enter(joins)?;
     Ok(any)
+}
+
+/// Enters the groups whose `tasks` these are.
+pub(super) fn enter(tasks: Vec<OwnedFd>) -> Result<(), Fault> {
+    for tasks in tasks {
+        // 0 is whoever writes (cgroups(7)).
+        File::from(tasks).write_all(b"0\n").at(Step::Cgroup)?;
+    }
+    Ok(())
 }
 
 fn read_plan(memory: &OwnedFd) -> Result<Plan, Fault> {
@@ -162,6 +173,16 @@ fn read_plan(memory: &OwnedFd) -> Result<Plan, Fault> {
     let mut json = vec![0; usize::try_from(len).unwrap_or(0)];
     file.read_exact_at(&mut json, 0).at(Step::ReadPlan)?;
     serde_json::from_slice(&json).map_err(|fault| Fault::said(Step::ReadPlan, fault.to_string()))
+}
+
+/// Takes the command's share of the CPU, and tells what became of it.
+fn slow_down(plan: &Plan, descriptors: &mut Descriptors) -> Result<(), Fault> {
+    enter(descriptors.last.take().into_iter().collect())?;
+    let scheduled = schedule(plan)?;
+    if !scheduled.is_empty() {
+        tell(&descriptors.control, &Event::Scheduled(scheduled), &[]).at(Step::Schedule)?;
+    }
+    Ok(())
 }
 
 /// What is set here is inherited by everything inside, and cannot be made better without a privilege.

@@ -5,9 +5,11 @@ use std::path::Path;
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath,
-    PathFd, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
+use nix::fcntl::{OFlag, open};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::getpid;
 
 use crate::sandbox::Control;
@@ -58,8 +60,9 @@ fn ruleset(plan: &Plan) -> Result<RulesetCreated, RulesetError> {
     if files {
         for (path, access) in &plan.landlock.files {
             // Absent paths are common: not every host has a `/lib64`.
-            let Ok(opened) = PathFd::new(path) else { continue };
-            let rights = if path.is_dir() { rights(*access) } else { rights(*access) & AccessFs::from_file(NEWEST) };
+            let Ok(opened) = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) else { continue };
+            let rights =
+                if is_folder(&opened) { rights(*access) } else { rights(*access) & AccessFs::from_file(NEWEST) };
             created = created.add_rule(PathBeneath::new(opened, rights))?;
         }
     }
@@ -72,6 +75,10 @@ fn ruleset(plan: &Plan) -> Result<RulesetCreated, RulesetError> {
         }
     }
     Ok(created)
+}
+
+fn is_folder(opened: &OwnedFd) -> bool {
+    fstat(opened).is_ok_and(|found| found.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
 }
 
 /// Device nodes and device ioctls are for [`Access::Device`] alone.

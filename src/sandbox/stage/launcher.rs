@@ -9,7 +9,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::exit;
 use std::time::Duration;
 
@@ -17,17 +17,18 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
+use nix::sys::stat::fstat;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, getpid};
 
 use crate::sandbox::charter::{Charter, Floor};
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::seccomp;
-use crate::sandbox::wire::{Ask, Event, Ground, Held, Namespace, Request, hear, tell};
+use crate::sandbox::wire::{Ask, Event, Ground, Held, Namespace, Preparation, Request, hear, tell};
 use crate::sys::clone::{Child, Side, clone_into, fork, open_pidfd, succeed};
 use crate::sys::{descriptor, message, process, schedule, signals};
 
-use super::ground::Ahead;
+use super::ground::{Ahead, Standing};
 use super::init::{self, Birth};
 use super::measure::Outside;
 use super::place::Place;
@@ -107,13 +108,15 @@ fn serve(socket: &OwnedFd, floor: Option<Floor>) -> Result<(), Fault> {
     while let Some((ask, descriptors)) = hear::<Ask>(socket).at(Step::Launcher)? {
         match ask {
             // The launch itself will tell why.
-            Ask::Prepare { namespaces, ground } if !may_prepare(&outside, &namespaces, &ground) => {}
-            Ask::Prepare { namespaces, ground } => {
-                let flags = flags(&namespaces);
-                let moved = mounts.has_changed();
-                if moved || spare.as_ref().is_none_or(|spare| spare.flags != flags || spare.ground != ground) {
-                    // If it cannot be made, the launch itself will tell why.
-                    spare = Spare::make(flags, ground, &outside).ok();
+            Ask::Prepare(preparation) => {
+                if let Some(wish) = Wish::of(preparation, descriptors).filter(|wish| wish.is_for(&outside)) {
+                    let moved = mounts.has_changed();
+                    if moved || spare.as_ref().is_none_or(|spare| !spare.is(&wish)) {
+                        // The one before leaves the groups, which are the same.
+                        drop(spare.take());
+                        // If it cannot be made, the launch itself will tell why.
+                        spare = Spare::make(wish, &outside).ok();
+                    }
                 }
                 // For all that is launched later; the first does not wait for it.
                 seccomp::warm();
@@ -123,7 +126,8 @@ fn serve(socket: &OwnedFd, floor: Option<Floor>) -> Result<(), Fault> {
                 // One that stands ready knows the manifest as it was.
                 let declared = outside.floor.as_mut().is_some_and(Floor::look_again);
                 let moved = mounts.has_changed() || declared;
-                let spare = spare.take().filter(|spare| spare.flags == flags && !moved);
+                let fits = |spare: &Spare| spare.flags == flags && spare.is_in_groups_of(&request, &descriptors);
+                let spare = spare.take().filter(|spare| !moved && fits(spare));
                 if spare.is_none_or(|spare| spare.serve(&request, &descriptors).is_err()) {
                     launch(&request, descriptors, flags, &outside);
                 }
@@ -133,9 +137,30 @@ fn serve(socket: &OwnedFd, floor: Option<Floor>) -> Result<(), Fault> {
     Ok(())
 }
 
-fn may_prepare(outside: &Outside, namespaces: &[Namespace], ground: &Ground) -> bool {
-    let Some(floor) = &outside.floor else { return true };
-    floor.admits_namespaces(namespaces).and_then(|()| floor.admits_ground(ground)).is_ok()
+/// What shall stand ready.
+struct Wish {
+    preparation: Preparation,
+    /// The v2 folder first, if there is one; then the `tasks`.
+    groups: Vec<OwnedFd>,
+}
+
+impl Wish {
+    fn of(preparation: Preparation, descriptors: Vec<OwnedFd>) -> Option<Self> {
+        has_groups(&preparation, &descriptors).then_some(Self { preparation, groups: descriptors })
+    }
+
+    /// Whether it may be made. Of what may not, the launch itself will tell why.
+    fn is_for(&self, outside: &Outside) -> bool {
+        let Some(floor) = &outside.floor else { return true };
+        let Preparation { namespaces, ground, .. } = &self.preparation;
+        let admitted = floor.admits_namespaces(namespaces).and_then(|()| floor.admits_ground(ground));
+        admitted.and_then(|()| self.groups.iter().try_for_each(|group| floor.admits_group(group))).is_ok()
+    }
+}
+
+/// Whether what came with `preparation` is what it announces.
+pub(in crate::sandbox) fn has_groups(preparation: &Preparation, all: &[OwnedFd]) -> bool {
+    all.len() == usize::from(preparation.cgroup).saturating_add(preparation.joins)
 }
 
 /// The host's mounts. Namespaces that were made before one came or went do not always hear of it: that takes shared mounts
@@ -164,6 +189,8 @@ pub(super) struct Descriptors {
     pub(super) standard: Option<[OwnedFd; 3]>,
     pub(super) cgroup: Option<OwnedFd>,
     pub(super) joins: Vec<OwnedFd>,
+    /// Until it was entered.
+    pub(super) last: Option<OwnedFd>,
     pub(super) exit_record: Option<OwnedFd>,
     pub(super) adoption: Option<OwnedFd>,
     pub(super) log: Option<LogFiles>,
@@ -191,6 +218,7 @@ impl Descriptors {
             standard: Some([rest.next()?, rest.next()?, rest.next()?]),
             cgroup: if request.cgroup { Some(rest.next()?) } else { None },
             joins: rest.by_ref().take(request.joins).collect(),
+            last: if request.last { Some(rest.next()?) } else { None },
             exit_record: if request.exit_record { Some(rest.next()?) } else { None },
             adoption: if request.adoption { Some(rest.next()?) } else { None },
             log: match request.log {
@@ -202,23 +230,62 @@ impl Descriptors {
     }
 }
 
-/// Namespaces made ahead, with the ground laid: a process stands in them, waits for the request, and becomes the init. It is not
-/// the init yet, which has to be made inside its cgroup: moving there would wait for a grace period.
+/// Namespaces made ahead, with the ground laid: a process stands in them and waits for the request. Where the groups of the
+/// launch are known it is the init, and in them. Otherwise it becomes the init then: that has to be made inside its cgroup v2,
+/// since moving there would wait for a grace period.
 struct Spare {
     /// Of the whole launch.
     flags: CloneFlags,
     ground: Ground,
+    /// Those that it is in.
+    groups: Vec<Identity>,
     /// Its other end is the spare's; closed, it sends the spare away.
     socket: OwnedFd,
 }
 
 impl Spare {
-    fn make(flags: CloneFlags, ground: Ground, outside: &Outside) -> io::Result<Self> {
+    fn make(wish: Wish, outside: &Outside) -> io::Result<Self> {
         let (ours, theirs) = message::pair()?;
-        match clone_into(flags.difference(CloneFlags::CLONE_NEWPID), None)? {
-            Side::Parent(_) => Ok(Self { flags, ground, socket: ours }),
-            Side::Child => wait_for_request(theirs, flags.intersection(CloneFlags::CLONE_NEWPID), ground, outside),
+        let Wish { preparation: Preparation { namespaces, ground, cgroup, .. }, groups: mut doors } = wish;
+        let flags = flags(&namespaces);
+        let groups = identities(&doors)?;
+        let folder = cgroup.then(|| doors.remove(0));
+        let namespaces_alone = || {
+            let later = flags.intersection(CloneFlags::CLONE_NEWPID);
+            clone_into(flags.difference(later), None).map(|side| (side, later))
+        };
+        let init = |folder| clone_into(flags, folder).map(|side| (side, CloneFlags::empty()));
+        let (side, later) = match groups.is_empty() {
+            true => namespaces_alone()?,
+            // Where nothing can be made in a group, the launch still finds its namespaces.
+            false => init(folder.as_ref().map(AsFd::as_fd)).or_else(|_| namespaces_alone())?,
+        };
+        let stands = later.is_empty();
+        match side {
+            Side::Parent(_) => {
+                Ok(Self { flags, ground, groups: if stands { groups } else { Vec::new() }, socket: ours })
+            }
+            Side::Child => {
+                drop((ours, folder));
+                wait_for_request(theirs, later, stands.then_some(doors), ground, outside)
+            }
         }
+    }
+
+    /// Whether it is what is wished for.
+    fn is(&self, wish: &Wish) -> bool {
+        let Preparation { namespaces, ground, .. } = &wish.preparation;
+        self.flags == flags(namespaces)
+            && self.ground == *ground
+            && identities(&wish.groups).is_ok_and(|groups| groups == self.groups)
+    }
+
+    /// Whether it is in the groups of `request`, or in none yet.
+    fn is_in_groups_of(&self, request: &Request, descriptors: &[OwnedFd]) -> bool {
+        // The plan, the control pair and three streams come before them.
+        let count = usize::from(request.cgroup).saturating_add(request.joins);
+        let groups = descriptors.iter().skip(5).take(count);
+        self.groups.is_empty() || identities(groups).is_ok_and(|groups| groups == self.groups)
     }
 
     fn serve(&self, request: &Request, descriptors: &[OwnedFd]) -> io::Result<()> {
@@ -228,12 +295,29 @@ impl Spare {
     }
 }
 
-fn wait_for_request(socket: OwnedFd, rest: CloneFlags, ground: Ground, outside: &Outside) -> ! {
+/// A group by its file: the same for as long as it is there, whatever it is called.
+type Identity = (u64, u64);
+
+fn identities<'f>(groups: impl IntoIterator<Item = &'f OwnedFd>) -> io::Result<Vec<Identity>> {
+    groups.into_iter().map(|group| fstat(group).map(|found| (found.st_dev, found.st_ino)).map_err(Into::into)).collect()
+}
+
+/// With `doors` this is the init, and they are the `tasks` of its groups; otherwise the flags of `rest` are left for that.
+fn wait_for_request(
+    socket: OwnedFd,
+    rest: CloneFlags,
+    doors: Option<Vec<OwnedFd>>,
+    ground: Ground,
+    outside: &Outside,
+) -> ! {
     // The launcher's own socket above all: a spare that held it would keep the caller waiting for ever.
-    if descriptor::close_from(3, &[&socket]).is_err() {
+    let kept: Vec<&dyn AsRawFd> = std::iter::once(&socket).chain(doors.iter().flatten()).map(|fd| fd as _).collect();
+    if descriptor::close_from(3, &kept).is_err() {
         exit(125);
     }
-    let ahead = Ahead::of(ground);
+    let standing = doors.map(|doors| init::enter(doors).and_then(|()| Standing::look(outside)));
+    let Ok(standing) = standing.transpose() else { exit(125) };
+    let ahead = Ahead::of(ground, standing);
     // While nobody waits.
     if poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0) {
         seccomp::warm();
@@ -253,25 +337,34 @@ fn launch(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outsi
     }
 }
 
-/// Has the init take this process's place in the new namespaces of `flags`; the launcher's child, as every init: it is reaped
-/// there. Comes back if it could not.
+/// Goes on as the init, or has that take this process's place in the new namespaces of `flags`; the launcher's child, as every
+/// init: it is reaped there. Comes back if it could not.
 fn become_init(request: &Request, descriptors: Vec<OwnedFd>, flags: CloneFlags, outside: &Outside, ahead: Ahead) {
     let Some(descriptors) = accept(request, descriptors, outside) else { return };
+    if let Some(standing) = &ahead.standing {
+        introduce(&descriptors.control, standing.pid);
+        init::run(descriptors, outside, Birth::Standing, Some(ahead), &Place::anywhere());
+    }
     let place = Place::take(outside);
     match succeed(flags, descriptors.cgroup.as_ref().map(AsFd::as_fd)) {
         Ok(pid) => {
-            match open_pidfd(getpid().as_raw()) {
-                // Who hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan.
-                Ok(pidfd) => drop(started(&descriptors.control, pid, &pidfd)),
-                Err(fault) => {
-                    let _ = tell(&descriptors.control, &Event::Failed(Fault::new(Step::Clone, "pidfd", &fault)), &[]);
-                    exit(init::GAVE_UP);
-                }
-            }
+            introduce(&descriptors.control, pid);
             init::run(descriptors, outside, Birth::Inside, Some(ahead), &place);
         }
         // A copy takes longer, and tells why if that cannot be made either.
         Err(_) => copy(request, descriptors, flags | CloneFlags::CLONE_PARENT, outside, Some(ahead)),
+    }
+}
+
+/// Tells the caller of this process, which is the init, and the launcher's `pid`.
+fn introduce(control: &OwnedFd, pid: i32) {
+    match open_pidfd(getpid().as_raw()) {
+        // Who hung up meanwhile wants nothing; the init sees the same and ends or waits by its plan.
+        Ok(pidfd) => drop(started(control, pid, &pidfd)),
+        Err(fault) => {
+            let _ = tell(control, &Event::Failed(Fault::new(Step::Clone, "pidfd", &fault)), &[]);
+            exit(init::GAVE_UP);
+        }
     }
 }
 
@@ -309,7 +402,12 @@ fn copy(request: &Request, descriptors: Descriptors, flags: CloneFlags, outside:
 /// What has to be right before there is an init. The rest is the plan's, which it reads.
 fn may_launch(floor: &Floor, request: &Request, descriptors: &Descriptors) -> Result<(), Fault> {
     floor.admits_namespaces(&request.namespaces)?;
-    descriptors.cgroup.iter().chain(&descriptors.joins).try_for_each(|group| floor.admits_group(group))
+    descriptors
+        .cgroup
+        .iter()
+        .chain(&descriptors.joins)
+        .chain(&descriptors.last)
+        .try_for_each(|group| floor.admits_group(group))
 }
 
 fn started(control: &OwnedFd, pid: i32, pidfd: &OwnedFd) -> io::Result<()> {

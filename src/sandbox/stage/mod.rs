@@ -34,7 +34,7 @@ mod place;
 mod root;
 
 pub(super) use landlock::stranger;
-pub(super) use launcher::has_all;
+pub(super) use launcher::{has_all, has_groups};
 pub(super) use measure::missing_file_rights;
 
 /// The first word of a launcher's command line.

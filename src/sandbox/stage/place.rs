@@ -17,6 +17,11 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// Nobody is held.
+    pub(super) const fn anywhere() -> Self {
+        Self { is_held: false }
+    }
+
     /// Takes it if launcher and this process may run everywhere. Others have CPUs of their own, by whoever runs the launcher, by
     /// the plan or by a cpuset, and are left alone: what is set would outlast a later change of those (Linux 6.2).
     pub(super) fn take(outside: &Outside) -> Self {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::events::EventKind;
@@ -12,7 +11,7 @@ use crate::events::EventKind;
 use super::super::death::{Death, DeathRecord};
 use super::super::life::{Effect, Event, LaunchFault, Notice, Origin, Report, Signal, Why};
 use super::super::records::{RecordFault, Records};
-use super::launching::Wanted;
+use super::launching::{Note, Wanted};
 use super::{Keeper, Running, Told, What};
 
 /// How long a cgroup may take to stand still, or to go on.
@@ -47,6 +46,10 @@ impl Keeper {
         let durable = durability(&effects);
         for effect in effects {
             self.perform(effect, durable).await;
+        }
+        // Left by what was to launch and did not.
+        if let Some(note) = self.noted.take() {
+            self.write(note).await;
         }
     }
 
@@ -228,8 +231,8 @@ impl Keeper {
     /// What outlives the daemon; a failure keeps it from launching.
     pub(super) async fn persist(&mut self, durable: Durable) {
         // One after the other: the newest is what stays.
-        if let Some(earlier) = self.writing.take() {
-            let _ = earlier.await;
+        if let Some(earlier) = self.writing.take().filter(|note| !note.is_written()) {
+            self.write(earlier).await;
         }
         match durable {
             Durable::First => {
@@ -243,24 +246,21 @@ impl Keeper {
         }
     }
 
-    /// Writes it while the launch is made ready, which waits for it before anything runs.
+    async fn write(&self, note: Arc<Note>) {
+        // What comes of it was logged, and the next launch asks for itself.
+        let _ = tokio::task::spawn_blocking(move || note.write().is_ok()).await;
+    }
+
+    /// Has it written by the launch of this turn, before anything runs.
     fn note(&mut self) {
         let (id, records, kept) = (self.spec.id.clone(), self.records.clone(), self.kept.clone());
-        let (tell, noted) = oneshot::channel();
-        self.noted = Some(noted);
-        let settled = (id.clone(), records.clone());
-        self.writing = Some(tokio::task::spawn_blocking(move || {
-            let written = records.note(&kept).map_err(|fault| fault.to_string());
-            if let Err(fault) = &written {
-                tracing::error!(runtime = %id, %fault, "the state of a runtime could not be written");
-            }
-            let _ = tell.send(written);
-        }));
+        let note = Arc::new(Note::new(id.clone(), records.clone(), kept));
+        (self.noted, self.writing) = (Some(Arc::clone(&note)), Some(Arc::clone(&note)));
         // It has an end of its own, and nobody waits for it: what it is for is a power cut.
         tokio::spawn(async move {
             tokio::time::sleep(SETTLE).await;
-            let (id, records) = settled;
             tokio::task::spawn_blocking(move || {
+                let _ = note.write();
                 if let Err(fault) = records.settle() {
                     tracing::error!(runtime = %id, %fault, "the state of a runtime would not outlive a power cut");
                 }

@@ -5,12 +5,10 @@ use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
-use crate::domain::{Run, Timestamp};
+use crate::domain::{Run, RuntimeId, Timestamp};
 use crate::proxy::EgressLimits;
 use crate::sandbox::cgroup::{self, CpuQuota, Limits};
 use crate::sandbox::log::{self, LogReader, Place};
@@ -25,7 +23,7 @@ use super::super::launch::group::{self, leaf_name};
 use super::super::launch::{self, Confinement, Group};
 use super::super::life::LaunchFault;
 use super::super::manifest::{Budget, Probe, RuntimeSpec};
-use super::super::records::{Records, RunFile};
+use super::super::records::{Kept, Records, RunFile};
 use super::super::shared::Shared;
 use super::super::spent::Spent;
 use super::running::Parts;
@@ -48,12 +46,44 @@ pub(super) struct Wanted {
     pub(super) uid: u32,
     pub(super) records: Records,
     pub(super) spent: Spent,
-    /// Whether its state was written, which has to be before anything runs; `None` when it was already.
-    pub(super) noted: Option<Noted>,
+    /// Its state, to be written before anything runs; `None` when it was already.
+    pub(super) noted: Option<Arc<Note>>,
 }
 
-/// What comes of a write that goes on beside the launch.
-pub(super) type Noted = oneshot::Receiver<Result<(), String>>;
+/// A state that is written once, by whoever comes to it first: a launch writes it itself when nothing is left to do before.
+/// Another thread that it waited for would first have to get a CPU.
+#[derive(Debug)]
+pub(super) struct Note {
+    id: RuntimeId,
+    records: Records,
+    kept: Kept,
+    written: OnceLock<Result<(), String>>,
+}
+
+impl Note {
+    pub(super) const fn new(id: RuntimeId, records: Records, kept: Kept) -> Self {
+        Self { id, records, kept, written: OnceLock::new() }
+    }
+
+    pub(super) fn is_written(&self) -> bool {
+        self.written.get().is_some()
+    }
+
+    /// Blocks while it is written.
+    pub(super) fn write(&self) -> Result<(), &str> {
+        let written = self.written.get_or_init(|| {
+            let written = self.records.note(&self.kept).map_err(|fault| fault.to_string());
+            if let Err(fault) = &written {
+                tracing::error!(runtime = %self.id, %fault, "the state of a runtime could not be written");
+            }
+            written
+        });
+        match written {
+            Ok(()) => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+}
 
 impl Trouble {
     fn refused(reason: impl Into<String>) -> Self {
@@ -78,11 +108,10 @@ struct Started {
 impl Wanted {
     /// Launches, and hands the sockets to the gateway. The command may have run for a moment before: its connections
     /// wait in the listeners' queues.
-    pub(super) async fn launch(mut self) -> Result<(Box<Running>, Place), Trouble> {
-        let noted = self.noted.take();
+    pub(super) async fn launch(self) -> Result<(Box<Running>, Place), Trouble> {
         let wanted = Arc::new(self);
         let blocking = Arc::clone(&wanted);
-        let started = tokio::task::spawn_blocking(move || blocking.start(noted));
+        let started = tokio::task::spawn_blocking(move || blocking.start());
         let started = started.await.map_err(|_| Trouble::failed("the launch panicked"))??;
         let Started { launched, group, confinement, egress, from, user } = started;
         wanted.prepare_for_the_next(user);
@@ -142,7 +171,14 @@ impl Wanted {
     }
 
     /// Blocks for the milliseconds that a launch takes.
-    fn start(&self, noted: Option<Noted>) -> Result<Started, Trouble> {
+    fn start(&self) -> Result<Started, Trouble> {
+        let started = self.start_with_gpus();
+        // It counts, launched or not.
+        let _ = self.noted.as_ref().map(|note| note.write());
+        started
+    }
+
+    fn start_with_gpus(&self) -> Result<Started, Trouble> {
         (self.shared.permit)(&self.spec).map_err(Trouble::refused)?;
         let name = self.spec.preset;
         let preset = Preset::embedded(name);
@@ -151,7 +187,7 @@ impl Wanted {
             Some(gpu) => self.shared.gpus.assign(&self.spec.id, self.run, gpu).map_err(Trouble::refused)?,
             None => Granted::nothing(),
         };
-        let started = self.start_with(preset, name, &limits, &granted, noted);
+        let started = self.start_with(preset, name, &limits, &granted);
         if started.is_err() && self.spec.gpu.is_some() {
             // Nothing ran on it; whatever is wrong was logged.
             let _ = self.shared.gpus.give_back(&self.spec.id, self.run);
@@ -165,11 +201,10 @@ impl Wanted {
         name: PresetName,
         limits: &Limits,
         granted: &Granted,
-        noted: Option<Noted>,
     ) -> Result<Started, Trouble> {
         let mut plan = self.plan(limits, granted)?;
         let group = self.group()?;
-        let outcome = self.start_in(&mut plan, &group, limits, granted, noted);
+        let outcome = self.start_in(&mut plan, &group, limits, granted);
         match outcome {
             Ok((launched, applied, from)) => {
                 let claim = preset::claim(&applied, preset);
@@ -199,7 +234,6 @@ impl Wanted {
         group: &Group,
         limits: &Limits,
         granted: &Granted,
-        noted: Option<Noted>,
     ) -> Result<(Launched, Vec<cgroup::Applied>, Place), Trouble> {
         let failed = |what: &str, fault: &dyn std::fmt::Display| Trouble::failed(format!("{what}: {fault}"));
         let of_group = group.apply(limits);
@@ -234,10 +268,8 @@ impl Wanted {
         streams.log = Some(Log { files: [files[0].as_fd(), files[1].as_fd()], bound: self.shared.config.log_bytes });
         streams.cgroup = doors.entry();
         let launcher = self.shared.launchers.get().map_err(|fault| failed("the launcher", &fault))?;
-        if let Some(noted) = noted {
-            let written =
-                noted.blocking_recv().unwrap_or_else(|_| Err("the thread that writes it panicked".to_owned()));
-            written.map_err(|why| failed("its state cannot be written, so it is not launched", &why))?;
+        if let Some(note) = &self.noted {
+            note.write().map_err(|why| failed("its state cannot be written, so it is not launched", &why))?;
         }
         let launched = match launcher.launch(plan, &streams) {
             // It died meanwhile; another one is asked, once.

@@ -42,6 +42,7 @@ use super::shared::Shared;
 use super::spent::{BudgetKind, Spent, Window};
 
 use self::effects::Durable;
+use self::launching::Note;
 pub(super) use running::{Remains, Running, Trouble};
 pub(super) use slot::Slot;
 
@@ -116,9 +117,9 @@ pub(super) struct Keeper {
     remains: Option<Box<Remains>>,
     /// Set by an effect that another one in the same turn depends on.
     unwritten: Option<String>,
-    /// A write of its state that may not have ended, and what a launch of the same turn hears of it.
-    writing: Option<JoinHandle<()>>,
-    noted: Option<oneshot::Receiver<Result<(), String>>>,
+    /// A state that may not be written yet, and that a launch of the same turn writes.
+    writing: Option<Arc<Note>>,
+    noted: Option<Arc<Note>>,
     /// What the effects of this turn lead to.
     follow: VecDeque<Event>,
     /// Who waits for nothing of it to live any more.

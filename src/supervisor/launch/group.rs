@@ -20,12 +20,15 @@ pub struct Group(Result<(Cgroups, Arc<Leaf>), String>);
 pub struct Doors<'g> {
     unified: Option<BorrowedFd<'g>>,
     tasks: Vec<File>,
+    /// Those that come before the last.
+    first: usize,
 }
 
 impl Doors<'_> {
     /// How a sandbox starts in the groups.
     pub fn entry(&self) -> Entry<'_> {
-        Entry { into: self.unified, join: self.tasks.iter().map(AsFd::as_fd).collect() }
+        let (first, last) = self.tasks.split_at(self.first);
+        Entry { into: self.unified, join: first.iter().map(AsFd::as_fd).collect(), last: last.first().map(AsFd::as_fd) }
     }
 }
 
@@ -116,7 +119,7 @@ impl Group {
     /// The first that cannot be opened.
     pub fn doors(&self) -> Result<Doors<'_>, (PathBuf, io::Error)> {
         let Some(leaf) = self.leaf() else { return Ok(Doors::default()) };
-        Ok(Doors { tasks: leaf.enter_self()?, unified: leaf.dir_fd() })
+        Ok(Doors { tasks: leaf.enter_self()?, unified: leaf.dir_fd(), first: leaf.place().first_joins() })
     }
 
     /// Lets a frozen leaf run on; where there is none, nothing was frozen.
