@@ -196,7 +196,7 @@ pub(super) async fn act(
         ..Deed::new(Actor::of(peer), AuditAction::RuntimeRequested)
     };
     // At the same time: a launch does not wait for the disk, and is not acknowledged before it is recorded.
-    let (recorded, asked) = tokio::join!(app.state.governance.audit.record(deed), supervisor.request(&id, action));
+    let (asked, recorded) = tokio::join!(supervisor.request(&id, action), app.state.governance.audit.record(deed));
     let view = asked.map_err(|fault| refused(&fault))?;
     if let Err(fault) = recorded {
         tracing::error!(%fault, runtime = %id, %action, "what an operator asks cannot be recorded");

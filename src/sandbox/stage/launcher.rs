@@ -317,9 +317,10 @@ fn wait_for_request(
     }
     let standing = doors.map(|doors| init::enter(doors).and_then(|()| Standing::look(outside)));
     let Ok(standing) = standing.transpose() else { exit(125) };
-    let ahead = Ahead::of(ground, standing);
+    let ahead = Ahead::of(ground.clone(), standing);
     // While nobody waits.
     if poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0) {
+        rehearse(&ground);
         seccomp::warm();
         process::map_program();
     }
@@ -328,6 +329,13 @@ fn wait_for_request(
         become_init(&request, descriptors, rest, outside, ahead);
     }
     process::leave(0);
+}
+
+/// Reads what is much like a plan: a copied process gets each page of its memory when it first writes to it.
+fn rehearse(ground: &Ground) {
+    if let Ok(json) = serde_json::to_vec(ground) {
+        drop(serde_json::from_slice::<Ground>(&json));
+    }
 }
 
 /// Makes the init in the new namespaces of `flags`.

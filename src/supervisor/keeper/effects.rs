@@ -28,8 +28,10 @@ const SETTLE: Duration = Duration::from_millis(50);
 pub(super) enum Durable {
     /// Before anything else is done.
     First,
-    /// Soon after the launch. Written it is before, so a daemon that was killed finds it.
+    /// Soon. It is written at once, so a daemon that was killed finds it.
     Soon,
+    /// Soon after the launch of the same turn, which writes it before anything runs.
+    WithLaunch,
 }
 
 /// A launch that nobody asked for counts in the restart window, and the window is on disk before it: if the launch takes the
@@ -37,7 +39,7 @@ pub(super) enum Durable {
 /// nothing with the power but its number, and does not wait for the disk.
 fn durability(effects: &[Effect]) -> Durable {
     let asked = |effect: &Effect| matches!(effect, Effect::Launch { why: Why::Asked(Origin::Operator), .. });
-    if effects.iter().any(asked) { Durable::Soon } else { Durable::First }
+    if effects.iter().any(asked) { Durable::WithLaunch } else { Durable::First }
 }
 
 impl Keeper {
@@ -242,7 +244,11 @@ impl Keeper {
                     self.unwritten = Some(fault.to_string());
                 }
             }
-            Durable::Soon => self.note(),
+            Durable::Soon => {
+                let note = self.note();
+                tokio::task::spawn_blocking(move || note.write().is_ok());
+            }
+            Durable::WithLaunch => self.noted = Some(self.note()),
         }
     }
 
@@ -251,11 +257,12 @@ impl Keeper {
         let _ = tokio::task::spawn_blocking(move || note.write().is_ok()).await;
     }
 
-    /// Has it written by the launch of this turn, before anything runs.
-    fn note(&mut self) {
+    /// What is to be written, by whoever comes to it first, and is on disk soon.
+    fn note(&mut self) -> Arc<Note> {
         let (id, records, kept) = (self.spec.id.clone(), self.records.clone(), self.kept.clone());
         let note = Arc::new(Note::new(id.clone(), records.clone(), kept));
-        (self.noted, self.writing) = (Some(Arc::clone(&note)), Some(Arc::clone(&note)));
+        self.writing = Some(Arc::clone(&note));
+        let noted = Arc::clone(&note);
         // It has an end of its own, and nobody waits for it: what it is for is a power cut.
         tokio::spawn(async move {
             tokio::time::sleep(SETTLE).await;
@@ -266,6 +273,7 @@ impl Keeper {
                 }
             });
         });
+        noted
     }
 
     pub(super) async fn save_spent(&mut self) {

@@ -337,10 +337,8 @@ impl Keeper {
                 Report::LaunchFailed(trouble.fault)
             }
             What::Gone(remains) => {
-                self.spent = match &self.running {
-                    Some(running) => running.account.settled(&remains),
-                    None => self.spent,
-                };
+                // What was held of it goes now, and not at the next launch.
+                self.spent = self.running.take().map_or(self.spent, |running| running.account.settled(&remains));
                 self.slot.set_spent(self.spent);
                 self.save_spent().await;
                 self.remains = Some(remains);
