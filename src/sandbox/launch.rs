@@ -195,6 +195,8 @@ impl Launcher {
             proc: Some(profile.proc),
             local_prefixes: network.local_prefixes,
             listeners: network.listeners,
+            landlock: profile.ground_rights(),
+            without: profile.without.clone(),
         };
         let Entry { into, join, .. } = entry;
         let (namespaces, cgroup) = (namespaces(user, |_| true), into.is_some());

@@ -25,8 +25,8 @@ use crate::sys::message;
 
 use super::cgroup::Applied;
 use super::charter::Charter;
-use super::plan::{Listener, Mount, ProcView, User};
-use super::{Exec, Fault, Report, stage};
+use super::plan::{Landlock, Listener, Mount, ProcView, User};
+use super::{Control, Exec, Fault, Report, stage};
 
 /// Longest message: a report with every reason is a few KiB.
 pub(crate) const MAX_MESSAGE: usize = 64 << 10;
@@ -81,6 +81,10 @@ pub(crate) struct Ground {
     pub(crate) local_prefixes: Vec<IpNet>,
     /// Listeners that most plans have.
     pub(crate) listeners: Vec<Listener>,
+    /// What Landlock will allow: the first files of every plan, and whether ports are ruled.
+    pub(crate) landlock: Landlock,
+    /// What the profile leaves out.
+    pub(crate) without: Vec<Control>,
 }
 
 /// Asks for a sandbox. Its descriptors are, in this order: the plan, the init's end of the control

@@ -16,7 +16,7 @@ use crate::config::Faults;
 use crate::domain::codes;
 
 use super::Control;
-use super::plan::{Filter, Limit, Mount, ProcView};
+use super::plan::{Filter, Landlock, Limit, Mount, ProcView};
 
 #[cfg(doc)]
 use super::Plan;
@@ -118,6 +118,15 @@ impl Profile {
     /// What every plan of this profile begins its mounts with: nothing of it depends on the command or its user.
     pub fn ground(&self) -> Vec<Mount> {
         system::ground(self)
+    }
+
+    /// What Landlock allows of the ground, and of no port yet.
+    pub(in crate::sandbox) fn ground_rights(&self) -> Landlock {
+        let ports = match self.tcp {
+            TcpRule::Any => None,
+            TcpRule::Gateway => Some(Vec::new()),
+        };
+        Landlock { files: system::ground_rights(self), connect: ports.clone(), bind: ports }
     }
 
     /// Reads `text` as the contents of `file`.

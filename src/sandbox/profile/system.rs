@@ -81,17 +81,26 @@ pub(super) fn mounts(profile: &Profile, user: User, host_name: &str, extra_devic
     mounts
 }
 
-/// What Landlock allows of them.
-pub(super) fn rights(profile: &Profile, extra_devices: &[PathBuf]) -> Vec<(PathBuf, Access)> {
+/// What Landlock allows of the ground.
+pub(super) fn ground_rights(profile: &Profile) -> Vec<(PathBuf, Access)> {
     let own = |paths: &[&str], access| paths.iter().map(|path| (PathBuf::from(path), access)).collect::<Vec<_>>();
     let folders: Vec<&str> = PROGRAMS.iter().copied().filter(|path| !Path::new(path).is_symlink()).collect();
     let mut rights = own(&folders, Access::ReadOnly);
-    rights.extend(own(&["/etc", "/proc", "/run"], Access::ReadOnly));
-    rights.extend(own(&["/tmp", "/dev/shm", HOME], Access::ReadWrite));
+    rights.extend(own(&["/etc", "/run"], Access::ReadOnly));
+    rights.extend(own(&["/tmp", "/dev/shm"], Access::ReadWrite));
     rights.extend(own(&DEVICES, Access::Device));
     rights.extend(own(&["/dev/pts"], Access::Device));
     rights.extend(profile.read_only.iter().map(|path| (path.clone(), Access::ReadOnly)));
-    rights.extend(profile.devices.iter().chain(extra_devices).map(|path| (path.clone(), Access::Device)));
+    rights.extend(profile.devices.iter().map(|path| (path.clone(), Access::Device)));
+    rights
+}
+
+/// What Landlock allows of all, those of the ground first.
+pub(super) fn rights(profile: &Profile, extra_devices: &[PathBuf]) -> Vec<(PathBuf, Access)> {
+    let mut rights = ground_rights(profile);
+    rights.push(("/proc".into(), Access::ReadOnly));
+    rights.push((HOME.into(), Access::ReadWrite));
+    rights.extend(extra_devices.iter().map(|path| (path.clone(), Access::Device)));
     rights
 }
 

@@ -13,6 +13,7 @@ use crate::sandbox::plan::{Mount, Owner, Plan, ProcView, User};
 use crate::sandbox::wire::Ground as Wish;
 use crate::sys::{mount, process};
 
+use super::landlock::Rules;
 use super::measure::{Outside, Seen};
 use super::network::Waiting;
 use super::root::{self, Root, Veils};
@@ -91,6 +92,7 @@ pub(super) struct Ground {
     wish: Wish,
     root: Root,
     veils: Veils,
+    rules: Option<Rules>,
     /// Where the root is attached: what lies below on the host cannot be bound any more.
     stage: PathBuf,
     /// What was bound for each entry; `None` where nothing was.
@@ -106,6 +108,8 @@ pub(super) struct Laid {
     /// A root with so many of the plan's mounts in it.
     pub(super) root: Option<(Root, usize)>,
     pub(super) veils: Veils,
+    /// What Landlock will allow of that root.
+    pub(super) rules: Option<Rules>,
 }
 
 /// Folders that every host has, and that least is bound of (FHS 3.0).
@@ -128,7 +132,12 @@ impl Ground {
         let (stage, place) = STAGES.iter().find_map(|path| Some((PathBuf::from(path), root::open_folder(path)?)))?;
         let root = Root::attached_at(&place).ok()?;
         match fill(root, &wish, sources, stands) {
-            Ok((root, veils)) => Some(Self { wish, root, veils, stage, bound }),
+            Ok((root, veils)) => {
+                // Without them the launch makes its own, and tells why it cannot.
+                let applies = |control| !wish.without.contains(&control);
+                let rules = Rules::begin(&wish.landlock, applies, |path| root.find(path)).ok();
+                Some(Self { wish, root, veils, rules, stage, bound })
+            }
             Err(_) => {
                 take_away(&stage);
                 None
@@ -141,10 +150,10 @@ impl Ground {
     pub(super) fn take(self, plan: &Plan) -> Laid {
         if self.fits(plan) {
             let root = Some((self.root, self.wish.mounts.len()));
-            return Laid { root, veils: self.veils };
+            return Laid { root, veils: self.veils, rules: self.rules };
         }
         take_away(&self.stage);
-        Laid { root: None, veils: self.veils }
+        Laid { root: None, veils: self.veils, rules: None }
     }
 
     fn fits(&self, plan: &Plan) -> bool {

@@ -110,9 +110,11 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, mut ah
         sethostname(&plan.host_name).at(Step::HostName)?;
     }
     let mut made = Sockets::default();
+    let mut rules = None;
     let is_up = ahead.is_up_for(&plan);
     if plan.applies(Control::MountNamespace) && plan.applies(Control::Root) {
-        made.notify = root::build(&plan, ahead.ground(), outside.floor.as_ref())?;
+        let entered = root::build(&plan, ahead.ground(), outside.floor.as_ref())?;
+        (made.notify, rules) = (entered.notify, entered.rules);
     } else if plan.notify {
         return Err(Fault::said(Step::Notify, "it takes a root of its own"));
     }
@@ -123,7 +125,7 @@ fn launch(descriptors: &mut Descriptors, outside: &Outside, birth: Birth, mut ah
         made.listeners = network::listen(&plan.network, ahead.waiting)?;
     }
     made.hand_over(&descriptors.control).at(Step::HandOver)?;
-    let ruleset = landlock::prepare(&plan)?;
+    let ruleset = landlock::prepare(&plan, rules)?;
     seen.stranger = landlock::stranger();
     slow_down(&plan, descriptors)?;
     identity::become_user(&plan)?;

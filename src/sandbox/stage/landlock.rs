@@ -1,20 +1,21 @@
-//! Landlock in two phases: paths are opened while privileged, the restriction comes after the last mount.
+//! Landlock in two phases: paths are opened while privileged, most of them ahead of the launch; the restriction comes after the
+//! last mount.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, NetPort, PathBeneath,
     Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
-use nix::fcntl::{OFlag, open};
+use nix::fcntl::OFlag;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::getpid;
 
 use crate::sandbox::Control;
 use crate::sandbox::fault::{Fault, Step};
-use crate::sandbox::plan::{Access, Plan};
+use crate::sandbox::plan::{Access, Landlock, Plan};
 
 /// The newest rights that are known here. An older kernel handles those that it knows, and the report says
 /// which these are.
@@ -31,50 +32,120 @@ pub(super) enum InForce {
     Abi(i32),
 }
 
-/// Opens the paths and makes the rules.
-pub(super) fn prepare(plan: &Plan) -> Result<Option<RulesetCreated>, Fault> {
+/// What a ruleset rules over at all; whatever it rules over and has no rule for is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Extent {
+    files: bool,
+    connect: bool,
+    bind: bool,
+    scopes: bool,
+}
+
+impl Extent {
+    fn of(rules: &Landlock, applies: impl Fn(Control) -> bool) -> Self {
+        let tcp = applies(Control::LandlockTcp);
+        Self {
+            files: applies(Control::LandlockFiles),
+            connect: tcp && rules.connect.is_some(),
+            bind: tcp && rules.bind.is_some(),
+            scopes: applies(Control::LandlockScopes),
+        }
+    }
+}
+
+/// Rules that are not in force yet.
+#[derive(Debug)]
+pub(super) struct Rules {
+    extent: Extent,
+    ruleset: RulesetCreated,
+    /// Those of files that are in it.
+    files: Vec<(PathBuf, Access)>,
+}
+
+impl Rules {
+    /// Begins with the files of `rules`, which `open` finds as the command will find them. A rule is for a file itself, by whatever
+    /// way it is reached.
+    pub(super) fn begin(
+        rules: &Landlock,
+        applies: impl Fn(Control) -> bool,
+        open: impl Fn(&Path) -> Option<OwnedFd>,
+    ) -> Result<Self, Fault> {
+        let extent = Extent::of(rules, applies);
+        let begun = || Self { extent, ruleset: create(extent)?, files: Vec::new() }.allow(&rules.files, open);
+        begun().map_err(|fault: RulesetError| Fault::said(Step::LandlockRules, fault.to_string()))
+    }
+
+    fn allow(
+        mut self,
+        files: &[(PathBuf, Access)],
+        open: impl Fn(&Path) -> Option<OwnedFd>,
+    ) -> Result<Self, RulesetError> {
+        for (path, access) in files.iter().filter(|_| self.extent.files) {
+            // Absent paths are common: not every host has a `/lib64`.
+            let Some(opened) = open(path) else { continue };
+            let rights =
+                if is_folder(&opened) { rights(*access) } else { rights(*access) & AccessFs::from_file(NEWEST) };
+            self.ruleset = self.ruleset.add_rule(PathBeneath::new(opened, rights))?;
+        }
+        self.files.extend_from_slice(files);
+        Ok(self)
+    }
+
+    /// Whether a plan's rules can be had by adding to these.
+    fn are_of(&self, plan: &Plan) -> bool {
+        self.extent == Extent::of(&plan.landlock, |control| plan.applies(control))
+            && plan.landlock.files.starts_with(&self.files)
+    }
+
+    fn complete(self, plan: &Plan) -> Result<RulesetCreated, RulesetError> {
+        let rest = &plan.landlock.files[self.files.len()..];
+        let Self { extent, mut ruleset, .. } = self.allow(rest, open)?;
+        for port in plan.landlock.connect.iter().flatten().filter(|_| extent.connect) {
+            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+        }
+        for port in plan.landlock.bind.iter().flatten().filter(|_| extent.bind) {
+            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+        }
+        Ok(ruleset)
+    }
+}
+
+/// The plan's rules, those that were made `ahead` of it among them. It is called in the plan's own root.
+pub(super) fn prepare(plan: &Plan, ahead: Option<Rules>) -> Result<Option<RulesetCreated>, Fault> {
     let wanted = [Control::LandlockFiles, Control::LandlockTcp, Control::LandlockScopes];
     if !wanted.iter().any(|control| plan.applies(*control)) {
         return Ok(None);
     }
-    ruleset(plan).map(Some).map_err(|fault| Fault::said(Step::LandlockRules, fault.to_string()))
+    let begun = match ahead.filter(|rules| rules.are_of(plan)) {
+        Some(rules) => rules,
+        None => Rules::begin(
+            &Landlock { files: Vec::new(), ..plan.landlock.clone() },
+            |control| plan.applies(control),
+            open,
+        )?,
+    };
+    begun.complete(plan).map(Some).map_err(|fault| Fault::said(Step::LandlockRules, fault.to_string()))
 }
 
-fn ruleset(plan: &Plan) -> Result<RulesetCreated, RulesetError> {
-    let files = plan.applies(Control::LandlockFiles);
-    let tcp = plan.applies(Control::LandlockTcp);
+fn create(extent: Extent) -> Result<RulesetCreated, RulesetError> {
     let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
-    if files {
+    if extent.files {
         ruleset = ruleset.handle_access(AccessFs::from_all(NEWEST))?;
     }
-    if tcp && plan.landlock.connect.is_some() {
+    if extent.connect {
         ruleset = ruleset.handle_access(AccessNet::ConnectTcp)?;
     }
-    if tcp && plan.landlock.bind.is_some() {
+    if extent.bind {
         ruleset = ruleset.handle_access(AccessNet::BindTcp)?;
     }
-    if plan.applies(Control::LandlockScopes) {
+    if extent.scopes {
         ruleset = ruleset.scope(Scope::from_all(NEWEST))?;
     }
-    let mut created = ruleset.create()?;
-    if files {
-        for (path, access) in &plan.landlock.files {
-            // Absent paths are common: not every host has a `/lib64`.
-            let Ok(opened) = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) else { continue };
-            let rights =
-                if is_folder(&opened) { rights(*access) } else { rights(*access) & AccessFs::from_file(NEWEST) };
-            created = created.add_rule(PathBeneath::new(opened, rights))?;
-        }
-    }
-    if tcp {
-        for port in plan.landlock.connect.iter().flatten() {
-            created = created.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
-        }
-        for port in plan.landlock.bind.iter().flatten() {
-            created = created.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
-        }
-    }
-    Ok(created)
+    ruleset.create()
+}
+
+fn open(path: &Path) -> Option<OwnedFd> {
+    nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()
 }
 
 fn is_folder(opened: &OwnedFd) -> bool {

@@ -22,6 +22,7 @@ use crate::sys::message;
 use crate::sys::mount::{self, Restrictions};
 
 use super::ground::{Ground, Laid};
+use super::landlock::Rules;
 use super::owners;
 
 /// The new root while it is being built, with the folders that were entered last: entries come in groups.
@@ -39,11 +40,19 @@ pub(super) const CLOSED: &str = "/.arw/closed";
 const ROOT_BYTES: &CStr = c"4m";
 const ROOT_FILES: &CStr = c"4096";
 
-/// Builds the new root, on the ground that may have been laid for it, and enters it. Hands back the socket of
-/// `NOTIFY_SOCKET`, if the plan has one. What goes below `floor` is not bound.
-pub(super) fn build(plan: &Plan, ground: Option<Ground>, floor: Option<&Floor>) -> Result<Option<OwnedFd>, Fault> {
+/// A root that was built and entered.
+#[derive(Debug)]
+pub(super) struct Entered {
+    /// The socket of `NOTIFY_SOCKET`, if the plan has one.
+    pub(super) notify: Option<OwnedFd>,
+    /// The rules for what was laid ahead.
+    pub(super) rules: Option<Rules>,
+}
+
+/// Builds the new root, on the ground that may have been laid for it, and enters it. What goes below `floor` is not bound.
+pub(super) fn build(plan: &Plan, ground: Option<Ground>, floor: Option<&Floor>) -> Result<Entered, Fault> {
     mount::make_all_private().at(Step::MountsPrivate)?;
-    let Laid { root, mut veils } = ground.map_or_else(Laid::default, |ground| ground.take(plan));
+    let Laid { root, mut veils, rules } = ground.map_or_else(Laid::default, |ground| ground.take(plan));
     let (root, laid) = root.map_or((None, 0), |(root, mounts)| (Some(root), mounts));
     let (_, rest) = plan.mounts.split_at(laid);
     // All of the host is opened before anything covers it.
@@ -65,7 +74,7 @@ pub(super) fn build(plan: &Plan, ground: Option<Ground>, floor: Option<&Floor>) 
     // From here on nobody replaces the socket either: neither it nor its folder can be changed.
     let all = Restrictions { read_only: true, no_setuid: true, no_devices: true, no_exec: true };
     mount::restrict(&root.mount, all, false).at(Step::Pivot)?;
-    Ok(notify)
+    Ok(Entered { notify, rules })
 }
 
 /// Gives what is made from here on the modes that everybody inside needs.
@@ -344,6 +353,12 @@ impl Root {
     /// Makes the file at [`CLOSED`], if it is not there.
     pub(super) fn close_to_readers(&mut self) -> Result<(), Fault> {
         self.walk_to(Path::new(CLOSED), Kind::File).map(drop).at(Step::MountTarget)
+    }
+
+    /// What will be found at `path` inside.
+    pub(super) fn find(&self, path: &Path) -> Option<OwnedFd> {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        openat2(&self.mount, path, how).ok()
     }
 
     /// Closes all but the root's own descriptor.
