@@ -27,7 +27,7 @@ use super::charter::Charter;
 use super::fault::At;
 use super::handle::{end, is_gone, named};
 use super::plan::{MAX_LISTENERS, MAX_PLAN, Network};
-use super::wire::{Ask, Event, Exit, Ground, Held, Namespace, Preparation, Request, hear, tell};
+use super::wire::{Ask, Event, Exit, Ground, Held, Namespace, Order, Preparation, Request, hear, tell};
 use super::{
     Control, Fault, Handle, InitId, LaunchError, Launched, Listener, Plan, Profile, Report, Step, User, stage,
 };
@@ -210,17 +210,25 @@ impl Launcher {
     /// # Errors
     /// [`LaunchError::Step`] names the step that failed; nothing is left then.
     pub fn launch(&self, plan: &Plan, streams: &Streams<'_>) -> Result<Launched, LaunchError> {
+        await_running(self.request(plan, streams, false)?, plan)
+    }
+
+    /// Begins a launch: the sandbox is made while the caller sees to what the command needs outside of it, and the command is
+    /// made when that is there ([`Begun::go_on`]).
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`], as far as they show themselves at once.
+    pub fn begin<'p>(&self, plan: &'p Plan, streams: &Streams<'_>) -> Result<Begun<'p>, LaunchError> {
+        Ok(Begun { socket: self.request(plan, streams, true)?, plan })
+    }
+
+    /// The caller's end of the control pair.
+    fn request(&self, plan: &Plan, streams: &Streams<'_>, held: bool) -> Result<OwnedFd, LaunchError> {
         if plan.network.listeners.len() > MAX_LISTENERS {
             return Err(Fault::said(Step::Send, format!("more than {MAX_LISTENERS} listeners")).into());
         }
-        let (ours, theirs) = message::pair().at(Step::Send)?;
+        let (ours, control) = message::pair().at(Step::Send)?;
         let sealed = seal(plan)?;
-        self.request(plan, streams, &sealed, &theirs)?;
-        drop(theirs);
-        await_running(ours, plan)
-    }
-
-    fn request(&self, plan: &Plan, streams: &Streams<'_>, sealed: &File, control: &OwnedFd) -> Result<(), Fault> {
         let mut descriptors = vec![sealed.as_fd(), control.as_fd()];
         descriptors.extend(streams.standard);
         let Entry { into, join, last } = &streams.cgroup;
@@ -231,24 +239,45 @@ impl Launcher {
         descriptors.extend(streams.adoption);
         descriptors.extend(streams.log.iter().flat_map(|log| log.files));
         if descriptors.len() > message::MAX_DESCRIPTORS {
-            return Err(Fault::said(Step::Send, "more descriptors than one message carries"));
+            return Err(Fault::said(Step::Send, "more descriptors than one message carries").into());
         }
         let request = Request {
             namespaces: namespaces(plan.user, |control| plan.applies(control)),
             cgroup: into.is_some(),
             joins: join.len(),
             last: last.is_some(),
+            held,
             exit_record: streams.exit_record.is_some(),
             adoption: streams.adoption.is_some(),
             log: streams.log.map(|log| log.bound),
         };
-        self.ask(&Ask::Launch(request), &descriptors).at(Step::Send)
+        self.ask(&Ask::Launch(request), &descriptors).at(Step::Send)?;
+        Ok(ours)
     }
 
     fn ask(&self, ask: &Ask, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let socket = self.socket.as_ref().expect("the socket is there until the launcher is dropped");
         // One message, whole or not at all: requests of several threads do not mix.
         tell(socket, ask, descriptors)
+    }
+}
+
+/// A launch whose command waits. Dropped, nothing is left of it.
+#[derive(Debug)]
+pub struct Begun<'p> {
+    socket: OwnedFd,
+    plan: &'p Plan,
+}
+
+impl Begun<'_> {
+    /// Has the command made, and waits until it was executed.
+    ///
+    /// # Errors
+    /// As [`Launcher::launch`].
+    pub fn go_on(self) -> Result<Launched, LaunchError> {
+        // If nobody hears it, the init's last word tells why.
+        let _ = tell(&self.socket, &Order::Go, &[]);
+        await_running(self.socket, self.plan)
     }
 }
 

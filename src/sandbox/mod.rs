@@ -65,7 +65,7 @@ pub use exec::{Exec, ExecError, Executing, MAX_EXECUTIONS};
 pub use fault::{Fault, LaunchError, Step};
 pub use handle::{End, Handle, Launched};
 pub use init_id::InitId;
-pub use launch::{Entry, Launcher, Log, Streams, launch};
+pub use launch::{Begun, Entry, Launcher, Log, Streams, launch};
 pub use plan::{Listener, ListenerRole, Plan, Scheduling, User};
 pub use profile::{Profile, ProfileName};
 pub use text::Text;

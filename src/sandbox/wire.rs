@@ -100,6 +100,8 @@ pub(crate) struct Request {
     pub(crate) joins: usize,
     /// One more comes along, to be entered last.
     pub(crate) last: bool,
+    /// The command is made only when the caller says so ([`Order::Go`]).
+    pub(crate) held: bool,
     /// A file for the exit record comes along.
     pub(crate) exit_record: bool,
     /// A listening socket for a later owner comes along.
@@ -156,6 +158,8 @@ pub(crate) enum Event {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Order {
+    /// Make the command: all that it needs outside is there.
+    Go,
     /// Send the command this signal.
     Signal { number: i32 },
     /// Send the listeners again: a new owner has come.

@@ -1,6 +1,7 @@
 //! A sandbox starts in the cgroup that was made for it. Only groups that the test made itself are touched.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -181,6 +182,45 @@ fn an_init_that_stood_ready_gives_its_command_the_same_root_and_report() {
         let (ahead, measured) = launch();
         assert_same(&ahead, &fresh, name);
         assert_eq!(measured, report, "{name:?}");
+    }
+}
+
+/// The sandbox is made, and the command is not, until the caller says so; of a caller that is gone nothing is left, not even an
+/// init that would wait for a later one.
+#[test]
+fn a_command_that_is_held_begins_when_it_is_told_to_and_never_without() {
+    let Some(own) = Both::new() else { return };
+    let launcher = Launcher::start_from(Path::new(env!("CARGO_BIN_EXE_arw-cli"))).expect("launcher");
+    let mut plan = plan(ProfileName::Standard, &["echo", "begun"]);
+    plan.when_alone = arw::sandbox::plan::WhenAlone::Wait;
+    for (ahead, goes_on) in [(false, true), (true, true), (false, false), (true, false)] {
+        if ahead {
+            launcher.prepare(user(), Profile::embedded(ProfileName::Standard), &own.entry()).expect("prepared");
+            until("the init to stand ready", || own.pids().iter().all(|pids| pids.len() == 1));
+        }
+        let null = File::open("/dev/null").expect("null");
+        let (mut out, write) = std::io::pipe().expect("pipe");
+        let mut streams = Streams::new(null.as_fd(), write.as_fd(), write.as_fd());
+        streams.cgroup = own.entry();
+        let begun = launcher.begin(&plan, &streams).expect("begun");
+        drop(write);
+        until("the init", || own.pids().iter().all(|pids| pids.len() == 1));
+        // A launch takes a few milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        assert!(own.pids().iter().all(|pids| pids.len() == 1), "{:?}: there is no command yet", own.pids());
+        nix::fcntl::fcntl(&out, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK)).expect("set");
+        let said = out.read(&mut [0; 8]);
+        assert_eq!(said.expect_err("nothing").kind(), std::io::ErrorKind::WouldBlock);
+        nix::fcntl::fcntl(&out, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).expect("set");
+        if goes_on {
+            let launched = begun.go_on().expect("launched");
+            assert_eq!(std::io::read_to_string(out).expect("text"), "begun\n");
+            launched.kill(PATIENCE).expect("ended");
+        } else {
+            drop(begun);
+            assert_eq!(std::io::read_to_string(out).expect("text"), "");
+        }
+        until("nothing to be left", || own.pids().iter().all(Vec::is_empty));
     }
 }
 

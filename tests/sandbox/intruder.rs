@@ -152,7 +152,7 @@ fn namespaces() -> Vec<&'static str> {
 
 fn request() -> Value {
     json!({
-        "namespaces": namespaces(), "cgroup": false, "joins": 0, "last": false, "exit_record": false, "adoption": false, "log": null,
+        "namespaces": namespaces(), "cgroup": false, "joins": 0, "last": false, "held": false, "exit_record": false, "adoption": false, "log": null,
     })
 }
 

@@ -6,7 +6,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use nix::libc::O_DIRECTORY;
 use serde::{Deserialize, Serialize};
@@ -66,7 +65,6 @@ pub struct Leaf {
     dir: Option<File>,
     /// What was opened ahead.
     files: Opened,
-    tasks: Mutex<Vec<File>>,
 }
 
 /// Where a controller works for a leaf.
@@ -82,12 +80,12 @@ impl Leaf {
             options.read(true).custom_flags(O_DIRECTORY).open(path).map_err(|fault| CgroupFault::file(path, fault))
         };
         let dir = place.unified.as_ref().map(open).transpose()?;
-        Ok(Self { place, withheld, dir, files: Opened::default(), tasks: Mutex::default() })
+        Ok(Self { place, withheld, dir, files: Opened::default() })
     }
 
-    /// With what was opened of it before: files that limits are written to, and the `tasks` of every v1 group, in their order.
-    pub(super) fn with_files(self, files: Opened, tasks: Vec<File>) -> Self {
-        Self { files, tasks: Mutex::new(tasks), ..self }
+    /// With what was opened of it before: files that limits are written to.
+    pub(super) fn with_files(self, files: Opened) -> Self {
+        Self { files, ..self }
     }
 
     pub(super) const fn files(&self) -> &Opened {
@@ -121,10 +119,6 @@ impl Leaf {
     /// # Errors
     /// The first that cannot be opened.
     pub fn enter_self(&self) -> Result<Vec<File>, (PathBuf, io::Error)> {
-        let opened = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        if !opened.is_empty() {
-            return Ok(opened);
-        }
         let paths = self.place.v1.iter().map(|(_, path)| path.join("tasks"));
         let open = |path: PathBuf| File::options().write(true).open(&path).map_err(|fault| (path, fault));
         paths.map(open).collect()

@@ -67,6 +67,11 @@ impl Standby {
         self.tasks.iter().take(self.place.first_joins()).map(AsFd::as_fd)
     }
 
+    /// The same of the CPU's group, which is entered last.
+    pub fn last_tasks(&self) -> Option<BorrowedFd<'_>> {
+        self.tasks.get(self.place.first_joins()).map(AsFd::as_fd)
+    }
+
     /// Gives the groups of version 1 their name, `folder`.
     ///
     /// # Errors
@@ -80,9 +85,9 @@ impl Standby {
         Ok((std::mem::take(&mut self.place), std::mem::take(&mut self.withheld)))
     }
 
-    /// What was opened, for the leaf that it became.
+    /// The files that limits are written to, for the leaf that it became. Who enters that has done so by what stood open here.
     pub(super) fn hand_over(mut self, leaf: Leaf) -> Leaf {
-        leaf.with_files(std::mem::take(&mut self.files), std::mem::take(&mut self.tasks))
+        leaf.with_files(std::mem::take(&mut self.files))
     }
 }
 

@@ -160,6 +160,8 @@ impl House {
                 self.forward(number);
                 Ok(())
             }
+            // It was made.
+            Order::Go => Ok(()),
             Order::Listeners => {
                 self.sockets.hand_over(control)?;
                 // An empty message says that these were all.

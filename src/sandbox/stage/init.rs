@@ -19,7 +19,7 @@ use crate::sandbox::Control;
 use crate::sandbox::cgroup::{self, Applied};
 use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Limit, MAX_PLAN, Plan, Resource, Scheduling, WhenAlone};
-use crate::sandbox::wire::{Event, LISTENERS_AT_ONCE, tell};
+use crate::sandbox::wire::{Event, LISTENERS_AT_ONCE, Order, hear, tell};
 use crate::sys::clone::run_before_exec;
 use crate::sys::{descriptor, process, signals};
 
@@ -254,6 +254,16 @@ impl Sockets {
     }
 }
 
+/// Stands still until the caller has seen to what the command needs outside. Of a caller that is gone nothing runs, even
+/// where the plan has an init wait for a later one: that knows nothing of this launch yet.
+fn await_word(control: &OwnedFd) -> Result<(), Fault> {
+    match hear::<Order>(control).at(Step::Init)? {
+        Some((Order::Go, _)) => Ok(()),
+        Some(_) => Err(Fault::said(Step::Init, "it was to be told to go on, and was told something else")),
+        None => Err(Fault::said(Step::Init, "its owner was gone before the command was made")),
+    }
+}
+
 /// Makes the command's process, which is executed when this returns.
 fn start(
     plan: Plan,
@@ -269,6 +279,9 @@ fn start(
     handled.thread_block().at(Step::Init)?;
     let signals = SignalFd::with_flags(&handled, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).at(Step::Init)?;
     signals::reset_all();
+    if descriptors.is_held {
+        await_word(&descriptors.control)?;
+    }
     let standard = descriptors.standard.take().ok_or_else(|| Fault::said(Step::Streams, "they are gone"))?;
     let (standard, journal) = match descriptors.log.take() {
         Some(log) => journal::open(log, standard).at(Step::Log)?,

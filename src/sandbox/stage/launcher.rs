@@ -191,6 +191,8 @@ pub(super) struct Descriptors {
     pub(super) joins: Vec<OwnedFd>,
     /// Until it was entered.
     pub(super) last: Option<OwnedFd>,
+    /// The command waits for the caller's word.
+    pub(super) is_held: bool,
     pub(super) exit_record: Option<OwnedFd>,
     pub(super) adoption: Option<OwnedFd>,
     pub(super) log: Option<LogFiles>,
@@ -219,6 +221,7 @@ impl Descriptors {
             cgroup: if request.cgroup { Some(rest.next()?) } else { None },
             joins: rest.by_ref().take(request.joins).collect(),
             last: if request.last { Some(rest.next()?) } else { None },
+            is_held: request.held,
             exit_record: if request.exit_record { Some(rest.next()?) } else { None },
             adoption: if request.adoption { Some(rest.next()?) } else { None },
             log: match request.log {

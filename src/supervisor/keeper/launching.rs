@@ -1,8 +1,8 @@
 //! From a declaration to a running sandbox.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use crate::domain::{Run, RuntimeId, Timestamp};
 use crate::proxy::EgressLimits;
-use crate::sandbox::cgroup::{self, CpuQuota, Limits};
+use crate::sandbox::cgroup::{self, CpuQuota, Limits, Standby};
 use crate::sandbox::log::{self, LogReader, Place};
 use crate::sandbox::notify::Notifications;
 use crate::sandbox::plan::{Plan, Resource, Scheduling, WhenAlone};
 use crate::sandbox::preset::{self, Preset, PresetName};
 use crate::sandbox::profile::{Workload, Workspace};
-use crate::sandbox::{LaunchError, Launched, Log, Profile, Step, Streams, Text, User};
+use crate::sandbox::{Begun, Entry, LaunchError, Launched, Launcher, Log, Profile, Step, Streams, Text, User};
 
 use super::super::gpus::Granted;
 use super::super::launch::group::{self, leaf_name};
@@ -93,6 +93,37 @@ impl Trouble {
     fn failed(reason: impl Into<String>) -> Self {
         Self { fault: LaunchFault::Failed, reason: reason.into() }
     }
+}
+
+/// A launch whose command waits.
+struct Beginning<'p> {
+    launcher: Arc<Launcher>,
+    begun: Begun<'p>,
+}
+
+/// What a run has outside of its sandbox.
+struct Ways {
+    files: [File; 2],
+    /// Where its own lines begin.
+    from: Place,
+    exit: File,
+    adoption: Arc<OwnedFd>,
+    null: File,
+}
+
+impl Ways {
+    fn streams<'w>(&'w self, entry: Entry<'w>, log_bytes: u64) -> Streams<'w> {
+        let mut streams = Streams::new(self.null.as_fd(), self.null.as_fd(), self.null.as_fd());
+        streams.exit_record = Some(self.exit.as_fd());
+        streams.adoption = Some(self.adoption.as_fd());
+        streams.log = Some(Log { files: [self.files[0].as_fd(), self.files[1].as_fd()], bound: log_bytes });
+        streams.cgroup = entry;
+        streams
+    }
+}
+
+fn failed(what: &str, fault: &dyn std::fmt::Display) -> Trouble {
+    Trouble::failed(format!("{what}: {fault}"))
 }
 
 /// What a blocking thread brings back.
@@ -203,8 +234,22 @@ impl Wanted {
         granted: &Granted,
     ) -> Result<Started, Trouble> {
         let mut plan = self.plan(limits, granted)?;
-        let group = self.group()?;
-        let outcome = self.start_in(&mut plan, &group, limits, granted);
+        let ready = match self.shared.take_standby() {
+            Some(standby) => self.begin(&plan, standby)?,
+            None => None,
+        };
+        let (group, outcome) = match ready {
+            Some((begun, group, ways)) => {
+                let outcome = self.start_in(&plan, &group, &ways, Some(begun), limits, granted);
+                (group, outcome)
+            }
+            None => {
+                let group = self.group()?;
+                group.stand_in(limits, &mut plan);
+                let outcome = self.ways().and_then(|ways| self.start_in(&plan, &group, &ways, None, limits, granted));
+                (group, outcome)
+            }
+        };
         match outcome {
             Ok((launched, applied, from)) => {
                 let claim = preset::claim(&applied, preset);
@@ -228,16 +273,29 @@ impl Wanted {
         }
     }
 
+    /// Has the sandbox begun in groups that stand ready, and gives them their name meanwhile. `None` where one of it cannot be
+    /// had; nothing is left then.
+    fn begin<'p>(&self, plan: &'p Plan, standby: Standby) -> Result<Option<(Beginning<'p>, Group, Ways)>, Trouble> {
+        let ways = self.ways()?;
+        let entry = Entry { into: standby.dir_fd(), join: standby.tasks().collect(), last: standby.last_tasks() };
+        let Ok(launcher) = self.shared.launchers.get() else { return Ok(None) };
+        let Ok(begun) = launcher.begin(plan, &ways.streams(entry, self.shared.config.log_bytes)) else {
+            return Ok(None);
+        };
+        let group = Group::of(&self.shared.cgroups, standby, &self.leaf_name());
+        Ok(group.map(|group| (Beginning { launcher, begun }, group, ways)))
+    }
+
     fn start_in(
         &self,
-        plan: &mut Plan,
+        plan: &Plan,
         group: &Group,
+        ways: &Ways,
+        beginning: Option<Beginning<'_>>,
         limits: &Limits,
         granted: &Granted,
     ) -> Result<(Launched, Vec<cgroup::Applied>, Place), Trouble> {
-        let failed = |what: &str, fault: &dyn std::fmt::Display| Trouble::failed(format!("{what}: {fault}"));
         let of_group = group.apply(limits);
-        group.stand_in(limits, plan);
         let unknown = Confinement {
             report: crate::sandbox::Report::default(),
             applied: Vec::new(),
@@ -247,6 +305,37 @@ impl Wanted {
         self.records
             .begin(&self.run_file(plan, group, &unknown, granted, None))
             .map_err(|fault| failed("its record", &fault))?;
+        if let Some(note) = &self.noted {
+            note.write().map_err(|why| failed("its state cannot be written, so it is not launched", &why))?;
+        }
+        let launched = match beginning {
+            Some(Beginning { launcher, begun }) => (launcher, begun.go_on()),
+            None => self.launch_in(plan, group, ways)?,
+        };
+        let launched = match launched {
+            // It died meanwhile; another one is asked, once.
+            (launcher, Err(_)) if !launcher.is_alive() => self.launch_in(plan, group, ways)?.1,
+            (_, outcome) => outcome,
+        };
+        let launched = launched.map_err(|fault| trouble(&fault))?;
+        let applied = cgroup::merge(of_group, launched.scheduled.clone());
+        Ok((launched, applied, ways.from))
+    }
+
+    fn launch_in(
+        &self,
+        plan: &Plan,
+        group: &Group,
+        ways: &Ways,
+    ) -> Result<(Arc<Launcher>, Result<Launched, LaunchError>), Trouble> {
+        let doors = group.doors().map_err(|(path, fault)| failed(&path.display().to_string(), &fault))?;
+        let launcher = self.shared.launchers.get().map_err(|fault| failed("the launcher", &fault))?;
+        let launched = launcher.launch(plan, &ways.streams(doors.entry(), self.shared.config.log_bytes));
+        Ok((launcher, launched))
+    }
+
+    /// Opens what the run has outside of its sandbox.
+    fn ways(&self) -> Result<Ways, Trouble> {
         let logs = self.records.logs();
         let files = log::open(&logs).map_err(|fault| failed("its log", &fault))?;
         let from = LogReader::new(logs).end().map_err(|fault| failed("its log", &fault))?;
@@ -261,27 +350,7 @@ impl Wanted {
         let adoption = self.records.listen_for_adoption().map_err(|fault| failed("its socket", &fault))?;
         let null = OpenOptions::new().read(true).write(true).open("/dev/null");
         let null = null.map_err(|fault| failed("/dev/null", &fault))?;
-        let doors = group.doors().map_err(|(path, fault)| failed(&path.display().to_string(), &fault))?;
-        let mut streams = Streams::new(null.as_fd(), null.as_fd(), null.as_fd());
-        streams.exit_record = Some(exit.as_fd());
-        streams.adoption = Some(adoption.as_fd());
-        streams.log = Some(Log { files: [files[0].as_fd(), files[1].as_fd()], bound: self.shared.config.log_bytes });
-        streams.cgroup = doors.entry();
-        let launcher = self.shared.launchers.get().map_err(|fault| failed("the launcher", &fault))?;
-        if let Some(note) = &self.noted {
-            note.write().map_err(|why| failed("its state cannot be written, so it is not launched", &why))?;
-        }
-        let launched = match launcher.launch(plan, &streams) {
-            // It died meanwhile; another one is asked, once.
-            Err(_) if !launcher.is_alive() => {
-                let launcher = self.shared.launchers.get().map_err(|fault| failed("the launcher", &fault))?;
-                launcher.launch(plan, &streams)
-            }
-            outcome => outcome,
-        };
-        let launched = launched.map_err(|fault| trouble(&fault))?;
-        let applied = cgroup::merge(of_group, launched.scheduled.clone());
-        Ok((launched, applied, from))
+        Ok(Ways { files, from, exit, adoption, null })
     }
 
     fn run_file(
@@ -306,10 +375,13 @@ impl Wanted {
         }
     }
 
+    fn leaf_name(&self) -> String {
+        leaf_name(&self.shared.instance, self.spec.id.as_str())
+    }
+
     /// The groups of this run. What an earlier launch left under the name is ended first.
     fn group(&self) -> Result<Group, Trouble> {
-        let name = leaf_name(&self.shared.instance, self.spec.id.as_str());
-        Group::make_anew(&self.shared.cgroups, self.shared.take_standby(), &name, PATIENCE)
+        Group::make_anew(&self.shared.cgroups, &self.leaf_name(), PATIENCE)
             .map_err(|fault| Trouble::failed(format!("what an earlier run left: {fault}")))
     }
 

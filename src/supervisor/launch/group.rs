@@ -47,19 +47,20 @@ impl Group {
         Self(made.map(|leaf| (groups.clone(), Arc::new(leaf))).map_err(|fault| first_reason(&fault)))
     }
 
-    /// The same, of groups that stand ready if there are some; what an earlier run has left under this name is ended first.
+    /// Those that stand ready, under this name. `None` where they cannot have it: they are gone then, with what stood in them.
+    pub fn of(cgroups: &Result<Cgroups, String>, standby: Standby, name: &str) -> Option<Self> {
+        let groups = cgroups.as_ref().ok()?;
+        let leaf = groups.leaf_of(standby, name).ok()?;
+        Some(Self(Ok((groups.clone(), Arc::new(leaf)))))
+    }
+
+    /// The same as [`Group::make`]; what an earlier run has left under this name is ended first.
     ///
     /// # Errors
     /// It does not end within `patience`, or cannot be removed.
-    pub fn make_anew(
-        cgroups: &Result<Cgroups, String>,
-        standby: Option<Standby>,
-        name: &str,
-        patience: Duration,
-    ) -> Result<Self, CgroupFault> {
+    pub fn make_anew(cgroups: &Result<Cgroups, String>, name: &str, patience: Duration) -> Result<Self, CgroupFault> {
         if let Ok(groups) = cgroups {
-            let made = standby.map_or_else(|| groups.leaf(name), |standby| groups.leaf_of(standby, name));
-            match made {
+            match groups.leaf(name) {
                 Ok(leaf) => return Ok(Self(Ok((groups.clone(), Arc::new(leaf))))),
                 Err(CgroupFault::Exists(_)) => end_left(groups, name, patience)?,
                 // Told, or tried again, below.
