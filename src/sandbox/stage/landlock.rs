@@ -1,6 +1,7 @@
 //! Landlock in two phases: paths are opened while privileged, most of them ahead of the launch; the restriction comes after the
 //! last mount.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::unistd::getpid;
 
 use crate::sandbox::Control;
-use crate::sandbox::fault::{Fault, Step};
+use crate::sandbox::fault::{At, Fault, Step};
 use crate::sandbox::plan::{Access, Landlock, Plan};
 
 /// The newest rights that are known here. An older kernel handles those that it knows, and the report says
@@ -68,24 +69,26 @@ impl Rules {
     pub(super) fn begin(
         rules: &Landlock,
         applies: impl Fn(Control) -> bool,
-        open: impl Fn(&Path) -> Option<OwnedFd>,
+        open: impl Fn(&Path) -> io::Result<Option<OwnedFd>>,
     ) -> Result<Self, Fault> {
         let extent = Extent::of(rules, applies);
-        let begun = || Self { extent, ruleset: create(extent)?, files: Vec::new() }.allow(&rules.files, open);
-        begun().map_err(|fault: RulesetError| Fault::said(Step::LandlockRules, fault.to_string()))
+        let ruleset = create(extent).map_err(|fault| told(&fault))?;
+        Self { extent, ruleset, files: Vec::new() }.allow(&rules.files, open)
     }
 
     fn allow(
         mut self,
         files: &[(PathBuf, Access)],
-        open: impl Fn(&Path) -> Option<OwnedFd>,
-    ) -> Result<Self, RulesetError> {
+        open: impl Fn(&Path) -> io::Result<Option<OwnedFd>>,
+    ) -> Result<Self, Fault> {
         for (path, access) in files.iter().filter(|_| self.extent.files) {
             // Absent paths are common: not every host has a `/lib64`.
-            let Some(opened) = open(path) else { continue };
+            let Some(opened) = open(path).at_with(Step::LandlockRules, || path.display().to_string())? else {
+                continue;
+            };
             let rights =
                 if is_folder(&opened) { rights(*access) } else { rights(*access) & AccessFs::from_file(NEWEST) };
-            self.ruleset = self.ruleset.add_rule(PathBeneath::new(opened, rights))?;
+            self.ruleset = self.ruleset.add_rule(PathBeneath::new(opened, rights)).map_err(|fault| told(&fault))?;
         }
         self.files.extend_from_slice(files);
         Ok(self)
@@ -97,14 +100,14 @@ impl Rules {
             && plan.landlock.files.starts_with(&self.files)
     }
 
-    fn complete(self, plan: &Plan) -> Result<RulesetCreated, RulesetError> {
+    fn complete(self, plan: &Plan) -> Result<RulesetCreated, Fault> {
         let rest = &plan.landlock.files[self.files.len()..];
         let Self { extent, mut ruleset, .. } = self.allow(rest, open)?;
         for port in plan.landlock.connect.iter().flatten().filter(|_| extent.connect) {
-            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::ConnectTcp)).map_err(|fault| told(&fault))?;
         }
         for port in plan.landlock.bind.iter().flatten().filter(|_| extent.bind) {
-            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp))?;
+            ruleset = ruleset.add_rule(NetPort::new(*port, AccessNet::BindTcp)).map_err(|fault| told(&fault))?;
         }
         Ok(ruleset)
     }
@@ -124,7 +127,11 @@ pub(super) fn prepare(plan: &Plan, ahead: Option<Rules>) -> Result<Option<Rulese
             open,
         )?,
     };
-    begun.complete(plan).map(Some).map_err(|fault| Fault::said(Step::LandlockRules, fault.to_string()))
+    begun.complete(plan).map(Some)
+}
+
+fn told(fault: &RulesetError) -> Fault {
+    Fault::said(Step::LandlockRules, fault.to_string())
 }
 
 fn create(extent: Extent) -> Result<RulesetCreated, RulesetError> {
@@ -144,8 +151,10 @@ fn create(extent: Extent) -> Result<RulesetCreated, RulesetError> {
     ruleset.create()
 }
 
-fn open(path: &Path) -> Option<OwnedFd> {
-    nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok()
+/// What the command will find there, if it will find something.
+#[expect(clippy::unnecessary_wraps, reason = "what cannot be opened here has no rule, and is refused")]
+fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
+    Ok(nix::fcntl::open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok())
 }
 
 fn is_folder(opened: &OwnedFd) -> bool {

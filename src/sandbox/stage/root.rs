@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstat, mkdirat, umask};
 use nix::unistd::symlinkat;
 
@@ -130,9 +130,24 @@ fn open_source(entry: &Mount, user: Option<User>, floor: Option<&Floor>) -> Resu
     Ok(Some(copy))
 }
 
+/// Component by component: where a unit has `RestrictSUIDSGID=` systemd's filter knows no `openat2`.
 fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
-    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
-    Ok(openat2(AT_FDCWD, path, how)?)
+    let top = open("/", FOLDER, Mode::empty())?;
+    walk_down(top, path)
+}
+
+/// Stands at `path` below `top`; `ELOOP` or `ENOTDIR` where a component is a link.
+fn walk_down(top: OwnedFd, path: &Path) -> io::Result<OwnedFd> {
+    let is_plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
+    if !path.is_absolute() || !path.components().all(is_plain) {
+        return Err(Errno::EINVAL.into());
+    }
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(top) };
+    let mut at = top;
+    for part in parent.components().skip(1) {
+        at = enter(&at, part.as_os_str(), Missing::Refuse)?;
+    }
+    existing(&at, name)
 }
 
 fn open_as_it_is(path: &Path) -> io::Result<OwnedFd> {
@@ -355,10 +370,16 @@ impl Root {
         self.walk_to(Path::new(CLOSED), Kind::File).map(drop).at(Step::MountTarget)
     }
 
-    /// What will be found at `path` inside.
-    pub(super) fn find(&self, path: &Path) -> Option<OwnedFd> {
-        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        openat2(&self.mount, path, how).ok()
+    /// What will be found at `path` inside; `None` where nothing will be.
+    ///
+    /// # Errors
+    /// Among others where a component is a link: what that leads to is not looked for.
+    pub(super) fn find(&self, path: &Path) -> io::Result<Option<OwnedFd>> {
+        match walk_down(self.mount.try_clone()?, path) {
+            Ok(found) => Ok(Some(found)),
+            Err(fault) if fault.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Closes all but the root's own descriptor.

@@ -6,13 +6,14 @@ import re
 import time
 import urllib.request
 
-from harness import SLOW, journal, prop, sh, show, until
+from harness import SLOW, drop_in, journal, prop, sh, show, until
 
 UNIT = "arw-server.service"
 STATE = pathlib.Path("/var/lib/arw/runtimes")
 LEAVES = pathlib.Path("/sys/fs/cgroup/system.slice/arw-runtimes.service/arw")
 MANIFEST = pathlib.Path("/etc/arw/runtime/runtimes.toml")
 PERSONA = pathlib.Path("/etc/arw/personas/worker.toml")
+WORKSPACES = pathlib.Path("/usr/share/doc/arw/examples/overrides/workspaces.conf")
 
 DECLARED = """
 [[runtimes]]
@@ -39,6 +40,17 @@ timeout = "20s"
 grace = "5m"
 [runtimes.limits]
 memory = "128MiB"
+
+[[runtimes]]
+id = "writer"
+persona = "worker"
+auto_start = true
+[runtimes.process]
+command = "python3"
+args = ["-c", "open('/work/made', 'w').write('inside'); print(open('/models/given').read())"]
+workspaces = ["/srv/work:/work:rw", "/srv/models:/models"]
+[runtimes.restart]
+policy = "no"
 
 [[runtimes]]
 id = "hog"
@@ -100,11 +112,23 @@ def deaths(runtime):
 def _():
     # Not under a daemon: it would take the files up by itself, and the restart would come into the first launches.
     sh("systemctl", "stop", UNIT)
+    for folder in ("/srv/work", "/srv/models"):
+        pathlib.Path(folder).mkdir(exist_ok=True)
+    pathlib.Path("/srv/work").chmod(0o777)
+    pathlib.Path("/srv/models/given").write_text("a model")
+    drop_in(UNIT, "workspaces", WORKSPACES.read_text())
     PERSONA.write_text('id = "worker"\nposture = "off"\n')
     MANIFEST.parent.mkdir(exist_ok=True)
     MANIFEST.write_text(DECLARED)
     sh("systemctl", "start", UNIT)
     until("the model server answers", answer, 120 * SLOW)
+
+
+@prop("workspaces that the shipped override names are there, and one of them can be written")
+def _():
+    found = until("the writer's end", lambda: deaths("writer"))[-1]
+    assert (found["cause"], found["code"], found["last_lines"]) == ("exit", 0, ["a model"]), found
+    assert pathlib.Path("/srv/work/made").read_text() == "inside"
 
 
 @prop("its limits hold in the group of runtimes")
