@@ -195,9 +195,8 @@ pub(super) async fn act(
         after: Some(json!({ "asked": action })),
         ..Deed::new(Actor::of(peer), AuditAction::RuntimeRequested)
     };
-    // A launch does not wait for the disk, nor for whoever writes to it, and is not acknowledged before it is recorded.
-    let asked = supervisor.request(&id, action).await;
-    let recorded = app.state.governance.audit.record(deed).await;
+    // At the same time: a launch does not wait for the disk, and is not acknowledged before it is recorded.
+    let (asked, recorded) = tokio::join!(supervisor.request(&id, action), app.state.governance.audit.record(deed));
     let view = asked.map_err(|fault| refused(&fault))?;
     if let Err(fault) = recorded {
         tracing::error!(%fault, runtime = %id, %action, "what an operator asks cannot be recorded");
