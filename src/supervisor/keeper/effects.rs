@@ -124,11 +124,13 @@ impl Keeper {
             spent: self.spent,
             noted: self.noted.take(),
         };
-        let (spec, tell) = (Arc::clone(&self.spec), self.tell.clone());
-        tracing::info!(runtime = %spec.id, run, "a runtime is launched");
+        let tell = self.tell.clone();
+        // It goes on beside all else that this turn leads to.
+        let launched = wanted.launch();
+        tracing::info!(runtime = %self.spec.id, run, "a runtime is launched");
         // Not bound to the keeper: a launch that is under way is brought to its end, and the record says how to find it.
         tokio::spawn(async move {
-            let launched = wanted.launch().await.map(|(mut running, from)| {
+            let launched = launched.await.map(|(mut running, from)| {
                 running.from = from;
                 running
             });

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
+
 use crate::domain::{Run, RuntimeId, Timestamp};
 use crate::proxy::EgressLimits;
 use crate::sandbox::cgroup::{self, CpuQuota, Limits, Standby};
@@ -137,22 +139,29 @@ struct Started {
 }
 
 impl Wanted {
-    /// Launches, and hands the sockets to the gateway. The command may have run for a moment before: its connections
-    /// wait in the listeners' queues.
-    pub(super) async fn launch(self) -> Result<(Box<Running>, Place), Trouble> {
+    /// Launches at once, and when that is awaited hands the sockets to the gateway. The command may have run for a moment
+    /// before: its connections wait in the listeners' queues.
+    pub(super) fn launch(self) -> impl Future<Output = Result<(Box<Running>, Place), Trouble>> + Send {
         let wanted = Arc::new(self);
         let blocking = Arc::clone(&wanted);
         let started = tokio::task::spawn_blocking(move || blocking.start());
+        wanted.take_up(started)
+    }
+
+    async fn take_up(
+        self: Arc<Self>,
+        started: JoinHandle<Result<Started, Trouble>>,
+    ) -> Result<(Box<Running>, Place), Trouble> {
         let started = started.await.map_err(|_| Trouble::failed("the launch panicked"))??;
         let Started { launched, group, confinement, egress, from, user } = started;
-        wanted.prepare_for_the_next(user);
+        self.prepare_for_the_next(user);
         let undo = group.clone();
-        match wanted.attend(launched, group, confinement, egress) {
+        match self.attend(launched, group, confinement, egress) {
             Ok(running) => Ok((Box::new(running), from)),
             Err(trouble) => {
                 // Dropping the channel does not end it: it waits for a later owner.
                 let _ = tokio::task::spawn_blocking(move || undo.end(PATIENCE)).await;
-                let _ = wanted.records.end();
+                let _ = self.records.end();
                 Err(trouble)
             }
         }
