@@ -101,7 +101,9 @@ fn whoever_connects_while_it_is_latched_starts_nothing_and_spends_no_restart() {
         host.daemon.restart();
     }
     assert_eq!(position(&host)["latched"], true);
-    assert_eq!(action(&host, &json!({ "kind": "automation_rearm", "reason": "over" })).0, 200);
+    // Refused while the daemon that has just started completes the shutdown.
+    let over = json!({ "kind": "automation_rearm", "reason": "over" });
+    wait_for("the release", || (action(&host, &over).0 == 200).then_some(()));
     // Nor afterwards: an operator says what starts again.
     assert_eq!(fetch(port), None);
     let view = host.wait("web", "held", |view| view["detail"].to_string().contains("an operator stopped it"));
