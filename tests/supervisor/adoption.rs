@@ -1,7 +1,13 @@
 //! A daemon that dies leaves its runtimes running, and the next one takes them over.
 
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
 use crate::network::free_port;
 use crate::stage::{Host, bash, perl, server};
+use crate::support::daemon::ADMIN_TOKEN;
+use crate::support::wait_for;
 
 #[test]
 fn a_killed_daemon_costs_no_runtime_its_life() {
@@ -38,6 +44,58 @@ fn a_killed_daemon_costs_no_runtime_its_life() {
     // The adopted one is looked after like any other.
     host.must("ticker", "stop");
     assert_eq!(host.wait_state("ticker", "stopped")["last_death"]["cause"], "operator");
+}
+
+/// Between the request and the running command nothing is lost: the next daemon has the runtime, under its name and with its
+/// record, or there is nothing of it.
+#[test]
+fn killed_at_any_moment_of_a_launch_the_next_daemon_has_all_of_it_or_nothing() {
+    if !crate::can_launch() {
+        return;
+    }
+    const MARK: &str = "moment-mark";
+    let more = "[runtimes.restart]\npolicy = \"no\"";
+    let mut host = Host::start(&bash("job", &format!("sleep 100000; : {MARK}"), more));
+    let (mut adopted, mut nothing) = (0, 0);
+    for step in 0..24 {
+        // What stands ready has come by then, but for every third launch.
+        let settled = Duration::from_millis(if step % 3 == 2 { 0 } else { 100 });
+        std::thread::sleep(settled);
+        let mut asked = TcpStream::connect(host.daemon.control).unwrap();
+        write!(
+            asked,
+            "POST /orchestrator/runtimes/job/start HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Length: 0\r\n\r\n",
+            host.daemon.control
+        )
+        .unwrap();
+        // A launch takes a few milliseconds, a few dozen in a debug build on a busy machine.
+        std::thread::sleep(Duration::from_micros(100) * step * step);
+        host.daemon.kill9();
+        host.daemon.restart();
+        // Until it was taken up it is shown as stopped.
+        let view = host.wait("job", "taken up or gone", |view| {
+            view["state"] == "ready" || (view["state"] == "stopped" && !crate::stage::lives(MARK))
+        });
+        if view["state"] == "ready" {
+            adopted += 1;
+            let groups = std::fs::read_to_string(format!("/proc/{}/cgroup", view["pid"])).unwrap();
+            let named = groups.lines().filter(|line| !line.starts_with("0::") && line.contains("/rt-"));
+            for line in named {
+                assert!(line.ends_with("-job"), "it has its name in every hierarchy that can give it: {groups}");
+            }
+            assert!(crate::stage::lives(MARK));
+            host.must("job", "stop");
+            host.wait_state("job", "stopped");
+        } else {
+            nothing += 1;
+        }
+        wait_for("nothing to be left of it", || (!crate::stage::lives(MARK)).then_some(()));
+    }
+    println!("{adopted} launches were adopted, of {nothing} nothing was left");
+    assert!(
+        adopted > 0 && nothing > 0,
+        "the first is killed as soon as it was asked for, the last long after its launch"
+    );
 }
 
 #[test]
