@@ -262,3 +262,38 @@ fn a_workspace_is_there_and_the_rest_of_the_host_is_not() {
         assert!(!out(&output).contains('x') || out(&output).contains("No such file"), "{}", both(&output));
     }
 }
+
+/// As the shipped unit runs the daemon: it may look into no process.
+#[test]
+fn a_workspace_is_the_commands_own_for_root_that_may_look_into_no_process() {
+    let whole = ["env"];
+    let narrowed = ["setpriv", "--bounding-set=-sys_ptrace"];
+    let by = |caller: &[&str], program: &[&str]| {
+        let mut command = Command::new(caller[0]);
+        command.args(&caller[1..]).args(program).stdin(Stdio::null()).output().expect("executed")
+    };
+    if !nix::unistd::geteuid().is_root() || !by(&narrowed, &["true"]).status.success() {
+        println!("SKIP: only root has something to give up");
+        return;
+    }
+    let home = Home::new();
+    let (program, state) = (home.path().join("arw-cli"), home.path().join("state"));
+    let folder = home.path().join("work");
+    std::fs::create_dir(&folder).expect("made");
+    std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o777)).expect("opened");
+    let [program, state, work] = [&program, &state, &folder].map(|path| path.to_str().expect("text"));
+    let script = "echo made > file && test $(stat -c %u .) = $(id -u) && echo own || echo not";
+    let run = ["--state-dir", state, "run", "--persona", "demo", "--workspace", work, "--", "sh", "-c", script];
+    let run = [&[program], run.as_slice()].concat();
+    let output = by(&whole, &run);
+    if out(&output) == "not\n" {
+        println!("SKIP: the file system of `{work}` shows nobody else's folder as the command's own");
+        return;
+    }
+    assert_eq!(out(&output), "own\n", "{}", both(&output));
+    std::fs::remove_file(folder.join("file")).expect("made");
+    let output = by(&narrowed, &run);
+    assert_eq!(out(&output), "own\n", "{}", both(&output));
+    let outside = std::fs::metadata(folder.join("file")).expect("made");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&outside), 0, "outside it is the folder's owner's");
+}
