@@ -39,8 +39,6 @@ steps! {
     Charter = "keep to the charter",
     /// User and group ids were mapped.
     MapIds = "map the user",
-    /// Niceness, policy and affinity were set.
-    Schedule = "set the scheduling",
     /// Resource limits were set.
     Limits = "set the resource limits",
     /// The host name was set.
@@ -73,6 +71,8 @@ steps! {
     HandOver = "hand the listeners over",
     /// Landlock rules were made.
     LandlockRules = "make the landlock rules",
+    /// Niceness, policy and affinity were set.
+    Schedule = "set the scheduling",
     /// The bounding set was emptied.
     BoundingSet = "empty the bounding set",
     /// Groups were dropped.

@@ -3,10 +3,13 @@
 //! The order of steps, which is also that of [`Step`](super::Step):
 //!
 //! 1. launcher: `clone3` into the namespaces and the cgroup;
-//! 2. init: cgroups v1, the plan, ids, scheduling, limits, host name; mounts and the new root; loopback, routes and listeners;
-//!    Landlock's path descriptors, opened while still privileged; bounding set, groups, gid, uid, capabilities, each read
-//!    back; `no_new_privs`; Landlock in force after the last mount; fork;
+//! 2. init: cgroups v1, the plan, ids, limits, host name; mounts and the new root; loopback, routes and listeners; Landlock's
+//!    rules, made while still privileged; the CPU's group and the scheduling; bounding set, groups, gid, uid, capabilities,
+//!    each read back; `no_new_privs`; Landlock in force after the last mount; the caller's word, where it holds the launch;
+//!    fork;
 //! 3. command: session, terminal, folder, streams, descriptors, seccomp last; the report; `execve`.
+//!
+//! Most of an init's steps that no plan changes are done ahead (`ground`), where its groups are known by the init itself.
 //!
 //! Then the init keeps house: it reaps, forwards, copies what the command says (`journal`), answers its owner and
 //! executes more commands (`executions`). The plan with its environment stays in its memory for that, which nobody
