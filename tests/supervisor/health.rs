@@ -95,8 +95,9 @@ fn a_missed_beat_ends_it_with_an_abort() {
     );
     let more = "auto_start = true\n[runtimes.health]\nnotify = true\n[runtimes.watchdog]\nsec = 2\n[runtimes.restart]\npolicy = \"no\"";
     let host = Host::start(&perl("dog", &program, more));
-    let view = host.wait_state("dog", "ready");
-    assert_eq!(view["detail"], "at work", "{view:#}");
+    host.wait_state("dog", "ready");
+    // It came with the readiness, and is shown a moment after it.
+    host.wait("dog", "at work", |view| view["detail"] == "at work");
     let view = host.wait_state("dog", "stopped");
     assert_eq!(view["last_death"]["cause"], "watchdog");
     assert_eq!(view["health"], "watchdog_missed");
