@@ -69,7 +69,7 @@ fn killed_at_any_moment_of_a_launch_the_next_daemon_has_all_of_it_or_nothing() {
         )
         .unwrap();
         // A launch takes a few milliseconds, a few dozen in a debug build on a busy machine.
-        std::thread::sleep(Duration::from_micros(100) * step * step);
+        std::thread::sleep(Duration::from_micros(300) * step * step);
         host.daemon.kill9();
         host.daemon.restart();
         // Until it was taken up it is shown as stopped.
