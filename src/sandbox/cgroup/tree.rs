@@ -26,7 +26,7 @@ pub struct Cgroups {
     folder: String,
     /// What the v2 tree did not hand down to our folder, once it was asked to.
     handed: Arc<Mutex<Option<Vec<Withheld>>>>,
-    /// The next number for a v2 group without a name.
+    /// The next number of groups that stand ready without a name.
     number: Arc<AtomicU64>,
 }
 

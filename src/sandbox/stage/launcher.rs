@@ -212,6 +212,9 @@ pub(in crate::sandbox) fn has_all(request: &Request, all: Vec<OwnedFd>) -> bool 
 }
 
 impl Descriptors {
+    /// The plan, the control pair and three streams.
+    const BEFORE_GROUPS: usize = 5;
+
     fn sort(request: &Request, all: Vec<OwnedFd>) -> Option<Self> {
         let mut rest = all.into_iter();
         let sorted = Self {
@@ -285,9 +288,8 @@ impl Spare {
 
     /// Whether it is in the groups of `request`, or in none yet.
     fn is_in_groups_of(&self, request: &Request, descriptors: &[OwnedFd]) -> bool {
-        // The plan, the control pair and three streams come before them.
         let count = usize::from(request.cgroup).saturating_add(request.joins);
-        let groups = descriptors.iter().skip(5).take(count);
+        let groups = descriptors.iter().skip(Descriptors::BEFORE_GROUPS).take(count);
         self.groups.is_empty() || identities(groups).is_ok_and(|groups| groups == self.groups)
     }
 
